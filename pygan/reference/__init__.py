@@ -1,0 +1,1 @@
+"""The numpy twin of every kernel."""

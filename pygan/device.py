@@ -1,0 +1,241 @@
+"""Devices: where arrays live and which functions compute on them.
+
+| name    | arrays                              | functions (``device.ops``)                        |
+|---------|-------------------------------------|---------------------------------------------------|
+| `numpy` | ``numpy.ndarray``                   | the reference twins, :mod:`pygan.reference`       |
+| `cpu`   | ``pygan.bindings.array.DeviceArray``| the CUDA kernels, on the CPU driver               |
+| `cuda`  | ``pygan.bindings.array.DeviceArray``| the CUDA kernels, on an NVIDIA GPU                |
+
+All three offer the same interface, so code above this module reads an array with
+``numpy.asarray(x)`` and writes one with ``x[...] = value`` and never asks which device it is on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import platform
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
+NAMES = ("numpy", "cpu", "cuda")
+
+
+class DeviceError(RuntimeError):
+    """A device was asked for that does not exist or cannot be used on this machine."""
+
+
+class Arena(Protocol):
+    """One allocation, handed out as views that keep it alive."""
+
+    nbytes: int
+
+    def view(self, byte_offset: int, shape: Sequence[int], dtype: Any) -> Any:
+        """An array of `shape` at `byte_offset` (a multiple of 256) inside the allocation."""
+
+
+class Device(Protocol):
+    """What every device offers; see the module's table."""
+
+    name: str
+    description: str
+    check: bool
+    ops: ModuleType
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any: ...
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any: ...
+    def from_numpy(self, host: Any) -> Any: ...
+    def arena(self, nbytes: int) -> Arena: ...
+    def synchronize(self) -> None: ...
+    def memory_info(self) -> tuple[int, int] | None: ...
+
+
+class NumpyArena:
+    """One aligned block of host memory. Views hold a reference to it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = int(nbytes)
+        if self.nbytes < 0:
+            raise ValueError(f"an arena cannot have {nbytes} bytes")
+        block = np.empty(self.nbytes + ALIGNMENT, np.uint8)
+        start = -block.ctypes.data % ALIGNMENT
+        self._bytes = block[start : start + self.nbytes]
+
+    def view(self, byte_offset: int, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
+        """A C-contiguous array of `shape` and `dtype` at `byte_offset`; not initialised.
+
+        Raises ValueError where the offset is no multiple of 256 or the array ends outside.
+        """
+        dtype = np.dtype(dtype)
+        shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        nbytes = math.prod(shape) * dtype.itemsize
+        if byte_offset % ALIGNMENT:
+            raise ValueError(f"offset {byte_offset} is not a multiple of {ALIGNMENT} bytes")
+        if byte_offset < 0 or byte_offset + nbytes > self.nbytes:
+            raise ValueError(
+                f"{nbytes} bytes at offset {byte_offset} do not fit into an arena of "
+                f"{self.nbytes} bytes"
+            )
+        return self._bytes[byte_offset : byte_offset + nbytes].view(dtype).reshape(shape)
+
+
+class NumpyDevice:
+    """The host: arrays are ``numpy.ndarray``, the functions are :mod:`pygan.reference`."""
+
+    name = "numpy"
+    check = False
+
+    @property
+    def description(self) -> str:
+        return f"numpy {np.__version__} on {_processor()}, {os.cpu_count()} cores"
+
+    @property
+    def ops(self) -> ModuleType:
+        return importlib.import_module("pygan.reference")
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        """A C-contiguous array, not initialised."""
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    def from_numpy(self, host: Any) -> np.ndarray:
+        """A C-contiguous copy of `host`, dtype kept."""
+        return np.array(host, order="C", copy=True)
+
+    def arena(self, nbytes: int) -> NumpyArena:
+        return NumpyArena(nbytes)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for: every function returns when it is done."""
+
+    def memory_info(self) -> tuple[int, int] | None:
+        """(available, total) bytes of host memory, or None where the system does not say."""
+        try:
+            with open("/proc/meminfo", encoding="ascii") as file:
+                fields = dict(line.split(":", 1) for line in file)
+            free, total = (
+                int(fields[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal")
+            )
+        except (OSError, KeyError, ValueError):
+            return None
+        return free, total
+
+    def __repr__(self) -> str:
+        return "<pygan device numpy>"
+
+
+class KernelDevice:
+    """The CUDA kernels: on a GPU (`cuda`) or on the CPU driver (`cpu`, optionally checked)."""
+
+    def __init__(self, name: str, check: bool) -> None:
+        from pygan.bindings.context import Context
+
+        self.name = name
+        self.check = check
+        self.context = Context.get(name, check=check)
+
+    @property
+    def description(self) -> str:
+        return self.context.description
+
+    @property
+    def ops(self) -> ModuleType:
+        return importlib.import_module("pygan.bindings.operators")
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
+        """A C-contiguous device array, not initialised."""
+        from pygan.bindings.array import DeviceArray
+
+        return DeviceArray.empty(self.context, shape, dtype)
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
+        array = self.empty(shape, dtype)
+        array.fill(0)
+        return array
+
+    def from_numpy(self, host: Any) -> Any:
+        """A device copy of `host`, dtype kept."""
+        from pygan.bindings.array import DeviceArray
+
+        return DeviceArray.from_numpy(self.context, host)
+
+    def arena(self, nbytes: int) -> Arena:
+        from pygan.bindings.array import Arena as DeviceArena
+
+        return DeviceArena(self.context, nbytes)
+
+    def synchronize(self) -> None:
+        """Wait until everything launched so far is done; errors of launches surface here."""
+        self.context.synchronize()
+
+    def memory_info(self) -> tuple[int, int]:
+        """(free, total) bytes of device memory."""
+        return self.context.memory_info()
+
+    def __repr__(self) -> str:
+        return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"
+
+
+_devices: dict[tuple[str, bool], Device] = {}
+
+
+def get(name: str = "auto", check: bool = False) -> Device:
+    """The device called `name`: "numpy", "cpu", "cuda", or "auto".
+
+    "auto" is `cuda` where a GPU answers, else `numpy`; print ``device.description`` to see which.
+    `check` (or PYGAN_CPU_CHECK=1 in the environment) makes `cpu` watch every memory access of
+    every kernel. A device is made once per process; a second call returns the same object.
+
+    Raises DeviceError for a name that is none of these, for `check` on another device than
+    `cpu`, and where the device cannot be used here (the message says why and what to do).
+    """
+    if name == "auto":
+        name = "cuda" if _gpu_answers() else "numpy"
+    if name not in NAMES:
+        choices = ", ".join(("auto", *NAMES))
+        raise DeviceError(f"there is no device {name!r}; choose one of: {choices}")
+    if name == "cpu":
+        check = bool(check) or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
+    elif check:
+        raise DeviceError(
+            f"check mode watches memory accesses on the CPU driver; it needs device 'cpu', "
+            f"not {name!r}"
+        )
+    key = (name, bool(check))
+    if key not in _devices:
+        _devices[key] = NumpyDevice() if name == "numpy" else _kernel_device(name, bool(check))
+    return _devices[key]
+
+
+def _kernel_device(name: str, check: bool) -> KernelDevice:
+    from pygan.bindings.errors import DeviceUnavailable
+
+    try:
+        return KernelDevice(name, check)
+    except DeviceUnavailable as error:
+        raise DeviceError(str(error)) from error
+
+
+def _gpu_answers() -> bool:
+    """Whether a GPU can be used from this process. Leaves no driver loaded where it cannot."""
+    from pygan.bindings.context import gpu_answers
+
+    return gpu_answers()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,123 @@
+"""Pointwise activations and their derivatives.
+
+    relu        max(x, 0)                       derivative 0 at 0
+    leaky_relu  x where x > 0, else slope x     derivative slope at 0
+    elu         x where x > 0, else slope (exp(x) - 1)
+    sigmoid     1 / (1 + exp(-x))
+    tanh
+    softplus    log(1 + exp(x))                 (MXNet's softrelu)
+
+MXNet's Activation and LeakyReLU. The derivatives are taken from the output y where it says
+enough, so that the input need not be kept: all kinds, if slope >= 0.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import shapes
+
+KINDS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus")
+
+
+def activation_forward(x: np.ndarray, y: np.ndarray, *, kind: str, slope: float = 0.0) -> None:
+    """y = kind(x), any shape; y may be x. Raises ValueError for an unknown kind or shapes."""
+    _check_kind("activation_forward", kind)
+    shapes.check_same("activation_forward", x=x, y=y)
+    apply(x, y, kind, slope)
+
+
+def activation_backward(
+    x: np.ndarray | None,
+    y: np.ndarray,
+    dy: np.ndarray,
+    dx: np.ndarray,
+    *,
+    kind: str,
+    slope: float = 0.0,
+    accumulate: bool = False,
+) -> None:
+    """dx = dy times the derivative of `kind`, any shape; dx may be dy unless accumulating.
+
+    x may be None, except for leaky_relu and elu with a negative slope, whose output does not tell
+    the sign of the input (ValueError).
+    """
+    operator = "activation_backward"
+    _check_kind(operator, kind)
+    shapes.check_same(operator, y=y, dy=dy, dx=dx, x=x)
+    if x is None and kind in ("leaky_relu", "elu") and slope < 0:
+        raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
+    if accumulate:
+        dx += derivative(x, y, kind, slope, np.empty_like(y)) * dy
+    else:
+        np.multiply(derivative(x, y, kind, slope, np.empty_like(y)), dy, out=dx)
+
+
+def apply(x: np.ndarray, y: np.ndarray, kind: str | None, slope: float) -> None:
+    """y = kind(x) in as few passes as numpy allows; y may be x; None copies."""
+    if kind is None:
+        if y is not x:
+            y[...] = x
+    elif kind == "relu":
+        np.maximum(x, 0, out=y)
+    elif kind == "leaky_relu":
+        if 0 <= slope <= 1:
+            np.maximum(x, x * x.dtype.type(slope), out=y)
+        else:
+            y[...] = np.where(x > 0, x, x * x.dtype.type(slope))
+    elif kind == "elu":
+        # expm1 of the negative part alone: exp of a large positive x would overflow.
+        y[...] = np.where(x > 0, x, x.dtype.type(slope) * np.expm1(np.minimum(x, 0)))
+    elif kind == "sigmoid":
+        sigmoid(x, y)
+    elif kind == "tanh":
+        np.tanh(x, out=y)
+    else:
+        np.logaddexp(x, x.dtype.type(0), out=y)
+
+
+def derivative(
+    x: np.ndarray | None, y: np.ndarray, kind: str, slope: float, out: np.ndarray
+) -> np.ndarray:
+    """out = derivative of `kind`, from the output y, or from the input x where that is given."""
+    of_sign = y if x is None else x
+    if kind == "relu":
+        np.greater(of_sign, 0, out=out)
+    elif kind == "leaky_relu":
+        # slope + (1 - slope) [x > 0] would round; the two values are chosen, not computed.
+        out[...] = np.where(of_sign > 0, y.dtype.type(1), y.dtype.type(slope))
+    elif kind == "elu":
+        # slope exp(x) = y + slope on the negative side; below a large |x| both are 0.
+        out[...] = np.where(of_sign > 0, y.dtype.type(1), y + y.dtype.type(slope))
+    elif kind == "sigmoid":
+        np.subtract(1, y, out=out)
+        out *= y
+    elif kind == "tanh":
+        np.multiply(y, y, out=out)
+        np.subtract(1, out, out=out)
+    else:
+        # softplus' = sigmoid(x) = 1 - exp(-y)
+        np.negative(y, out=out)
+        np.expm1(out, out=out)
+        np.negative(out, out=out)
+    return out
+
+
+def sigmoid(x: np.ndarray, y: np.ndarray) -> None:
+    """y = 1 / (1 + exp(-x)); y may be x.
+
+    With e = exp(-|x|), 1 / (1 + e) for x >= 0 and e / (1 + e) below: nothing overflows, and small
+    results keep their digits, which (1 + tanh(x / 2)) / 2 would lose.
+    """
+    negative = x < 0
+    e = np.abs(x)
+    np.negative(e, out=e)
+    np.exp(e, out=e)
+    numerator = np.where(negative, e, e.dtype.type(1))
+    e += 1
+    np.divide(numerator, e, out=y)
+
+
+def _check_kind(operator: str, kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"{operator}: activation {kind!r} is unknown; use one of {KINDS}")

@@ -1,0 +1,83 @@
+# The commands of a working copy. `make` alone lists them.
+#
+# Everything is installed into .venv; stamps in .venv remember what is there, so that a second run
+# installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DECLARED := pyproject.toml setup.py Makefile
+SHELL := /bin/sh
+
+# make train: where the digits are (empty: downloaded or scikit-learn's), how long, where to, on what.
+DATA ?= $(PYGAN_DATA)
+EPOCHS ?= 5
+OUT ?= runs/lesson
+DEVICE ?= auto
+TRAIN_ARGS ?=
+# make test: what pytest gets besides the whole suite, for example PYTEST_ARGS="-k convolution".
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint doctor clean
+
+help: ## list these commands
+	@echo "Commands (variables in brackets are optional: make train EPOCHS=2 DEVICE=cpu)"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+train: $(VENV)/.base $(VENV)/.gpu ## train the lesson's GAN on handwritten digits [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
+	@$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) --epochs $(EPOCHS) --out "$(OUT)" $(TRAIN_ARGS)
+
+test: $(VENV)/.test ## run every test [PYTEST_ARGS]
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@git ls-files -co --exclude-standard '*.cu' '*.cuh' '*.cpp' '*.hpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+
+doctor: $(VENV)/.base ## say which devices work on this machine, and what mends the others
+	@$(BIN)/pygan doctor
+
+clean: ## remove .venv and what tools left behind (not runs/, not the cache of compiled kernels)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# An environment with pip. What the system lacks is named with the command that installs it.
+$(VENV)/.python:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	    echo "make: $(PYTHON) is not on PATH. Install Python 3.10 or newer: apt-get install python3 python3-venv (Debian, Ubuntu) or dnf install python3 (Fedora), or name another one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 or newer is needed. Name another one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo "make: $(PYTHON) cannot make environments. Install venv: apt-get install python3-venv (Debian, Ubuntu)"; exit 1; }
+	@rm -rf $(VENV)
+	@echo "making $(VENV) with $$($(PYTHON) --version 2>&1)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.base: $(VENV)/.python $(DECLARED)
+	@echo "installing pygan"
+	@$(PIP) install --editable '.[data]'
+	@touch $@
+
+# Where a GPU answers, device `cuda` gets what it needs: PyCUDA, and nvcc if the machine has none.
+$(VENV)/.gpu: $(VENV)/.base
+	@if $(BIN)/python -m pygan.bindings.probe gpu; then \
+	    $(BIN)/python -m pygan.bindings.build_pycuda && \
+	    { $(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'; }; \
+	fi
+	@touch $@
+
+# Devices `cpu` and `cuda` need PyCUDA; the kernels are also compiled by nvcc for several GPUs.
+$(VENV)/.test: $(VENV)/.base
+	@echo "installing what tests need"
+	@$(PIP) install --editable '.[data,test]'
+	@$(BIN)/python -m pygan.bindings.build_pycuda
+	@$(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.base
+	@$(PIP) install --editable '.[lint]'
+	@touch $@

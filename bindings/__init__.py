@@ -1,1 +1,1 @@
-"""The only place that touches CUDA: compilation, kernels, device arrays, streams, and the CPU driver."""
+"""The only place that touches CUDA: compilation, kernels, arrays, streams and the CPU driver."""

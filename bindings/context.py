@@ -1,7 +1,255 @@
-"""The CUDA context: one per process, on a GPU or on the CPU driver."""
+"""The CUDA context: one per process, on a GPU (`cuda`) or on the CPU driver (`cpu`).
+
+The device's primary context is retained, as PyTorch and the CUDA runtime do, so that memory and
+streams can be shared with them. All work goes to one non-blocking stream.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import ctypes
+import os
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import compiler
+from .errors import DeviceUnavailable, LaunchError
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+
+_lock = threading.RLock()
+_contexts: dict[tuple[str, bool], Context] = {}
+_driver: Driver | None = None
+
+
+class Driver:
+    """The process's connection to one CUDA driver: PyCUDA, a device, its context, a stream."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cuda = _import_pycuda(name)
+        try:
+            self.cuda.init()
+            count = self.cuda.Device.count()
+        except self.cuda.Error as error:
+            raise DeviceUnavailable(
+                f"device {name!r} is not usable: {error}; `pygan doctor` shows what was found"
+            ) from error
+        if count == 0:
+            raise DeviceUnavailable(f"device {name!r}: the driver reports no GPU")
+        self.device = self.cuda.Device(0)
+        self.primary = self.device.retain_primary_context()
+        self.primary.push()
+        self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        """PyCUDA aborts the process if a context is still pushed when the interpreter ends.
+
+        Memory and modules may outlive this: each holds its context and frees itself in it.
+        """
+        with contextlib.suppress(self.cuda.Error):  # a failed launch was reported at its time
+            self.stream.synchronize()
+        self.cuda.Context.pop()
+
+
+class Context:
+    """Where kernels are compiled and launched; get one with :meth:`Context.get`.
+
+    Attributes: `name` ("cpu" or "cuda"), `check`, `cuda` (the module pycuda.driver), `stream`
+    (pycuda.driver.Stream), `device` (pycuda.driver.Device).
+    """
+
+    def __init__(self, driver: Driver, check: bool) -> None:
+        self._driver = driver
+        self.name = driver.name
+        self.check = check
+        self.cuda = driver.cuda
+        self.device = driver.device
+        self.stream = driver.stream
+        self._kernels: dict[tuple, Kernel] = {}
+        self._modules: dict[tuple, Any] = {}
+
+    @classmethod
+    def get(cls, name: str, check: bool = False) -> Context:
+        """The context of device `name`, made on the first call.
+
+        Raises DeviceUnavailable where the device cannot be used, or where this process already
+        works on the other one: a process has one CUDA driver, real or ours.
+        """
+        global _driver
+        if name not in ("cpu", "cuda"):
+            raise ValueError(f"a context is for 'cpu' or 'cuda', not {name!r}")
+        if check and name != "cpu":
+            raise DeviceUnavailable("check mode needs device 'cpu'")
+        key = (name, bool(check))
+        with _lock:
+            if key not in _contexts:
+                if _driver is not None and _driver.name != name:
+                    raise DeviceUnavailable(
+                        f"this process already uses device {_driver.name!r}, and a process can "
+                        f"load one CUDA driver only; use {name!r} in another process"
+                    )
+                if _driver is None:
+                    _driver = Driver(name)
+                _contexts[key] = cls(_driver, bool(check))
+            return _contexts[key]
+
+    def kernel(self, file: str | os.PathLike[str], entry: str, **defines: Any) -> Kernel:
+        """The entry point `entry` of a kernel file, compiled with `defines` as -D macros.
+
+        `file` is a name in the library's kernel folder or a path. Compiled once: later calls
+        come from memory, later processes from the cache on disk.
+        Raises FileNotFoundError, CompileError (the compiler's text), or SignatureError (no such
+        entry point, or parameters that a launch cannot pass).
+        """
+        key = (file, entry, *sorted(defines.items())) if defines else (file, entry)
+        kernel = self._kernels.get(key)
+        if kernel is None:
+            with _lock:
+                kernel = self._kernels.get(key)
+                if kernel is None:
+                    kernel = self._kernels[key] = self._build(file, entry, defines)
+        return kernel
+
+    def _build(self, file: str | os.PathLike[str], entry: str, defines: dict[str, Any]) -> Kernel:
+        from .kernel import Kernel
+
+        path = compiler.source_path(file)
+        return Kernel(self, path, entry, defines)
+
+    def module(self, path: Path, defines: dict[str, Any]) -> Any:
+        """The loaded module (pycuda.driver.Module) of `path` compiled with `defines`."""
+        key = (path, *sorted(defines.items()))
+        if key not in self._modules:
+            if self.name == "cpu":
+                image = compiler.compile_for_cpu(path, defines, self.check)
+            else:
+                image = compiler.compile_for_gpu(path, defines, self.arch)
+            try:
+                self._modules[key] = self.cuda.module_from_buffer(image)
+            except self.cuda.Error as error:
+                raise LaunchError(f"{path.name} was compiled but not loaded: {error}") from error
+        return self._modules[key]
+
+    def synchronize(self) -> None:
+        """Wait for all launched work. An error of an earlier launch is raised as LaunchError."""
+        try:
+            self.stream.synchronize()
+        except self.cuda.Error as error:
+            raise LaunchError(str(error)) from error
+
+    def memory_info(self) -> tuple[int, int]:
+        """(free, total) bytes of device memory."""
+        return self.cuda.mem_get_info()
+
+    @cached_property
+    def arch(self) -> str:
+        """What nvcc compiles for; 9.0 with the `a` that the warp-group instructions need."""
+        major, minor = self.device.compute_capability()
+        return "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
+
+    @cached_property
+    def limits(self) -> Limits:
+        """What a launch may ask for."""
+        return Limits(self)
+
+    @cached_property
+    def description(self) -> str:
+        """One line for people: the device's name, its memory, the driver."""
+        free, total = self.memory_info()
+        memory = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        if self.name == "cpu":
+            checked = ", every memory access checked" if self.check else ""
+            return f"cpu: CUDA kernels on the CPU driver{checked} ({memory})"
+        version = self.cuda.get_driver_version()
+        return (
+            f"cuda: {self.device.name()} ({self.arch}, {memory}, "
+            f"driver for CUDA {version // 1000}.{version % 1000 // 10})"
+        )
+
+    def __repr__(self) -> str:
+        return f"<pygan context {self.name}{' (checked)' if self.check else ''}>"
+
+
+class Limits:
+    """The launch limits of a context's device, read once."""
+
+    def __init__(self, context: Context) -> None:
+        get = context.device.get_attribute
+        names = context.cuda.device_attribute
+        self.block = tuple(get(getattr(names, f"MAX_BLOCK_DIM_{axis}")) for axis in "XYZ")
+        self.grid = tuple(get(getattr(names, f"MAX_GRID_DIM_{axis}")) for axis in "XYZ")
+        self.shared_bytes = get(names.MAX_SHARED_MEMORY_PER_BLOCK)
+        try:
+            self.shared_bytes_opt_in = max(
+                self.shared_bytes, get(names.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
+            )
+        except (AttributeError, context.cuda.Error):  # a PyCUDA built against older headers
+            self.shared_bytes_opt_in = self.shared_bytes
+
 
 def gpu_answers() -> bool:
-    return False
+    """Whether device `cuda` can be used from this process.
+
+    Looks for the kernel driver's device files before it loads libcuda, so that asking does not
+    keep the CPU driver out of a process on a machine without a GPU.
+    """
+    if _driver is not None:
+        return _driver.name == "cuda"
+    if _cpu_driver_is_active():
+        return False
+    if not any(os.path.exists(file) for file in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")):
+        return False
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        library.cuInit(0) == 0
+        and library.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
+
+
+def _cpu_driver_is_active() -> bool:
+    from . import cpu_driver
+
+    return bool(cpu_driver.is_active())
+
+
+def _import_pycuda(name: str) -> Any:
+    if name == "cpu":
+        from . import cpu_driver
+
+        try:
+            cpu_driver.activate()
+        except (OSError, RuntimeError) as error:
+            raise DeviceUnavailable(f"device 'cpu' is not usable: {error}") from error
+    elif _cpu_driver_is_active():
+        raise DeviceUnavailable(
+            "this process runs on the CPU driver, so device 'cuda' cannot be used in it; "
+            "use device 'cpu' here, or 'cuda' in a process that has not loaded the CPU driver"
+        )
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise DeviceUnavailable(_why_no_pycuda(name, error)) from error
+    return pycuda.driver
+
+
+def _why_no_pycuda(name: str, error: ImportError) -> str:
+    if "libcuda" in str(error):
+        return (
+            f"device {name!r} is not usable: PyCUDA finds no CUDA driver ({error}); install the "
+            f"NVIDIA driver, or use device 'cpu' or 'numpy'"
+        )
+    return (
+        f"device {name!r} needs PyCUDA, which cannot be imported ({error}); `make install` builds "
+        f"it, and `pygan doctor` says what is missing; device 'numpy' works without it"
+    )

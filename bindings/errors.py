@@ -29,4 +29,19 @@ class LaunchError(BindingsError, RuntimeError):
 
 
 class DeviceMemoryError(BindingsError, MemoryError):
-    """Device memory ran out; the message says how much was needed and how much is free."""
+    """Device memory ran out. `needed_bytes` were asked for when `free_bytes` were free."""
+
+    def __init__(self, purpose: str, needed_bytes: int, free_bytes: int, total_bytes: int) -> None:
+        super().__init__(purpose, needed_bytes, free_bytes, total_bytes)
+        self.purpose = purpose
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.total_bytes = total_bytes
+
+    def __str__(self) -> str:
+        mebibytes = [f"{n / 2**20:,.1f} MiB" for n in (self.needed_bytes, self.free_bytes)]
+        return (
+            f"out of device memory: {self.purpose} needs {mebibytes[0]} ({self.needed_bytes} "
+            f"bytes), {mebibytes[1]} of {self.total_bytes / 2**20:,.1f} MiB are free; use a "
+            f"smaller batch or free other arrays"
+        )

@@ -1,10 +1,10 @@
 """Devices: where arrays live and which functions compute on them.
 
-| name    | arrays                              | functions (``device.ops``)                        |
-|---------|-------------------------------------|---------------------------------------------------|
-| `numpy` | ``numpy.ndarray``                   | the reference twins, :mod:`pygan.reference`       |
-| `cpu`   | ``pygan.bindings.array.DeviceArray``| the CUDA kernels, on the CPU driver               |
-| `cuda`  | ``pygan.bindings.array.DeviceArray``| the CUDA kernels, on an NVIDIA GPU                |
+| name    | arrays                               | functions (``device.ops``)                   |
+|---------|--------------------------------------|----------------------------------------------|
+| `numpy` | ``numpy.ndarray``                    | the reference twins, :mod:`pygan.reference`  |
+| `cpu`   | ``pygan.bindings.array.DeviceArray`` | the CUDA kernels, on the CPU driver          |
+| `cuda`  | ``pygan.bindings.array.DeviceArray`` | the CUDA kernels, on an NVIDIA GPU           |
 
 All three offer the same interface, so code above this module reads an array with
 ``numpy.asarray(x)`` and writes one with ``x[...] = value`` and never asks which device it is on.

@@ -1,0 +1,193 @@
+"""Turns a .cu file into a module image: by nvcc for a GPU, by the CPU driver's compiler for `cpu`.
+
+Both go through one cache on disk. Its key covers everything the image depends on (the source, every
+file it includes, the flags, the compiler's version), and a file appears in it whole or not at all,
+so processes may share it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from . import cache
+from .errors import CompileError, DeviceUnavailable
+
+NVCC_FLAGS = ("-std=c++17", "-lineinfo")
+
+
+def kernels_dir() -> Path:
+    """The folder with the .cu and .cuh files of the library."""
+    import pygan.kernels
+
+    return Path(next(iter(pygan.kernels.__path__)))
+
+
+def source_path(file: str | os.PathLike[str]) -> Path:
+    """A kernel file by name (in the library's folder) or by path; FileNotFoundError if absent."""
+    path = Path(file)
+    if not path.is_absolute():
+        path = kernels_dir() / path
+    if not path.is_file():
+        known = ", ".join(sorted(each.name for each in kernels_dir().glob("*.cu"))) or "none"
+        raise FileNotFoundError(f"there is no kernel file {path}; the library has: {known}")
+    return path
+
+
+def compile_for_cpu(path: Path, defines: Mapping[str, object], check: bool) -> bytes:
+    """The image of `path` for the CPU driver; raises CompileError with the compiler's text."""
+    from . import cpu_driver
+
+    defines = dict(defines)
+    include_dirs = [kernels_dir()]
+    key = _key(
+        path,
+        include_dirs,
+        [*define_flags(defines), f"check={check}"],
+        "cpu " + cpu_driver.fingerprint(check),
+    )
+    return _cached(
+        key,
+        lambda: cpu_driver.compile(path, defines=defines, include_dirs=include_dirs, check=check),
+    )
+
+
+def compile_for_gpu(
+    path: Path, defines: Mapping[str, object], arch: str, extra_flags: Sequence[str] = ()
+) -> bytes:
+    """The cubin of `path` for `arch` (as "sm_90a"); raises CompileError with nvcc's text."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise DeviceUnavailable(
+            "no nvcc was found (looked on PATH, in CUDA_HOME, in /usr/local/cuda and among the "
+            "installed nvidia-cuda-nvcc wheels); install the CUDA toolkit or run "
+            "python -m pygan.bindings.nvcc_report --fetch"
+        )
+    flags = ["-cubin", f"-arch={arch}", *NVCC_FLAGS, *extra_flags, *define_flags(defines)]
+    include_dirs = [kernels_dir()]
+    key = _key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc))
+    return _cached(key, lambda: _run_nvcc(nvcc, path, flags, include_dirs))
+
+
+def define_flags(defines: Mapping[str, object]) -> list[str]:
+    """-D flags in a fixed order; True and False become 1 and 0."""
+    flags = []
+    for name, value in sorted(defines.items()):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise ValueError(f"{name!r} cannot be the name of a macro")
+        flags.append(f"-D{name}={int(value) if isinstance(value, bool) else value}")
+    return flags
+
+
+def included_files(path: Path, include_dirs: Iterable[Path]) -> list[Path]:
+    """Every file that `path` includes by quotes, directly or not, where it can be found."""
+    include_dirs = [Path(each) for each in include_dirs]
+    found: dict[Path, None] = {}
+    waiting = [Path(path)]
+    while waiting:
+        current = waiting.pop()
+        text = current.read_text(encoding="utf-8", errors="replace")
+        for name in re.findall(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"', text, re.M):
+            for folder in (current.parent, *include_dirs):
+                candidate = (folder / name).resolve()
+                if candidate.is_file():
+                    if candidate not in found:
+                        found[candidate] = None
+                        waiting.append(candidate)
+                    break
+    return sorted(found)
+
+
+def _key(path: Path, include_dirs: Sequence[Path], flags: Sequence[str], compiler: str) -> str:
+    digest = hashlib.sha256()
+    parts = [compiler.encode(), "\0".join(flags).encode(), str(path).encode(), path.read_bytes()]
+    for each in included_files(path, include_dirs):
+        parts += [each.name.encode(), each.read_bytes()]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _cached(key: str, build) -> bytes:
+    try:
+        file = cache.cache_dir() / "kernels" / key[:2] / key[2:]
+    except OSError as error:
+        warnings.warn(f"compiled kernels are not kept: {error}", RuntimeWarning, stacklevel=3)
+        return build()
+    image = cache.read_checked(file)
+    if image is None:
+        image = build()
+        try:
+            cache.write_checked(file, image)
+        except OSError as error:
+            warnings.warn(
+                f"the compiled kernel could not be kept in {file.parent} ({error}); "
+                f"set PYGAN_CACHE to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+    return image
+
+
+def _run_nvcc(nvcc: Path, path: Path, flags: Sequence[str], include_dirs: Sequence[Path]) -> bytes:
+    includes = [f"-I{folder}" for folder in (*include_dirs, *wheel_include_dirs(nvcc))]
+    with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
+        output = Path(folder) / "image.cubin"
+        command = [str(nvcc), *flags, *includes, str(path), "-o", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CompileError(
+                f"nvcc could not compile {path.name}:\n{(done.stderr or done.stdout).strip()}\n"
+                f"the command was: {' '.join(command)}"
+            )
+        return output.read_bytes()
+
+
+def find_nvcc() -> Path | None:
+    """nvcc from PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda, PyPI's wheels, or what
+    ``python -m pygan.bindings.nvcc_report --fetch`` brought; None where there is none."""
+    candidates = [Path(found)] if (found := shutil.which("nvcc")) else []
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(name):
+            candidates.append(Path(os.environ[name]) / "bin" / "nvcc")
+    candidates.append(Path("/usr/local/cuda/bin/nvcc"))
+    roots = {*sys.path, sysconfig.get_path("purelib"), str(fetched_dir())}
+    for root in sorted(root for root in roots if root):
+        candidates += sorted(Path(root).glob("nvidia/*/bin/nvcc"), reverse=True)
+    for candidate in candidates:
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def fetched_dir() -> Path:
+    """Where ``nvcc_report --fetch`` unpacks PyPI's nvcc."""
+    return cache.cache_dir() / "nvcc"
+
+
+def wheel_include_dirs(nvcc: Path) -> list[Path]:
+    """Header folders beside an nvcc of the PyPI wheels whose parts are packages of their own."""
+    if nvcc.parents[2].name != "nvidia":
+        return []
+    own = nvcc.parents[1] / "include"
+    return [each for each in sorted(nvcc.parents[2].glob("*/include")) if each != own]
+
+
+@functools.lru_cache(maxsize=8)
+def nvcc_version(nvcc: Path) -> str:
+    """The text of ``nvcc --version``; part of every cache key."""
+    done = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(f"{nvcc} --version failed:\n{done.stderr.strip()}")
+    return done.stdout.strip()

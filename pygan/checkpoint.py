@@ -1,0 +1,159 @@
+"""Checkpoints: one safetensors file with JSON metadata in its header, written so that a kill or a
+full disk at any moment leaves the previous one whole.
+
+The new file is written beside the old one, forced to the disk, and renamed over it; the folder is
+forced to the disk too. The metadata holds a SHA-256 of all tensors, checked at load.
+No pickle: loading a checkpoint runs no code from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pygan.errors import CheckpointError
+
+FORMAT_VERSION = 1
+METADATA_KEY = "pygan"
+
+
+def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+    """Writes tensors (any numpy number types) and JSON metadata to ``path``, atomically.
+
+    Raises CheckpointError where the disk is full or the folder cannot be written; the file that was
+    at ``path`` is then untouched.
+    """
+    path = Path(path)
+    arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    header = dict(metadata, format_version=FORMAT_VERSION, sha256=_digest(arrays))
+    content = safetensors.numpy.save(arrays, {METADATA_KEY: json.dumps(header)})
+    try:
+        atomic_write(path, content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(path.parent).free
+            reason = f"the disk is full: {len(content):,} bytes needed, {free:,} free"
+        kept = f"; {path} keeps the state before" if path.exists() else ""
+        raise CheckpointError(f"{path} could not be written: {reason}{kept}") from None
+
+
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors (writable copies) and metadata of a checkpoint.
+
+    Raises CheckpointError for a file that is missing, damaged (its SHA-256 is checked), not a
+    checkpoint of pygan, or of a newer format.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        loaded = safetensors.numpy.load(content)
+        header = _header(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or not a checkpoint ({len(content):,} bytes; {error}); "
+            "take an earlier one"
+        ) from None
+    if header is None:
+        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of pygan")
+    version = header.get("format_version")
+    if version != FORMAT_VERSION:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "a newer pygan wrote it; upgrade pygan" if newer else "unknown to this pygan"
+        raise CheckpointError(
+            f"{path}: format version {version}, this pygan reads {FORMAT_VERSION}: {advice}"
+        )
+    if _digest(loaded) != header.get("sha256"):
+        raise CheckpointError(
+            f"{path}: damaged: the tensors do not match their SHA-256; take an earlier checkpoint"
+        )
+    return {name: np.array(value) for name, value in loaded.items()}, header
+
+
+def require_shapes(
+    path: str | Path, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises CheckpointError, listing names and shapes, unless ``tensors`` holds all of ``expected``
+    in those shapes and nothing else under the same prefixes (the part before the first slash)."""
+    prefixes = {name.split("/")[0] for name in expected}
+    found = {name: value.shape for name, value in tensors.items() if name.split("/")[0] in prefixes}
+    problems = [
+        f"{name} {tuple(expected[name])} is missing" for name in sorted(expected.keys() - found)
+    ]
+    problems += [
+        f"{name} {found[name]} is unknown here" for name in sorted(found.keys() - expected)
+    ]
+    problems += [
+        f"{name} is {found[name]}, expected {tuple(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in found and found[name] != tuple(shape)
+    ]
+    if problems:
+        more = f"; and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise CheckpointError(
+            f"{path}: a checkpoint of another network: " + "; ".join(problems[:8]) + more
+        )
+
+
+def atomic_write(path: str | Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash, sees the old content or the new, nothing between.
+
+    Raises OSError; no partial file is left behind then.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    # The rename itself must reach the disk, or a power cut could bring the old name back.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def remove_parts(folder: str | Path, names: Iterable[str]) -> None:
+    """Removes what killed writers of ``names`` left in ``folder``."""
+    for name in names:
+        for part in Path(folder).glob(f".{name}.*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _header(content: bytes) -> dict[str, Any] | None:
+    # A safetensors file is an 8-byte little-endian length, then that many bytes of JSON.
+    length = int.from_bytes(content[:8], "little")
+    entry = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
+    return None if entry is None else json.loads(entry)
+
+
+def _digest(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(repr((name, value.dtype.str, value.shape)).encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()

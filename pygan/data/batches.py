@@ -1,0 +1,54 @@
+"""A whole image set in device memory, and its batches gathered and scaled there.
+
+A step then copies nothing from the host: the order of an epoch and the place in it (the cursor) are
+device arrays too, so the same launches serve every batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pygan.data.image_set import ImageSet
+
+
+class ResidentImages:
+    """Images of one set on one device, visited in a new random order each epoch.
+
+    The order of epoch e is the permutation drawn from the numpy generator seeded by (seed, e): it
+    depends on nothing that happened before, and it is saved with a checkpoint all the same.
+    Memory: one byte a pixel, plus four bytes an image.
+    """
+
+    def __init__(self, device, images: ImageSet, batch_size: int, seed: int) -> None:
+        self.device = device
+        self.batch_size = batch_size
+        self.count = len(images)
+        self.seed = seed
+        self.table = device.from_numpy(np.ascontiguousarray(images.images))
+        self.order = device.zeros((self.count,), np.int32)
+        self.cursor = device.zeros((1,), np.int32)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches in the set (a remainder waits for another epoch's order), at least one."""
+        return max(1, self.count // self.batch_size)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws the order of epoch ``epoch`` (counted from 0) and goes to its beginning."""
+        generator = np.random.default_rng((self.seed, epoch))
+        self.order[...] = generator.permutation(self.count).astype(np.int32)
+        self.cursor[...] = np.zeros(1, np.int32)
+
+    def next_batch(self, out) -> None:
+        """Fills ``out`` (batch, height, width, channels) float32 with the next images, 0..1."""
+        ops = self.device.ops
+        ops.gather_rows(self.table, self.order, self.cursor, out, scale=1.0 / 255.0)
+        ops.advance_cursor(self.cursor, step=self.batch_size, modulo=self.count)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Order and cursor, as host arrays."""
+        return {"order": np.array(self.order), "cursor": np.array(self.cursor)}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self.order[...] = state["order"]
+        self.cursor[...] = state["cursor"]

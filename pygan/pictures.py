@@ -1,0 +1,140 @@
+"""Pictures of generated images: grids, the lesson's PDF page, and loss curves.
+
+Images are (N, height, width, channels) float32 in 0..1 with 1 or 3 channels, on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pygan.errors import PyganError
+
+GAP = 2
+BACKGROUND = 64
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+def grid(images: np.ndarray, rows: int, columns: int, scale: int = 1) -> Image.Image:
+    """A picture of rows x columns images in reading order, dark grey lines between them.
+
+    scale: each pixel becomes scale x scale. Places beyond the last image stay dark grey. Raises
+    PyganError for more images than places and for a channel count other than 1 and 3.
+    """
+    count, height, width, channels = images.shape
+    if count > rows * columns:
+        raise PyganError(f"{count} images do not fit a grid of {rows}x{columns}")
+    if channels not in (1, 3):
+        raise PyganError(f"images of {channels} channels cannot be drawn; expected 1 or 3")
+    pixels = np.clip(np.rint(images * 255.0), 0, 255).astype(np.uint8)
+    pixels = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+    high, wide = height * scale, width * scale
+    canvas = np.full(
+        (rows * (high + GAP) + GAP, columns * (wide + GAP) + GAP, channels), BACKGROUND, np.uint8
+    )
+    for index, image in enumerate(pixels):
+        top = GAP + (index // columns) * (high + GAP)
+        left = GAP + (index % columns) * (wide + GAP)
+        canvas[top : top + high, left : left + wide] = image
+    return Image.fromarray(canvas[..., 0] if channels == 1 else canvas)
+
+
+def grid_shape(count: int) -> tuple[int, int]:
+    """Rows and columns of the squarest grid for ``count`` images, wider than high."""
+    columns = math.ceil(math.sqrt(count))
+    return math.ceil(count / columns), columns
+
+
+def save_picture(picture: Image.Image, path: str | Path) -> None:
+    """Writes a picture in the format its name ends with, creating its folder.
+
+    Raises PyganError where the ending is no format of pillow's or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except ValueError:
+        raise PyganError(
+            f"{path}: {path.suffix or 'no ending'!r} names no picture format; end it with .png"
+        ) from None
+    except OSError as error:
+        raise PyganError(f"{path} could not be written: {error.strerror or error}") from None
+
+
+def save_page(images: np.ndarray, path: str | Path, rows: int = 3, columns: int = 3) -> None:
+    """The lesson's page: rows x columns digits, white on black, on one PDF page without axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6 * rows / columns))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, wspace=0.03, hspace=0.03)
+    for cell in axes:
+        cell.axis("off")
+    for cell, image in zip(axes, images, strict=False):
+        single = image.shape[-1] == 1
+        cell.imshow(
+            image[..., 0] if single else image, cmap="gray" if single else None, vmin=0, vmax=1
+        )
+    _save_figure(figure, path)
+
+
+def save_loss_curves(
+    batches: Sequence[int],
+    losses: Mapping[str, Sequence[float]],
+    scores: Mapping[str, Sequence[float]],
+    batches_per_epoch: int,
+    path: str | Path,
+    title: str,
+) -> None:
+    """Losses above, the discriminator's mean scores below, against epochs.
+
+    Each series is drawn pale as it is and strong as its mean over a moving window of 1/100 of the
+    run. Two lines mark the balance: loss ln 2 and score 1/2, a discriminator that cannot tell.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    epochs = np.asarray(batches) / batches_per_epoch
+    window = max(1, len(epochs) // 100)
+    _draw(upper, epochs, losses, window, COLOURS[:2])
+    _draw(lower, epochs, scores, window, COLOURS[2:])
+    upper.axhline(math.log(2), color="0.4", lw=0.8, ls="--", label="cannot tell (ln 2)")
+    lower.axhline(0.5, color="0.4", lw=0.8, ls="--", label="cannot tell (1/2)")
+    upper.set_ylabel("loss (nats per image)")
+    upper.set_ylim(bottom=0)
+    lower.set_ylabel("mean score of D")
+    lower.set_ylim(0, 1)
+    lower.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper right", framealpha=0.9, ncols=3)
+    if len(epochs) > 1:
+        lower.set_xlim(epochs[0], epochs[-1])
+    upper.set_title(title)
+    _save_figure(figure, path)
+
+
+def _draw(axes, epochs, series, window, colours) -> None:
+    for colour, (name, values) in zip(colours, series.items(), strict=True):
+        values = np.asarray(values, float)
+        if window > 1:
+            axes.plot(epochs, values, color=colour, lw=0.5, alpha=0.2)
+        kernel = np.ones(window) / window
+        smooth = np.convolve(values, kernel, "valid")
+        axes.plot(epochs[window - 1 :], smooth, color=colour, lw=1.6, label=name)
+
+
+def _save_figure(figure, path: str | Path) -> None:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        raise PyganError(f"{path} could not be written: {error.strerror or error}") from None

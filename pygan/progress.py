@@ -1,0 +1,117 @@
+"""What a training run shows while it runs: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+PLAIN_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands: epoch (from 1) of epochs, batches done in it, latest losses and scores."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    d_loss: float
+    g_loss: float
+    d_real: float
+    d_fake: float
+    images_per_second: float
+
+    def text(self) -> str:
+        return (
+            f"D loss {self.d_loss:.3f}  G loss {self.g_loss:.3f}  "
+            f"D(x) {self.d_real:.3f}  D(G(z)) {self.d_fake:.3f}  "
+            f"{self.images_per_second:,.0f} images/s"
+        )
+
+
+class Progress(Protocol):
+    """Shows a run. ``show`` is called often; ``say`` prints one line that stays."""
+
+    def show(self, status: Status) -> None: ...
+    def say(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class PlainProgress:
+    """Lines for logs and pipes: one every ten seconds and one at the end of each epoch."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stdout
+        self.last = -PLAIN_SECONDS
+
+    def show(self, status: Status) -> None:
+        now = time.monotonic()
+        if now - self.last < PLAIN_SECONDS and status.batch < status.batches:
+            return
+        self.last = now
+        self.say(
+            f"epoch {status.epoch}/{status.epochs}  batch {status.batch}/{status.batches}  "
+            + status.text()
+        )
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class LiveProgress:
+    """A bar over the whole run that moves, with the latest numbers under it, by rich."""
+
+    def __init__(self) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.text import Text
+
+        self.console = Console(highlight=False)
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            expand=True,
+        )
+        self.numbers = Text()
+        self.live = Live(Group(self.bar, self.numbers), console=self.console, refresh_per_second=5)
+        self.task = None
+
+    def show(self, status: Status) -> None:
+        total = status.epochs * status.batches
+        done = (status.epoch - 1) * status.batches + status.batch
+        description = f"epoch {status.epoch}/{status.epochs}"
+        if self.task is None:
+            self.task = self.bar.add_task(description, total=total, completed=done)
+            self.live.start()
+        self.bar.update(self.task, description=description, completed=done)
+        self.numbers.plain = status.text()
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def make_progress(plain: bool = False) -> Progress:
+    """The live bar where standard output is a terminal, else plain lines."""
+    return LiveProgress() if sys.stdout.isatty() and not plain else PlainProgress()

@@ -1,4 +1,4 @@
-"""What every kernel test needs: numbers to feed in, poisoned outputs, and a comparison that reports.
+"""What every kernel test needs: inputs, poisoned outputs, and a comparison that reports.
 
 The tolerance of a comparison is always an array or number computed from a rounding model: the
 standard bound on the error of a float32 computation, |computed - exact| <= gamma(n) * magnitude,
@@ -52,7 +52,7 @@ class Agreement:
 
 
 def compare(computed: Any, expected: Any, allowed: Any) -> Agreement:
-    """The worst element of ``computed`` against ``expected``; a NaN or wrong infinity is worst of all.
+    """The worst element of ``computed`` against ``expected``; NaN is worse than any number.
 
     ``computed`` is a numpy or device array, ``allowed`` an absolute error (number or array that
     broadcasts). Where ``expected`` is infinite, ``computed`` must be the same infinity.

@@ -158,8 +158,8 @@ def nvcc() -> Tool | None:
     """nvcc on PATH, in CUDA_HOME or /usr/local/cuda, or from NVIDIA's wheels; None if absent."""
     folders = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.getenv(name)]
     folders.append(Path("/usr/local/cuda"))
-    packages = Path(sysconfig.get_path("purelib")) / "nvidia"
-    folders += [*sorted(packages.glob("cu[0-9]*"), reverse=True), packages / "cuda_nvcc"]
+    for root in dict.fromkeys([sysconfig.get_path("purelib"), *filter(None, sys.path)]):
+        folders += sorted((Path(root) / "nvidia").glob("cu*"), reverse=True)
     for candidate in ("nvcc", *(str(folder / "bin" / "nvcc") for folder in folders)):
         found = tool(candidate, r"release (\d+\.\d+)")
         if found is not None:

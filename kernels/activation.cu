@@ -1,0 +1,50 @@
+// Pointwise activations over flat arrays of any shape.
+//
+//   forward    y = f(x)                      y may be x
+//   backward   dx (+)= dy * f'               dx may be dy
+//
+// The derivative is taken from the output y, so an executor may overwrite x; compile with
+// -DFROM_INPUT=1 to take it from x (negative slopes need that). Which f: -DACTIVATION, see
+// activation.cuh. Bound by memory: four floats per access, one pass.
+
+#include "activation.cuh"
+#include "flat.cuh"
+
+#ifndef FROM_INPUT
+#define FROM_INPUT 0
+#endif
+
+// No __restrict__ where arrays may be the same: every element is read before it is written, by the
+// same thread.
+extern "C" __global__ void activation_forward(const float* x, float* y, long long n, float slope) {
+    for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> pack = load<W>(x + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            pack.at[k] = activate(pack.at[k], slope);
+        }
+        store<W>(y + i, pack);
+    });
+}
+
+// source: y, or x with FROM_INPUT
+extern "C" __global__ void activation_backward(const float* __restrict__ source, const float* dy,
+                                               float* dx, long long n, float slope,
+                                               int accumulate) {
+    for_each_pack(n, aligned(source, dy, dx), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> from = load<W>(source + i);
+        Pack<W> gradient = load<W>(dy + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] *= FROM_INPUT ? derivative_from_input(from.at[k], slope)
+                                         : derivative_from_output(from.at[k], slope);
+        }
+        store_gradient<W>(dx + i, gradient, accumulate);
+    });
+}
+
+// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 1024
+// elements, at most 4096 blocks); no shared memory. Pointers that are not multiples of 16 bytes are
+// served one float at a time.

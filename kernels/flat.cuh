@@ -1,0 +1,73 @@
+// One loop over flat float arrays: four floats per access where every array allows it, one float
+// per access for the rest. The body is written once, for a pack of either width.
+#pragma once
+
+template <int WIDTH>
+struct Pack {
+    float at[WIDTH];
+};
+
+template <int WIDTH>
+__device__ __forceinline__ Pack<WIDTH> load(const float* from) {
+    Pack<WIDTH> pack;
+    if constexpr (WIDTH == 4) {
+        const float4 four = *reinterpret_cast<const float4*>(from);
+        pack.at[0] = four.x;
+        pack.at[1] = four.y;
+        pack.at[2] = four.z;
+        pack.at[3] = four.w;
+    } else {
+        pack.at[0] = *from;
+    }
+    return pack;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void store(float* to, const Pack<WIDTH>& pack) {
+    if constexpr (WIDTH == 4) {
+        *reinterpret_cast<float4*>(to) =
+            make_float4(pack.at[0], pack.at[1], pack.at[2], pack.at[3]);
+    } else {
+        *to = pack.at[0];
+    }
+}
+
+// The gradient convention of every backward: overwrite, whatever the buffer held, or add.
+template <int WIDTH>
+__device__ __forceinline__ void store_gradient(float* to, Pack<WIDTH> pack, int accumulate) {
+    if (accumulate) {
+        const Pack<WIDTH> before = load<WIDTH>(to);
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) {
+            pack.at[k] += before.at[k];
+        }
+    }
+    store<WIDTH>(to, pack);
+}
+
+// True when every pointer is a multiple of 16 bytes, as a float4 access needs. Views into a larger
+// buffer need not be. A null pointer (an absent array) is no obstacle.
+template <class... Pointers>
+__device__ __forceinline__ bool aligned(Pointers... pointers) {
+    return ((reinterpret_cast<unsigned long long>(pointers) | ...) & 15ull) == 0ull;
+}
+
+template <int WIDTH>
+struct Width {
+    static constexpr int value = WIDTH;
+};
+
+// Calls body(Width<4>(), i) or body(Width<1>(), i) so that the packs starting at the elements i
+// cover [0, n) exactly once; neighbouring threads take neighbouring packs. Any grid will do.
+template <class Body>
+__device__ __forceinline__ void for_each_pack(long long n, bool vectorised, const Body& body) {
+    const long long first = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    const long long packs = vectorised ? n / 4 : 0;
+    for (long long i = first; i < packs; i += step) {
+        body(Width<4>(), 4 * i);
+    }
+    for (long long i = 4 * packs + first; i < n; i += step) {
+        body(Width<1>(), i);
+    }
+}

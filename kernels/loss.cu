@@ -1,0 +1,206 @@
+// Softmax and the losses: sigmoid cross-entropy and softmax cross-entropy from logits, mean squared
+// error. Every loss is one number, scale * sum; scale carries the mean (1 / N, 1 / (N * K), ...).
+//
+//   softmax                   x, y (rows, K): over the last axis
+//   sigmoid_cross_entropy     z, t (n):    scale * sum(max(z, 0) - z t + log(1 + exp(-|z|)))
+//   softmax_cross_entropy     z, t (N, K): -scale * sum(t log softmax(z)), t soft
+//   mean_squared_error        x, t (n):    scale * sum((x - t)^2)
+//
+// From logits, because log(sigmoid(z)) is infinite where the sigmoid rounds to 0 or 1; these forms
+// never overflow and keep full precision in both tails. The sums go to one float per block and are
+// added by a second launch of one block, in a fixed order: same bits every run. One block's worth
+// of work needs no second launch. Probabilities are written on the way, as they cost one store.
+
+#include "activation.cuh"
+#include "reduce.cuh"
+
+constexpr int THREADS = 256;
+constexpr int ROWS = THREADS / WARP;  // softmax: one warp per row
+
+// Writes the block's sum to partial[blockIdx.x], or the loss itself if there is one block only.
+__device__ __forceinline__ void finish_sum(float sum, float* partial, float* loss, float scale) {
+    __shared__ float warps[THREADS / WARP];
+    sum = block_sum<THREADS>(sum, warps);
+    if (threadIdx.x == 0) {
+        if (gridDim.x == 1) {
+            loss[0] = scale * sum;
+        } else {
+            partial[blockIdx.x] = sum;
+        }
+    }
+}
+
+// loss (1) = scale * sum of partial (count)
+extern "C" __global__ void __launch_bounds__(THREADS)
+    loss_sum(const float* __restrict__ partial, float* __restrict__ loss, int count, float scale) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x; i < count; i += THREADS) {
+        sum += partial[i];
+    }
+    finish_sum(sum, nullptr, loss, scale);
+}
+
+// probabilities = sigmoid(z), may be null
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sigmoid_cross_entropy_forward(const float* __restrict__ logits,
+                                  const float* __restrict__ labels,
+                                  float* __restrict__ probabilities, float* __restrict__ partial,
+                                  float* __restrict__ loss, long long n, float scale) {
+    const long long step = static_cast<long long>(gridDim.x) * THREADS;
+    float sum = 0.0f;
+    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
+         i += step) {
+        const float z = logits[i];
+        const float t = labels[i];
+        // softplus(z) - z t, grouped so that a confident right answer does not cancel:
+        // t = 1 gives softplus(-z), t = 0 gives softplus(z)
+        sum += fmaxf(z, 0.0f) - z * t + log1pf(expf(-fabsf(z)));
+        if (probabilities != nullptr) {
+            probabilities[i] = sigmoid(z);
+        }
+    }
+    finish_sum(sum, partial, loss, scale);
+}
+
+extern "C" __global__ void sigmoid_cross_entropy_backward(const float* __restrict__ logits,
+                                                          const float* __restrict__ labels,
+                                                          float* __restrict__ dlogits, long long n,
+                                                          float scale, int accumulate) {
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+         i += step) {
+        const float gradient = scale * (sigmoid(logits[i]) - labels[i]);
+        dlogits[i] = accumulate ? dlogits[i] + gradient : gradient;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    mean_squared_error_forward(const float* __restrict__ x, const float* __restrict__ target,
+                               float* __restrict__ partial, float* __restrict__ loss, long long n,
+                               float scale) {
+    const long long step = static_cast<long long>(gridDim.x) * THREADS;
+    float sum = 0.0f;
+    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
+         i += step) {
+        const float difference = x[i] - target[i];
+        sum = fmaf(difference, difference, sum);
+    }
+    finish_sum(sum, partial, loss, scale);
+}
+
+extern "C" __global__ void mean_squared_error_backward(const float* __restrict__ x,
+                                                       const float* __restrict__ target,
+                                                       float* __restrict__ dx, long long n,
+                                                       float scale, int accumulate) {
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+         i += step) {
+        const float gradient = 2.0f * scale * (x[i] - target[i]);
+        dx[i] = accumulate ? dx[i] + gradient : gradient;
+    }
+}
+
+// The maximum of a row and the sum of exp(value - maximum), known to the whole warp.
+struct Partition {
+    float maximum;
+    float sum;
+};
+
+__device__ __forceinline__ Partition partition_of(const float* row, int columns, int lane) {
+    float maximum = row[0];
+    for (int k = lane; k < columns; k += WARP) {
+        maximum = fmaxf(maximum, row[k]);
+    }
+    maximum = warp_max(maximum);
+    float sum = 0.0f;
+    for (int k = lane; k < columns; k += WARP) {
+        sum += expf(row[k] - maximum);
+    }
+    return {maximum, warp_sum(sum)};
+}
+
+// No __restrict__: y may be x (a lane writes only what it alone still reads).
+extern "C" __global__ void __launch_bounds__(THREADS)
+    softmax_forward(const float* x, float* y, int rows, int columns) {
+    const int lane = threadIdx.x % WARP;
+    for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
+        const float* from = x + static_cast<long long>(row) * columns;
+        float* to = y + static_cast<long long>(row) * columns;
+        const Partition partition = partition_of(from, columns, lane);
+        for (int k = lane; k < columns; k += WARP) {
+            to[k] = expf(from[k] - partition.maximum) / partition.sum;
+        }
+    }
+}
+
+// dx (+)= y * (dy - sum(dy * y))
+extern "C" __global__ void __launch_bounds__(THREADS)
+    softmax_backward(const float* __restrict__ y, const float* __restrict__ dy,
+                     float* __restrict__ dx, int rows, int columns, int accumulate) {
+    const int lane = threadIdx.x % WARP;
+    for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
+        const long long begin = static_cast<long long>(row) * columns;
+        float sum = 0.0f;
+        for (int k = lane; k < columns; k += WARP) {
+            sum = fmaf(y[begin + k], dy[begin + k], sum);
+        }
+        sum = warp_sum(sum);
+        for (int k = lane; k < columns; k += WARP) {
+            const float gradient = y[begin + k] * (dy[begin + k] - sum);
+            dx[begin + k] = accumulate ? dx[begin + k] + gradient : gradient;
+        }
+    }
+}
+
+// probabilities = softmax(z), may be null
+extern "C" __global__ void __launch_bounds__(THREADS)
+    softmax_cross_entropy_forward(const float* __restrict__ logits,
+                                  const float* __restrict__ labels,
+                                  float* __restrict__ probabilities, float* __restrict__ partial,
+                                  float* __restrict__ loss, int rows, int columns, float scale) {
+    const int lane = threadIdx.x % WARP;
+    float sum = 0.0f;
+    for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
+        const long long begin = static_cast<long long>(row) * columns;
+        const Partition partition = partition_of(logits + begin, columns, lane);
+        const float log_sum = logf(partition.sum);
+        for (int k = lane; k < columns; k += WARP) {
+            // the difference first: the maximum may be large beside log_sum
+            const float shifted = logits[begin + k] - partition.maximum;
+            sum = fmaf(labels[begin + k], log_sum - shifted, sum);
+            if (probabilities != nullptr) {
+                probabilities[begin + k] = expf(shifted) / partition.sum;
+            }
+        }
+    }
+    finish_sum(sum, partial, loss, scale);
+}
+
+// dlogits (+)= scale * (softmax(z) * sum(t) - t)
+extern "C" __global__ void __launch_bounds__(THREADS)
+    softmax_cross_entropy_backward(const float* __restrict__ logits,
+                                   const float* __restrict__ labels, float* __restrict__ dlogits,
+                                   int rows, int columns, float scale, int accumulate) {
+    const int lane = threadIdx.x % WARP;
+    for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
+        const long long begin = static_cast<long long>(row) * columns;
+        const Partition partition = partition_of(logits + begin, columns, lane);
+        float total = 0.0f;
+        for (int k = lane; k < columns; k += WARP) {
+            total += labels[begin + k];
+        }
+        total = warp_sum(total);
+#pragma unroll 1  // unrolled, it would spill where registers are rationed for occupancy
+        for (int k = lane; k < columns; k += WARP) {
+            const float probability = expf(logits[begin + k] - partition.maximum) / partition.sum;
+            const float gradient = scale * (probability * total - labels[begin + k]);
+            dlogits[begin + k] = accumulate ? dlogits[begin + k] + gradient : gradient;
+        }
+    }
+}
+
+// Launch contract: one-dimensional blocks of THREADS = 256. Losses' forward: any grid up to 1024
+// blocks (a block per 1024 elements, or per ROWS = 8 rows of softmax); partial holds one float per
+// block and may be null for one block; with more than one, loss_sum follows with a grid of one.
+// Others: any grid (a block per 256 elements or per 8 rows, at most 4096). No dynamic shared
+// memory.

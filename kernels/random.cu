@@ -1,0 +1,82 @@
+// Uniform and normal random numbers, the same stream on every device.
+//
+//   state (2): {seed, counter}, in device memory, so that a captured graph draws new numbers at
+//   every replay. out (n): element i takes word i % 4 of the Philox block at counter + i / 4.
+//
+//   uniform   low + (high - low) * u,   u = (word >> 8) * 2^-24
+//   normal    Box and Muller, "A note on the generation of random normal deviates", 1958, on the
+//             pairs of words (0, 1) and (2, 3): r cos(angle), r sin(angle)
+//
+// One thread computes a whole Philox block: four numbers, one float4 store.
+
+#include "flat.cuh"
+#include "philox.cuh"
+
+// Stores the numbers of block `group`, all four or as many as n leaves.
+__device__ __forceinline__ void store_group(float* out, long long group, long long n,
+                                            bool vectorised, const Pack<4>& numbers) {
+    const long long begin = 4 * group;
+    if (vectorised && begin + 4 <= n) {
+        store<4>(out + begin, numbers);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        if (begin + k < n) {
+            out[begin + k] = numbers.at[k];
+        }
+    }
+}
+
+// span = high - low. Product and sum are rounded one by one: a fused multiply-add would give other
+// bits than devices without one.
+extern "C" __global__ void random_uniform(const unsigned long long* __restrict__ state,
+                                          float* __restrict__ out, long long n, float low,
+                                          float span) {
+    const long long groups = (n + 3) / 4;
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+         group < groups; group += step) {
+        const PhiloxBlock block = philox(state[0], state[1] + group);
+        Pack<4> numbers;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            numbers.at[k] = __fadd_rn(__fmul_rn(unit_from_word(block.word[k]), span), low);
+        }
+        store_group(out, group, n, aligned(out), numbers);
+    }
+}
+
+extern "C" __global__ void random_normal(const unsigned long long* __restrict__ state,
+                                         float* __restrict__ out, long long n, float mean,
+                                         float std) {
+    const long long groups = (n + 3) / 4;
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+         group < groups; group += step) {
+        const PhiloxBlock block = philox(state[0], state[1] + group);
+        Pack<4> numbers;
+#pragma unroll
+        for (int k = 0; k < 4; k += 2) {
+            // in (0, 1], so that the logarithm is finite
+            const float u = static_cast<float>((block.word[k] >> 8) + 1u) * TWO_POW_MINUS_24;
+            const float radius = sqrtf(-2.0f * logf(u));
+            float sine;
+            float cosine;
+            sincospif(2.0f * unit_from_word(block.word[k + 1]), &sine, &cosine);
+            numbers.at[k] = fmaf(std, radius * cosine, mean);
+            numbers.at[k + 1] = fmaf(std, radius * sine, mean);
+        }
+        store_group(out, group, n, aligned(out), numbers);
+    }
+}
+
+// counter += blocks. A launch of its own, after the one that drew: every block of that one reads
+// the counter, so none of them may move it.
+extern "C" __global__ void random_advance(unsigned long long* state, long long blocks) {
+    state[1] += blocks;
+}
+
+// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 1024
+// elements, at most 4096 blocks); random_advance: one thread, with blocks = ceil(n / 4). No shared
+// memory.

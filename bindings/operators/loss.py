@@ -1,0 +1,195 @@
+"""Launchers of kernels/loss.cu; the maths is in pygan.reference.loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from .validation import (
+    THREADS,
+    blocks_for,
+    device_array,
+    has_rank,
+    has_shape,
+    has_workspace,
+    same_shape,
+)
+
+FILE = "loss.cu"
+MAX_PARTIAL_SUMS = 1024
+ROWS_PER_BLOCK = 8
+"""Rows of a softmax that one block does at a time: one per warp."""
+
+
+def _element_blocks(shape: Sequence[int]) -> int:
+    return blocks_for(prod(shape), most=MAX_PARTIAL_SUMS)
+
+
+def _row_blocks(shape: Sequence[int]) -> int:
+    return blocks_for(prod(shape[:-1]), 4 * ROWS_PER_BLOCK, MAX_PARTIAL_SUMS)
+
+
+def _partial_sums(blocks: int) -> int:
+    return blocks if blocks > 1 else 0
+
+
+WORKSPACE = {
+    "sigmoid_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_element_blocks(z)),
+    "softmax_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_row_blocks(z)),
+    "mean_squared_error_forward": lambda x, *_, **__: _partial_sums(_element_blocks(x)),
+}
+
+
+def softmax_forward(x: Any, y: Any) -> None:
+    """y = softmax(x) over the last axis; y may be x."""
+    operator = "softmax_forward"
+    same_shape(operator, x=x, y=y)
+    rows, columns = _rows(operator, x)
+    if x.size:
+        kernel = x.context.kernel(FILE, operator)
+        kernel(blocks_for(rows, ROWS_PER_BLOCK), THREADS, x, y, rows, columns)
+
+
+def softmax_backward(y: Any, dy: Any, dx: Any, *, accumulate: bool = False) -> None:
+    """dx = y * (dy - sum(dy * y) over the last axis), from the forward's output y."""
+    operator = "softmax_backward"
+    same_shape(operator, y=y, dy=dy, dx=dx)
+    rows, columns = _rows(operator, y)
+    if y.size:
+        kernel = y.context.kernel(FILE, operator)
+        blocks = blocks_for(rows, ROWS_PER_BLOCK)
+        kernel(blocks, THREADS, y, dy, dx, rows, columns, int(accumulate))
+
+
+def sigmoid_cross_entropy_forward(
+    logits: Any,
+    labels: Any,
+    probabilities: Any | None,
+    loss: Any,
+    *,
+    scale: float,
+    workspace: Any | None = None,
+) -> None:
+    """loss (1,) = scale * sum(max(z, 0) - z t + log(1 + exp(-|z|))), z logits, t labels in 0..1.
+
+    `probabilities` receives sigmoid(z). ValueError where shapes differ or the workspace is too
+    small.
+    """
+    operator = "sigmoid_cross_entropy_forward"
+    same_shape(operator, logits=logits, labels=labels, probabilities=probabilities)
+    has_shape(operator, "loss", loss, (1,), "a sum")
+    blocks = _element_blocks(logits.shape)
+    partial = _partial(operator, workspace, blocks)
+    kernel = logits.context.kernel(FILE, operator)
+    kernel(blocks, THREADS, logits, labels, probabilities, partial, loss, logits.size, scale)
+    _finish(partial, loss, blocks, scale)
+
+
+def sigmoid_cross_entropy_backward(
+    logits: Any, labels: Any, dlogits: Any, *, scale: float, accumulate: bool = False
+) -> None:
+    """dlogits = scale * (sigmoid(logits) - labels), any shape."""
+    operator = "sigmoid_cross_entropy_backward"
+    same_shape(operator, logits=logits, labels=labels, dlogits=dlogits)
+    n = logits.size
+    if n:
+        kernel = logits.context.kernel(FILE, operator)
+        blocks = blocks_for(n, THREADS)
+        kernel(blocks, THREADS, logits, labels, dlogits, n, scale, int(accumulate))
+
+
+def softmax_cross_entropy_forward(
+    logits: Any,
+    labels: Any,
+    probabilities: Any | None,
+    loss: Any,
+    *,
+    scale: float,
+    workspace: Any | None = None,
+) -> None:
+    """loss (1,) = -scale * sum(t log softmax(z)), z logits (N, K), t soft labels (N, K).
+
+    `probabilities` (N, K) receives softmax(z). ValueError where shapes differ or the workspace is
+    too small.
+    """
+    operator = "softmax_cross_entropy_forward"
+    same_shape(operator, logits=logits, labels=labels, probabilities=probabilities)
+    has_shape(operator, "loss", loss, (1,), "a sum")
+    rows, columns = _rows(operator, logits)
+    blocks = _row_blocks(logits.shape)
+    partial = _partial(operator, workspace, blocks)
+    kernel = logits.context.kernel(FILE, operator)
+    kernel(
+        blocks,
+        THREADS,
+        logits,
+        labels,
+        probabilities,
+        partial,
+        loss,
+        rows if columns else 0,
+        columns,
+        scale,
+    )
+    _finish(partial, loss, blocks, scale)
+
+
+def softmax_cross_entropy_backward(
+    logits: Any, labels: Any, dlogits: Any, *, scale: float, accumulate: bool = False
+) -> None:
+    """dlogits = scale * (softmax(logits) * sum_k(labels) - labels), (N, K)."""
+    operator = "softmax_cross_entropy_backward"
+    same_shape(operator, logits=logits, labels=labels, dlogits=dlogits)
+    rows, columns = _rows(operator, logits)
+    if logits.size:
+        kernel = logits.context.kernel(FILE, operator)
+        blocks = blocks_for(rows, ROWS_PER_BLOCK)
+        kernel(blocks, THREADS, logits, labels, dlogits, rows, columns, scale, int(accumulate))
+
+
+def mean_squared_error_forward(
+    x: Any, target: Any, loss: Any, *, scale: float, workspace: Any | None = None
+) -> None:
+    """loss (1,) = scale * sum((x - target)^2), any shape; scale = 1 / x.size makes it the mean.
+
+    ValueError where shapes differ or the workspace is too small.
+    """
+    operator = "mean_squared_error_forward"
+    same_shape(operator, x=x, target=target)
+    has_shape(operator, "loss", loss, (1,), "a sum")
+    blocks = _element_blocks(x.shape)
+    partial = _partial(operator, workspace, blocks)
+    kernel = x.context.kernel(FILE, operator)
+    kernel(blocks, THREADS, x, target, partial, loss, x.size, scale)
+    _finish(partial, loss, blocks, scale)
+
+
+def mean_squared_error_backward(
+    x: Any, target: Any, dx: Any, *, scale: float, accumulate: bool = False
+) -> None:
+    """dx = 2 * scale * (x - target), any shape."""
+    operator = "mean_squared_error_backward"
+    same_shape(operator, x=x, target=target, dx=dx)
+    if x.size:
+        kernel = x.context.kernel(FILE, operator)
+        blocks = blocks_for(x.size, THREADS)
+        kernel(blocks, THREADS, x, target, dx, x.size, scale, int(accumulate))
+
+
+def _rows(operator: str, array: Any) -> tuple[int, int]:
+    """(rows, columns) of an array whose last axis is the softmax's."""
+    shape = device_array(operator, "array", array).shape
+    if not shape:
+        has_rank(operator, "array", array, 2, "(..., K)")
+    return prod(shape[:-1]), shape[-1]
+
+
+def _partial(operator: str, workspace: Any | None, blocks: int) -> Any | None:
+    has_workspace(operator, workspace, _partial_sums(blocks))
+    return workspace if blocks > 1 else None
+
+
+def _finish(partial: Any | None, loss: Any, blocks: int, scale: float) -> None:
+    if blocks > 1:
+        loss.context.kernel(FILE, "loss_sum")(1, THREADS, partial, loss, blocks, scale)

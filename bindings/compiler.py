@@ -11,16 +11,13 @@ import functools
 import hashlib
 import os
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import cache
+from . import cache, probe
 from .errors import CompileError, DeviceUnavailable
 
 NVCC_FLAGS = ("-std=c++17", "-lineinfo")
@@ -50,13 +47,13 @@ def compile_for_cpu(path: Path, defines: Mapping[str, object], check: bool) -> b
 
     defines = dict(defines)
     include_dirs = [kernels_dir()]
-    key = _key(
+    key = content_key(
         path,
         include_dirs,
         [*define_flags(defines), f"check={check}"],
         "cpu " + cpu_driver.fingerprint(check),
     )
-    return _cached(
+    return cached(
         key,
         lambda: cpu_driver.compile(path, defines=defines, include_dirs=include_dirs, check=check),
     )
@@ -66,17 +63,11 @@ def compile_for_gpu(
     path: Path, defines: Mapping[str, object], arch: str, extra_flags: Sequence[str] = ()
 ) -> bytes:
     """The cubin of `path` for `arch` (as "sm_90a"); raises CompileError with nvcc's text."""
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise DeviceUnavailable(
-            "no nvcc was found (looked on PATH, in CUDA_HOME, in /usr/local/cuda and among the "
-            "installed nvidia-cuda-nvcc wheels); install the CUDA toolkit or run "
-            "python -m pygan.bindings.nvcc_report --fetch"
-        )
+    nvcc = require_nvcc()
     flags = ["-cubin", f"-arch={arch}", *NVCC_FLAGS, *extra_flags, *define_flags(defines)]
     include_dirs = [kernels_dir()]
-    key = _key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc))
-    return _cached(key, lambda: _run_nvcc(nvcc, path, flags, include_dirs))
+    key = content_key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc))
+    return cached(key, lambda: run_nvcc(nvcc, path, flags, include_dirs)[0])
 
 
 def define_flags(defines: Mapping[str, object]) -> list[str]:
@@ -108,7 +99,10 @@ def included_files(path: Path, include_dirs: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def _key(path: Path, include_dirs: Sequence[Path], flags: Sequence[str], compiler: str) -> str:
+def content_key(
+    path: Path, include_dirs: Sequence[Path], flags: Sequence[str], compiler: str
+) -> str:
+    """A cache key of everything that an image depends on."""
     digest = hashlib.sha256()
     parts = [compiler.encode(), "\0".join(flags).encode(), str(path).encode(), path.read_bytes()]
     for each in included_files(path, include_dirs):
@@ -119,7 +113,9 @@ def _key(path: Path, include_dirs: Sequence[Path], flags: Sequence[str], compile
     return digest.hexdigest()
 
 
-def _cached(key: str, build) -> bytes:
+def cached(key: str, build: Callable[[], bytes]) -> bytes:
+    """What `build` makes, kept on disk under `key`. Where the cache cannot be written, a warning
+    says so and the result is made anew each time."""
     try:
         file = cache.cache_dir() / "kernels" / key[:2] / key[2:]
     except OSError as error:
@@ -140,35 +136,44 @@ def _cached(key: str, build) -> bytes:
     return image
 
 
-def _run_nvcc(nvcc: Path, path: Path, flags: Sequence[str], include_dirs: Sequence[Path]) -> bytes:
+def run_nvcc(
+    nvcc: Path, path: Path, flags: Sequence[str], include_dirs: Sequence[Path]
+) -> tuple[bytes, str]:
+    """(image, everything nvcc said). Raises CompileError with its text and the command."""
     includes = [f"-I{folder}" for folder in (*include_dirs, *wheel_include_dirs(nvcc))]
     with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
-        output = Path(folder) / "image.cubin"
+        output = Path(folder) / "image"
         command = [str(nvcc), *flags, *includes, str(path), "-o", str(output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise CompileError(
-                f"nvcc could not compile {path.name}:\n{(done.stderr or done.stdout).strip()}\n"
+                f"nvcc could not compile {path.name}:\n{(done.stdout + done.stderr).strip()}\n"
                 f"the command was: {' '.join(command)}"
             )
-        return output.read_bytes()
+        return output.read_bytes(), done.stdout + done.stderr
 
 
 def find_nvcc() -> Path | None:
     """nvcc from PATH, CUDA_HOME or CUDA_PATH, /usr/local/cuda, PyPI's wheels, or what
     ``python -m pygan.bindings.nvcc_report --fetch`` brought; None where there is none."""
-    candidates = [Path(found)] if (found := shutil.which("nvcc")) else []
-    for name in ("CUDA_HOME", "CUDA_PATH"):
-        if os.environ.get(name):
-            candidates.append(Path(os.environ[name]) / "bin" / "nvcc")
-    candidates.append(Path("/usr/local/cuda/bin/nvcc"))
-    roots = {*sys.path, sysconfig.get_path("purelib"), str(fetched_dir())}
-    for root in sorted(root for root in roots if root):
-        candidates += sorted(Path(root).glob("nvidia/*/bin/nvcc"), reverse=True)
-    for candidate in candidates:
-        if candidate.is_file() and os.access(candidate, os.X_OK):
-            return candidate
-    return None
+    installed = probe.nvcc()
+    if installed is not None:
+        return Path(installed.path)
+    fetched = sorted(fetched_dir().glob("nvidia/*/bin/nvcc"))
+    return fetched[-1] if fetched else None
+
+
+@functools.lru_cache(maxsize=1)
+def require_nvcc() -> Path:
+    """:func:`find_nvcc`, once per process; DeviceUnavailable where there is none."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise DeviceUnavailable(
+            "no nvcc was found (looked on PATH, in CUDA_HOME, in /usr/local/cuda and among the "
+            "installed nvidia-cuda-nvcc wheels); install the CUDA toolkit, or let "
+            "python -m pygan.bindings.nvcc_report --fetch get it from PyPI"
+        )
+    return nvcc
 
 
 def fetched_dir() -> Path:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import os
 import threading
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import compiler
+from . import compiler, probe
 from .errors import DeviceUnavailable, LaunchError
 
 if TYPE_CHECKING:
@@ -196,25 +195,12 @@ class Limits:
 def gpu_answers() -> bool:
     """Whether device `cuda` can be used from this process.
 
-    Looks for the kernel driver's device files before it loads libcuda, so that asking does not
-    keep the CPU driver out of a process on a machine without a GPU.
+    The driver is asked in a child process, so that asking on a machine without a GPU does not
+    load a driver here that would keep the CPU driver out.
     """
     if _driver is not None:
         return _driver.name == "cuda"
-    if _cpu_driver_is_active():
-        return False
-    if not any(os.path.exists(file) for file in ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")):
-        return False
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return (
-        library.cuInit(0) == 0
-        and library.cuDeviceGetCount(ctypes.byref(count)) == 0
-        and count.value > 0
-    )
+    return not _cpu_driver_is_active() and probe.nvidia_driver().works
 
 
 def _cpu_driver_is_active() -> bool:
@@ -250,6 +236,7 @@ def _why_no_pycuda(name: str, error: ImportError) -> str:
             f"NVIDIA driver, or use device 'cpu' or 'numpy'"
         )
     return (
-        f"device {name!r} needs PyCUDA, which cannot be imported ({error}); `make install` builds "
-        f"it, and `pygan doctor` says what is missing; device 'numpy' works without it"
+        f"device {name!r} needs PyCUDA, which cannot be imported ({error}); build it with "
+        f"python -m pygan.bindings.build_pycuda (`pygan doctor` says what that needs); device "
+        f"'numpy' works without it"
     )

@@ -1,0 +1,267 @@
+"""Compiles every kernel with real nvcc and reports what each entry point uses.
+
+    python -m pygan.bindings.nvcc_report [--fetch] [--arch sm_90a ...] [--json FILE] [FILE.cu ...]
+
+Every file of ``kernels/`` is compiled for sm_75, sm_80, sm_90a and sm_100 with warnings as errors,
+once per set of macros that its launchers use. A file names those sets in comment lines, several in
+a line separated by ``|``; a file without such a line is compiled once, without macros:
+
+    // variants: -DTILE=16 -DVECTOR=4 | -DTILE=32
+
+The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
+where there is no nvcc. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked) into the
+cache folder; nothing is installed. Results are cached by content: a second run takes a moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from . import cache, compiler
+from .errors import CompileError, DeviceUnavailable
+
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90a", "sm_100")
+# The compiler, its own headers, the optimiser with libdevice, and cuda_runtime.h, which nvcc
+# includes by itself; CUDA 13 is the first whose wheels hold nvcc.
+WHEELS = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime")
+WHEEL_VERSION = ">=13,<14"
+# ptxas -v reports each entry point; warnings are errors in the front end and in ptxas.
+REPORT_FLAGS = ("-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one entry point uses on one architecture. Bytes are per thread, shared per block."""
+
+    file: str
+    defines: str
+    entry: str
+    arch: str
+    registers: int
+    stack_bytes: int
+    spill_store_bytes: int
+    spill_load_bytes: int
+    shared_bytes: int
+
+    @property
+    def spills(self) -> bool:
+        return bool(self.spill_store_bytes or self.spill_load_bytes)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All usages, and the compiler's text for each (file, defines, arch) that failed."""
+
+    nvcc: str
+    usages: tuple[Usage, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def good(self) -> bool:
+        return not self.failures and not any(usage.spills for usage in self.usages)
+
+
+def variants(source: str) -> list[tuple[str, ...]]:
+    """The sets of -D flags that a .cu text lists, at least the empty one."""
+    found: list[tuple[str, ...]] = []
+    for line in re.findall(r"^[ \t]*//[ \t]*variants:(.*)$", source, re.M):
+        found += [tuple(part.split()) for part in line.split("|")]
+    for flag in (flag for flags in found for flag in flags):
+        if not re.fullmatch(r"-D[A-Za-z_]\w*(=\S+)?", flag):
+            raise ValueError(f"a variants line holds {flag!r}; only -DNAME or -DNAME=value may be")
+    return list(dict.fromkeys(found)) or [()]
+
+
+def parse_usages(text: str, file: str, defines: str) -> list[Usage]:
+    """The entry points in what ``ptxas -v`` printed."""
+    pattern = re.compile(
+        r"Compiling entry function '(?P<entry>[^']+)' for '(?P<arch>[^']+)'.*?"
+        r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
+        r"(?P<loads>\d+) bytes spill loads\s*\n"
+        r"ptxas info\s*: Used (?P<registers>\d+) registers(?P<rest>[^\n]*)",
+        re.S,
+    )
+    usages = []
+    for match in pattern.finditer(text):
+        shared = re.search(r"(\d+)(?:\+\d+)? bytes smem", match["rest"])
+        usages.append(
+            Usage(
+                file=file,
+                defines=defines,
+                entry=match["entry"],
+                arch=match["arch"],
+                registers=int(match["registers"]),
+                stack_bytes=int(match["stack"]),
+                spill_store_bytes=int(match["stores"]),
+                spill_load_bytes=int(match["loads"]),
+                shared_bytes=int(shared[1]) if shared else 0,
+            )
+        )
+    return usages
+
+
+def make_report(
+    files: Sequence[Path], architectures: Sequence[str] = ARCHITECTURES, workers: int = 2
+) -> Report:
+    """Compiles `files` for `architectures`, `workers` at a time.
+
+    Raises DeviceUnavailable where no nvcc is found.
+    """
+    nvcc = compiler.require_nvcc()
+    jobs = [
+        (path, flags, arch)
+        for path in files
+        for flags in variants(path.read_text(encoding="utf-8"))
+        for arch in architectures
+    ]
+    usages: list[Usage] = []
+    failures: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for result in pool.map(lambda job: _compile(nvcc, *job), jobs):
+            if isinstance(result, str):
+                failures.append(result)
+            else:
+                usages += result
+    version = compiler.nvcc_version(nvcc).strip().splitlines()[-1]
+    return Report(f"{nvcc} ({version})", tuple(usages), tuple(failures))
+
+
+def _compile(nvcc: Path, path: Path, defines: Sequence[str], arch: str) -> list[Usage] | str:
+    """The usages, or the compiler's text where it refused."""
+    flags = ["-cubin", f"-arch={arch}", *REPORT_FLAGS, *defines]
+    include_dirs = [path.parent, compiler.kernels_dir()]
+    key = compiler.content_key(path, include_dirs, flags, "report " + compiler.nvcc_version(nvcc))
+
+    def build() -> bytes:
+        return compiler.run_nvcc(nvcc, path, flags, include_dirs)[1].encode()
+
+    try:
+        text = compiler.cached(key, build).decode()
+    except CompileError as error:
+        return str(error)
+    usages = parse_usages(text, path.name, " ".join(defines))
+    if not usages:
+        return f"{path.name} {' '.join(defines)} for {arch}: nvcc reported no entry point:\n{text}"
+    return usages
+
+
+def fetch() -> Path:
+    """Puts PyPI's nvcc into the cache folder, whole or not at all, and returns its path.
+
+    Raises DeviceUnavailable with pip's text where that fails.
+    """
+    target = compiler.fetched_dir()
+    with tempfile.TemporaryDirectory(dir=cache.cache_dir(), prefix=".nvcc-") as folder:
+        packages = [name + WHEEL_VERSION for name in WHEELS]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--only-binary", ":all:", "--target", folder]
+        done = subprocess.run([*command, *packages], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DeviceUnavailable(
+                f"pip could not fetch nvcc ({', '.join(packages)}):\n{done.stderr.strip()}"
+            )
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        (Path(folder) / "nvidia").rename(target / "nvidia")
+    compiler.require_nvcc.cache_clear()
+    nvcc = compiler.find_nvcc()
+    if nvcc is None:
+        raise DeviceUnavailable(f"the packages {', '.join(WHEELS)} hold no nvcc")
+    return nvcc
+
+
+def rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """(column titles, rows): one row per entry point and macro set, one column per architecture.
+
+    A cell is registers / shared bytes, with the spilled bytes where there are any.
+    """
+    architectures = list(dict.fromkeys(usage.arch for usage in report.usages))
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for usage in report.usages:
+        cell = f"{usage.registers} / {usage.shared_bytes}"
+        if usage.stack_bytes:
+            cell += f", stack {usage.stack_bytes}"
+        if usage.spills:
+            cell += f", SPILLS {usage.spill_store_bytes}+{usage.spill_load_bytes}"
+        cells.setdefault((usage.file, usage.entry, usage.defines), {})[usage.arch] = cell
+    titles = ["file", "entry point", "macros", *architectures]
+    table = [
+        [*key, *(of_arch.get(arch, "-") for arch in architectures)]
+        for key, of_arch in sorted(cells.items())
+    ]
+    return titles, table
+
+
+def print_report(report: Report) -> None:
+    """The table: drawn by rich on a terminal, plain columns elsewhere."""
+    titles, table = rows(report)
+    caption = f"registers per thread / static shared bytes per block; {report.nvcc}"
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        drawing = Table(*titles, caption=caption)
+        for row in table:
+            drawing.add_row(*row, style="red" if any("SPILLS" in cell for cell in row) else None)
+        Console().print(drawing)
+    else:
+        widths = [max(map(len, column)) for column in zip(titles, *table, strict=True)]
+        for row in (titles, *table):
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+        print(caption)
+    for failure in report.failures:
+        print(f"\n{failure}", file=sys.stderr)
+    spilling = sorted({usage.entry for usage in report.usages if usage.spills})
+    if spilling:
+        print(f"\nthese entry points spill registers: {', '.join(spilling)}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pygan.bindings.nvcc_report",
+        description="Compile every kernel with nvcc, warnings as errors, and show what it uses.",
+    )
+    parser.add_argument("files", nargs="*", type=Path, help=".cu files (default: the library's)")
+    parser.add_argument("--arch", nargs="+", default=list(ARCHITECTURES), help="architectures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the usages here")
+    parser.add_argument("--fetch", action="store_true", help="get nvcc from PyPI if there is none")
+    parser.add_argument("--workers", type=int, default=2, help="compilations at a time")
+    options = parser.parse_args(arguments)
+    try:
+        if options.fetch and compiler.find_nvcc() is None:
+            print(f"fetching nvcc from PyPI: {', '.join(WHEELS)}", file=sys.stderr)
+            fetch()
+        files = [
+            compiler.source_path(file.absolute() if file.exists() else file)
+            for file in options.files
+        ]
+        files = files or sorted(compiler.kernels_dir().glob("*.cu"))
+        report = make_report(files, options.arch, options.workers)
+    except (DeviceUnavailable, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print_report(report)
+    if options.json:
+        content = {
+            "nvcc": report.nvcc,
+            "good": report.good,
+            "failures": report.failures,
+            "usages": [asdict(usage) for usage in report.usages],
+        }
+        cache.atomic_write(options.json, (json.dumps(content, indent=1) + "\n").encode())
+    return 0 if report.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

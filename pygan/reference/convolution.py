@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import shapes
+from . import columns, shapes
 from .store import store
 
 Pair = tuple[int, int]
@@ -167,40 +167,78 @@ def bias_backward(
 
 
 def _gather(operator, large, weight, bias, small, stride, pad, dilation, groups, accumulate):
-    _check(operator, large, weight, bias, small, small, stride, pad, dilation, groups)
-    if not accumulate:
-        small[...] = 0
+    """small = patches of large @ weight^T"""
+    taps = _check(operator, large, weight, bias, small, small, stride, pad, dilation, groups)
+    whole = columns.whole_matrix(large, small, taps, groups)
+    if whole is not None:
+        _product(whole, _matrix(weight).T, _rows(small), accumulate)
+    else:
+        for few, many in _groups(large, small, groups):
+            for block in columns.blocks(large, small, taps, groups):
+                patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps)
+                output = _rows(small[block])[:, many]
+                _product(patches, _matrix(weight[many]).T, output, accumulate)
     if bias is not None:
         small += bias
-    for i, j, large_view, small_view in _taps(large, weight, small, stride, pad, dilation):
-        for large_group, small_group, weight_group in _groups(
-            large_view, small_view, weight[:, i, j, :], groups
-        ):
-            small_group += large_group @ weight_group.T
 
 
 def _spread(operator, small, weight, bias, large, stride, pad, dilation, groups, accumulate):
-    _check(operator, large, weight, bias, large, small, stride, pad, dilation, groups)
-    if not accumulate:
-        large[...] = 0
+    """large = the patches small @ weight, added where they overlap"""
+    taps = _check(operator, large, weight, bias, large, small, stride, pad, dilation, groups)
+    whole = columns.whole_matrix(large, small, taps, groups)
+    if whole is not None:
+        _product(_rows(small), _matrix(weight), whole, accumulate)
+    else:
+        for few, many in _groups(large, small, groups):
+            for block in columns.blocks(large, small, taps, groups):
+                part = large[block, ..., few]
+                if not accumulate:
+                    part[...] = 0
+                columns.add_product(small[block, ..., many], _matrix(weight[many]), part, taps)
     if bias is not None:
         large += bias
-    for i, j, large_view, small_view in _taps(large, weight, small, stride, pad, dilation):
-        for large_group, small_group, weight_group in _groups(
-            large_view, small_view, weight[:, i, j, :], groups
-        ):
-            large_group += small_group @ weight_group
 
 
 def _weigh(operator, large, small, dw, stride, pad, dilation, groups, accumulate):
-    _check(operator, large, dw, None, small, small, stride, pad, dilation, groups)
-    if not accumulate:
-        dw[...] = 0
-    for i, j, large_view, small_view in _taps(large, dw, small, stride, pad, dilation):
-        for large_group, small_group, dw_group in _groups(
-            large_view, small_view, dw[:, i, j, :], groups
-        ):
-            dw_group += np.tensordot(small_group, large_group, axes=((0, 1, 2), (0, 1, 2)))
+    """dw = small^T @ patches of large"""
+    taps = _check(operator, large, dw, None, dw, small, stride, pad, dilation, groups)
+    whole = columns.whole_matrix(large, small, taps, groups)
+    if whole is not None:
+        _product(_rows(small).T, whole, _matrix(dw), accumulate)
+        return
+    for few, many in _groups(large, small, groups):
+        output = _matrix(dw[many])
+        # Every block but the first costs a pass over dw, so the blocks are larger than it.
+        least = max(columns.BLOCK, 4 * output.size)
+        adding = accumulate
+        for block in columns.blocks(large, small, taps, groups, least):
+            patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps)
+            _product(_rows(small[block])[:, many].T, patches, output, adding)
+            adding = True
+
+
+def _product(a: np.ndarray, b: np.ndarray, output: np.ndarray, accumulate: bool) -> None:
+    if accumulate:
+        output += a @ b
+    else:
+        np.matmul(a, b, out=output)
+
+
+def _rows(image: np.ndarray) -> np.ndarray:
+    """(n, P, Q, C) as (n P Q, C), a view."""
+    return image.reshape(-1, image.shape[3])
+
+
+def _matrix(weight: np.ndarray) -> np.ndarray:
+    """(C_small, kh, kw, C) as (C_small, kh kw C), a view."""
+    return weight.reshape(len(weight), -1)
+
+
+def _groups(large: np.ndarray, small: np.ndarray, groups: int) -> Iterator[tuple[slice, slice]]:
+    """Each group's channels of the large image and of the small one."""
+    few, many = large.shape[3] // groups, small.shape[3] // groups
+    for group in range(groups):
+        yield slice(group * few, (group + 1) * few), slice(group * many, (group + 1) * many)
 
 
 def _check(operator, large, weight, bias, output, small, stride, pad, dilation, groups):
@@ -208,31 +246,5 @@ def _check(operator, large, weight, bias, output, small, stride, pad, dilation, 
         operator, large, weight, small, stride=stride, pad=pad, dilation=dilation, groups=groups
     )
     shapes.check_shape(operator, "bias", bias, output.shape[3:], f"the output {output.shape}")
-
-
-def _taps(
-    large: np.ndarray,
-    weight: np.ndarray,
-    small: np.ndarray,
-    stride: Pair,
-    pad: Pair,
-    dilation: Pair,
-) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-    """Each tap (i, j) with the views of large and small, of one shape, whose pixels it joins."""
-    for i in range(weight.shape[1]):
-        rows = shapes.meeting(large.shape[1], small.shape[1], stride[0], pad[0], i * dilation[0])
-        for j in range(weight.shape[2]):
-            columns = shapes.meeting(
-                large.shape[2], small.shape[2], stride[1], pad[1], j * dilation[1]
-            )
-            yield i, j, large[:, rows[0], columns[0]], small[:, rows[1], columns[1]]
-
-
-def _groups(
-    large: np.ndarray, small: np.ndarray, weight: np.ndarray, groups: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The channels of each group: views of large, small (..., C) and weight (C_small, C_large)."""
-    many, few = small.shape[-1] // groups, large.shape[-1] // groups
-    for group in range(groups):
-        rows = slice(group * many, (group + 1) * many)
-        yield large[..., group * few : (group + 1) * few], small[..., rows], weight[rows]
+    shapes.check_contiguous(operator, output)
+    return columns.Taps(weight.shape[1:3], tuple(stride), tuple(pad), tuple(dilation))

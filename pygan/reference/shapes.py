@@ -100,6 +100,16 @@ def check_rank(operator: str, name: str, array: Any, rank: int, layout: str) -> 
         )
 
 
+def check_contiguous(operator: str, *outputs: Any) -> None:
+    """Outputs are written through flat views of them, which only C-contiguous arrays have."""
+    for output in outputs:
+        if output is not None and not output.flags.c_contiguous:
+            raise ValueError(
+                f"{operator}: an output of shape {output.shape} and strides {output.strides} is "
+                "not C-contiguous; pass a contiguous array and copy from it"
+            )
+
+
 def check_convolution(
     operator: str,
     large: Any,

@@ -7,6 +7,7 @@ broken driver cannot crash or hang the caller.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import json
@@ -19,6 +20,8 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from .cache import cache_dir
 
 DRIVER_SECONDS = 30.0  # a GPU that wakes up may need seconds; a hung driver must not hang us
 COMMAND_SECONDS = 20.0
@@ -158,7 +161,10 @@ def nvcc() -> Tool | None:
     """nvcc on PATH, in CUDA_HOME or /usr/local/cuda, or from NVIDIA's wheels; None if absent."""
     folders = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.getenv(name)]
     folders.append(Path("/usr/local/cuda"))
-    for root in dict.fromkeys([sysconfig.get_path("purelib"), *filter(None, sys.path)]):
+    roots = [sysconfig.get_path("purelib"), *filter(None, sys.path)]
+    with contextlib.suppress(OSError):  # no cache folder: nothing is kept in it either
+        roots.append(str(cache_dir() / "nvcc"))  # python -m pygan.bindings.nvcc_report --fetch
+    for root in dict.fromkeys(roots):
         folders += sorted((Path(root) / "nvidia").glob("cu*"), reverse=True)
     for candidate in ("nvcc", *(str(folder / "bin" / "nvcc") for folder in folders)):
         found = tool(candidate, r"release (\d+\.\d+)")

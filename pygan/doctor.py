@@ -200,13 +200,10 @@ def examine(name: str) -> DeviceReport:
     works, text = _try(name)
     if works:
         return DeviceReport(name, True, description=text)
-    mends = {
-        "numpy": _python("-m", "pip", "install", "--force-reinstall", "numpy"),
-        "cpu": _python("-c", f"import pygan.device; pygan.device.get({name!r})")
-        + " shows the whole error",
-    }
-    mends["cuda"] = mends["cpu"].replace("'cpu'", "'cuda'")
-    return DeviceReport(name, False, why=text, mend=mends[name])
+    mend = f'see the whole error: {sys.executable} -c "import pygan.device as d; d.get({name!r})"'
+    if name == "numpy":
+        mend = _python("-m", "pip", "install", "--force-reinstall", "numpy")
+    return DeviceReport(name, False, why=text, mend=mend)
 
 
 def examine_all() -> Report:

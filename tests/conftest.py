@@ -1,0 +1,46 @@
+"""What all tests share: how hypothesis draws, and where real data and recorded results lie."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No test has a deadline: a first call compiles a kernel, and machines differ. Under CI the examples
+# are the same in every run, so that a red run is the fault of the change under test.
+settings.register_profile(
+    "dev", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, database=None)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the working copy."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data sets (PYGAN_DATA); the test is skipped where there is none."""
+    named = os.environ.get("PYGAN_DATA")
+    if not named:
+        pytest.skip("PYGAN_DATA is not set: it names the folder with mnist/ and CIFAR-10")
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        pytest.fail(f"PYGAN_DATA names {named}, which is no folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir(data_dir: Path) -> Path:
+    """The folder of full recorded results beside the data; skipped where there is none."""
+    folder = data_dir.parent / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no folder golden beside {data_dir}")
+    return folder

@@ -1,0 +1,95 @@
+"""Dependencies point down only: pygan -> bindings -> kernels; nothing loads CUDA by surprise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIBRARY = ("pygan", "bindings", "kernels")
+
+
+def imported_modules(path: Path, package: str) -> Iterator[str]:
+    """Absolute names of everything that the file imports, relative imports resolved."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base]).strip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def python_files(repository: Path, top: str) -> Iterator[tuple[Path, str]]:
+    """(path, dotted package) of every Python file under `top`, as it is installed."""
+    root = "pygan" if top == "pygan" else f"pygan.{top}"
+    for path in sorted((repository / top).rglob("*.py")):
+        inner = path.parent.relative_to(repository / top).parts
+        yield path, ".".join([root, *inner])
+
+
+def test_relative_imports_are_resolved(tmp_path: Path) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("from ..device import get\nfrom . import x\nimport numpy.linalg\n")
+    found = list(imported_modules(file, "pygan.training"))
+    relative = ["pygan.device", "pygan.device.get", "pygan.training", "pygan.training.x"]
+    assert found == [*relative, "numpy.linalg"]
+
+
+def test_pygan_never_imports_pycuda(repository: Path) -> None:
+    files = list(python_files(repository, "pygan"))
+    assert len(files) > 5
+    for path, package in files:
+        for name in imported_modules(path, package):
+            assert name.split(".")[0] != "pycuda", f"{path} imports {name}"
+
+
+def test_bindings_know_no_layer_above(repository: Path) -> None:
+    files = list(python_files(repository, "bindings"))
+    assert len(files) > 5
+    for path, package in files:
+        for name in imported_modules(path, package):
+            parts = name.split(".")
+            if parts[0] == "pygan" and len(parts) > 1:
+                assert parts[1] in ("bindings", "kernels"), f"{path} imports {name}"
+
+
+def test_kernels_include_no_host_header(repository: Path) -> None:
+    sources = sorted((repository / "kernels").glob("*.cu*"))
+    assert sources
+    for source in sources:
+        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+            include = re.match(r"\s*#\s*include\s*(.*)", line)
+            if include is None:
+                continue
+            name = re.fullmatch(r'"([\w.]+)"\s*(//.*)?', include.group(1))
+            assert name, f"{source.name}:{number} includes {include.group(1)}, not a file of ours"
+            assert (source.parent / name.group(1)).is_file(), f"{source}:{number}: no such file"
+
+
+def test_importing_the_library_loads_no_driver() -> None:
+    script = (
+        "import sys, pygan, pygan.device, pygan.doctor, pygan.bindings.build_pycuda\n"
+        "assert 'pycuda' not in sys.modules\n"
+        "maps = open('/proc/self/maps').read()\n"
+        "assert 'libcuda' not in maps\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("top", LIBRARY)
+def test_sources_name_no_place_of_one_machine(repository: Path, top: str) -> None:
+    homes = re.compile(r"(?<![\w./-])/(home|root|work|Users|tmp/team)/\w")
+    for path in sorted((repository / top).rglob("*")):
+        if path.suffix in {".py", ".cu", ".cuh", ".cpp", ".h", ".hpp", ".md"}:
+            match = homes.search(path.read_text(encoding="utf-8"))
+            assert match is None, f"{path} names {match.group()}" if match else ""

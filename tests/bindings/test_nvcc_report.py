@@ -1,0 +1,113 @@
+"""Every kernel under real nvcc: no warning, no spilled register, on four architectures."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from pygan.bindings import compiler, nvcc_report
+from pygan.bindings.errors import DeviceUnavailable
+
+
+@pytest.fixture(scope="module")
+def nvcc() -> Path:
+    found = compiler.find_nvcc()
+    if found is None:
+        text = "no nvcc; `pip install pygan[nvcc]` or nvcc_report --fetch brings one"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
+    return found
+
+
+def test_every_kernel_compiles_without_warning_or_spill(nvcc: Path) -> None:
+    files = sorted(compiler.kernels_dir().glob("*.cu"))
+    report = nvcc_report.make_report(files)
+    assert not report.failures, "\n\n".join(report.failures)
+    spilling = [usage for usage in report.usages if usage.spills]
+    assert not spilling, f"registers are spilled: {spilling}"
+    seen = {(usage.file, usage.arch) for usage in report.usages}
+    assert seen == {(file.name, arch) for file in files for arch in nvcc_report.ARCHITECTURES}
+
+
+SPILLING = """// variants: -DN=200 | -DN=2
+extern "C" __global__ void __launch_bounds__(1024, 1) heavy(const float* x, float* y, int n) {
+    float a[N];
+    #pragma unroll
+    for (int i = 0; i < N; i++) a[i] = x[i * n + threadIdx.x];
+    __syncthreads();
+    #pragma unroll
+    for (int i = 0; i < N; i++) y[(N - 1 - i) * n + threadIdx.x] = a[i] * a[(i * 7) % N];
+}
+"""
+
+
+def test_spills_are_found(nvcc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "heavy.cu"
+    file.write_text(SPILLING)
+    out = tmp_path / "report.json"
+    arguments = [str(file), "--arch", "sm_75", "--json", str(out)]
+    assert nvcc_report.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert "SPILLS" in printed.out
+    assert "these entry points spill registers: heavy" in printed.err
+    content = json.loads(out.read_text())
+    spilled = {usage["defines"]: usage["spill_store_bytes"] for usage in content["usages"]}
+    assert not content["good"]
+    assert spilled["-DN=200"] > 0
+    assert spilled["-DN=2"] == 0
+
+
+def test_warnings_fail(nvcc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "warns.cu"
+    file.write_text('extern "C" __global__ void k(float* y) {\n    int unused = 1;\n}\n')
+    assert nvcc_report.main([str(file), "--arch", "sm_80"]) == 1
+    printed = capsys.readouterr().err
+    assert "unused" in printed
+    assert "warns.cu(2)" in printed
+
+
+def test_shared_memory_and_registers_are_read() -> None:
+    text = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'a' for 'sm_75'
+ptxas info    : Function properties for a
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 30 registers, used 1 barriers, 2048 bytes smem, 392 bytes cmem[0]
+ptxas info    : Compiling entry function 'b' for 'sm_90a'
+ptxas info    : Function properties for b
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 18 registers, used 0 barriers
+"""
+    first, second = nvcc_report.parse_usages(text, "f.cu", "-DX")
+    assert (first.entry, first.arch, first.registers, first.shared_bytes) == (
+        "a",
+        "sm_75",
+        30,
+        2048,
+    )
+    assert (first.stack_bytes, first.spill_store_bytes, first.spill_load_bytes) == (8, 4, 12)
+    assert first.spills
+    assert (second.entry, second.registers, second.shared_bytes) == ("b", 18, 0)
+    assert not second.spills
+
+
+def test_variants_of_a_file() -> None:
+    assert nvcc_report.variants("int x;") == [()]
+    listed = "// variants: -DA=1 -DB | -DA=2\n  // variants: -DA=3\n"
+    assert nvcc_report.variants(listed) == [("-DA=1", "-DB"), ("-DA=2",), ("-DA=3",)]
+    with pytest.raises(ValueError, match="-O0"):
+        nvcc_report.variants("// variants: -O0")
+
+
+def test_without_nvcc_the_way_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvcc_report.compiler.probe, "nvcc", lambda: None)
+    monkeypatch.setenv("PYGAN_CACHE", str(tmp_path))
+    compiler.require_nvcc.cache_clear()
+    with pytest.raises(DeviceUnavailable, match="--fetch"):
+        compiler.require_nvcc()
+    assert nvcc_report.main([]) == 2
+    assert "--fetch" in capsys.readouterr().err

@@ -89,8 +89,8 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def require_shapes(
     path: str | Path, tensors: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raises CheckpointError, listing names and shapes, unless ``tensors`` holds all of ``expected``
-    in those shapes and nothing else under the same prefixes (the part before the first slash)."""
+    """Raises CheckpointError, listing names and shapes, unless ``tensors`` holds what is expected:
+    all those names in those shapes, and nothing else under their prefixes (before the slash)."""
     prefixes = {name.split("/")[0] for name in expected}
     found = {name: value.shape for name, value in tensors.items() if name.split("/")[0] in prefixes}
     problems = [

@@ -12,7 +12,7 @@ PLAIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: epoch (from 1) of epochs, batches done in it, latest losses and scores."""
+    """Where a run stands: epoch (from 1) of epochs, batches done in it, latest numbers."""
 
     epoch: int
     epochs: int

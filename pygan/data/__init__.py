@@ -1,8 +1,8 @@
 """Image sets: read from files, downloaded with a checksum, or taken from scikit-learn; and their
 batches, gathered on the device.
 
-``load_digits`` finds handwritten digits and says where it found them; ``ResidentImages`` keeps a set
-in device memory and fills batches from it there.
+``load_digits`` finds handwritten digits and says where it found them; ``ResidentImages`` keeps a
+set in device memory and fills batches from it there.
 """
 
 from pygan.data.batches import ResidentImages

@@ -61,7 +61,7 @@ def _retrieve(pooch, name: str, folder: Path) -> None:
                 downloader=pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS),
             )
             return
-        # pooch lets the exceptions of requests, urllib3 and ssl through; each means "not from here".
+        # pooch lets exceptions of requests, urllib3 and ssl through; each means "not from here".
         except Exception as error:
             failures.append(f"{mirror.split('/')[2]}: {_short(error)}")
     raise DataError(f"{name} could not be downloaded: " + "; ".join(failures))

@@ -62,7 +62,7 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
 
 
 def _content(path: Path) -> tuple[bytes, bool]:
-    """The file's bytes, unpacked where it is gzipped, and whether the gzip stream came to its end."""
+    """The file's bytes, unpacked where it is gzipped, and whether the gzip stream is complete."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

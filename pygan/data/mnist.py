@@ -23,7 +23,7 @@ def load_digits(where: str | os.PathLike = AUTO, split: str = "train") -> ImageS
 
     where: a folder with MNIST's idx files (gzipped or plain) or the lesson's CSV, in itself or in
     its ``mnist/``; ``"download"`` for MNIST through the cache; ``"digits"`` for the 1,797 digits of
-    scikit-learn; ``"auto"`` for the folder in the environment variable PYGAN_DATA where that is set,
+    scikit-learn; ``"auto"`` for the folder in the environment variable PYGAN_DATA where it is set,
     else the download, else scikit-learn's digits. split: ``"train"`` or ``"test"``; scikit-learn's
     digits have one split only.
 

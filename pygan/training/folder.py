@@ -1,0 +1,143 @@
+"""The folder of a run: what lies where, who may write to it, and its log."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from pygan import checkpoint
+from pygan.errors import TrainingError
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+LOCK = ".lock"
+PATTERNS = (
+    CHECKPOINT,
+    LOG,
+    "losses.png",
+    "checkpoints/epoch_*.safetensors",
+    "samples/batch_*.png",
+    "pages/epoch_*.pdf",
+)
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time.
+
+    checkpoint.safetensors is the newest state, checkpoints/epoch_0001.safetensors the state after
+    each epoch, log.jsonl the losses (one JSON object a batch, one an epoch), samples/ the grids,
+    pages/ the PDF pages, losses.png the curves.
+
+    Raises TrainingError where the folder cannot be made, holds a run that is neither to be resumed
+    nor overwritten, holds none that could be resumed, or is in use by another process.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        quoted = shlex.quote(str(path))
+        if resume and not self.checkpoint.exists():
+            raise TrainingError(
+                f"{path} holds no checkpoint to resume; leave --resume out to start a run there"
+            )
+        if self.holds_run() and not (resume or overwrite):
+            raise TrainingError(
+                f"{path} already holds a run: --resume goes on with it, --overwrite starts anew, "
+                f"or choose another folder than --out {quoted}"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Held until the process ends, however it ends.
+            self._lock = open(self.path / LOCK, "w")  # noqa: SIM115
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise TrainingError(f"another process is training in {path}") from None
+        checkpoint.remove_parts(self.path, [CHECKPOINT])
+        checkpoint.remove_parts(self.path / "checkpoints", ["epoch_*.safetensors"])
+
+    def clear(self) -> None:
+        """Removes the files of an earlier run, and nothing else."""
+        for pattern in PATTERNS:
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    def close(self) -> None:
+        """Lets others write to the folder."""
+        self._lock.close()
+
+    def holds_run(self) -> bool:
+        return self.checkpoint.exists() or self.log.exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    @property
+    def log(self) -> Path:
+        return self.path / LOG
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "losses.png"
+
+    def epoch_checkpoint(self, epoch: int) -> Path:
+        return self.path / "checkpoints" / f"epoch_{epoch:04d}.safetensors"
+
+    def sample(self, batch: int) -> Path:
+        return self.path / "samples" / f"batch_{batch:07d}.png"
+
+    def page(self, epoch: int) -> Path:
+        return self.path / "pages" / f"epoch_{epoch:04d}.pdf"
+
+
+class JsonLog:
+    """A file of JSON lines that can be cut back to where a checkpoint was taken.
+
+    Raises TrainingError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        try:
+            self._file = open(path, "ab")  # noqa: SIM115
+            if self._file.tell() < keep_bytes:
+                raise TrainingError(
+                    f"{path} is shorter ({self._file.tell():,} bytes) than when the checkpoint was "
+                    f"taken ({keep_bytes:,}); it was changed, so the run cannot go on from here"
+                )
+            self._file.truncate(keep_bytes)
+            self._file.seek(keep_bytes)
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be written: {error.strerror}") from None
+        self.path = path
+
+    def write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry).encode() + b"\n")
+
+    def flush(self, to_disk: bool = False) -> int:
+        """Hands lines to the system (and the disk); the file's length in bytes."""
+        try:
+            self._file.flush()
+            if to_disk:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} could not be written: {error.strerror}; the last checkpoint is whole"
+            ) from None
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
+    """The entries of one kind (``"batch"`` or ``"epoch"``) in a log."""
+    with open(path, encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    return [entry for entry in entries if entry["kind"] == kind]

@@ -1,0 +1,237 @@
+"""The lesson's generative adversarial network and its training step, pass by pass.
+
+Goodfellow et al., "Generative adversarial nets" (2014), in the form of the lesson: two executors,
+three passes through the discriminator a step, two Adam optimizers. The generator is trained by the
+gradient that the discriminator hands back to its input image, with the label "real": it maximises
+log D(G(z)) (the paper's section 3) rather than minimising log(1 - D(G(z))).
+
+Everything a step touches is on the device, random numbers and losses included; nothing is copied
+from or to the host until ``read_losses``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pygan import initializer, networks, optimizer, symbol
+from pygan.data import ImageSet, ResidentImages
+
+NOISE_SIZE = 10
+IMAGE_SHAPE = (28, 28, 1)
+NETWORK = "lesson-gan"
+
+
+@dataclass(frozen=True)
+class GanSettings:
+    """What the lesson fixes, with its own values as defaults."""
+
+    batch_size: int = 32
+    seed: int = 0
+    learning_rate: float = 2e-4
+    beta1: float = 0.5
+    initial_range: float = 0.01
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One batch, numbered from 0 over the whole run.
+
+    d_fake, d_real: the discriminator's two losses; g: the generator's (nats per image). score_real,
+    score_fake: the mean of D(x) over real images and of D(G(z)) over generated ones, 0..1.
+    """
+
+    batch: int
+    d_fake: float
+    d_real: float
+    g: float
+    score_real: float
+    score_fake: float
+
+
+def bind_generator(device, count: int, training: bool = False):
+    """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1."""
+    return symbol.bind(
+        networks.lesson_generator(),
+        device,
+        shapes={"noise": (count, 1, 1, NOISE_SIZE)},
+        grad_req=_all_but("noise") if training else "null",
+    )
+
+
+def bind_discriminator(device, count: int):
+    """An executor of the discriminator and its loss: img (count, 28, 28, 1), label (count, 1, 1, 1)
+    -> loss (1,), the mean over the batch, and the score of each image."""
+    return symbol.bind(
+        networks.lesson_discriminator(),
+        device,
+        shapes={"img": (count, *IMAGE_SHAPE), "label": (count, 1, 1, 1)},
+        grad_req=_all_but("label"),
+    )
+
+
+def _all_but(name: str) -> dict[str, str]:
+    return {name: "null"}
+
+
+class LessonGan:
+    """Both networks, their optimizers, the data and the random state: all that a step reads."""
+
+    def __init__(
+        self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
+    ) -> None:
+        self.device = device
+        self.settings = settings
+        batch_size = settings.batch_size
+        self.data = ResidentImages(device, images, batch_size, settings.seed)
+
+        self.generator = bind_generator(device, batch_size, training=True)
+        self.discriminator = bind_discriminator(device, batch_size)
+        host_random = np.random.default_rng(settings.seed)
+        initial = initializer.Uniform(settings.initial_range)
+        initial(self.generator, host_random)
+        initial(self.discriminator, host_random)
+        adam = {"learning_rate": settings.learning_rate, "beta1": settings.beta1}
+        self.generator_adam = optimizer.Adam(self.generator, **adam)
+        self.discriminator_adam = optimizer.Adam(self.discriminator, **adam)
+
+        label_shape = (batch_size, 1, 1, 1)
+        self.fake_label = device.zeros(label_shape, np.float32)
+        self.real_label = device.from_numpy(np.ones(label_shape, np.float32))
+        self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
+        self.discriminator_weights = [
+            name for name in self.discriminator.grad_dict if name not in ("img", "label")
+        ]
+
+        self.losses_kept = losses_kept
+        self.batches_done = 0
+        self._unread = 0
+        # A batch has three losses (fake, real, G's) and two rows of scores (fake, real).
+        self._losses = device.zeros((losses_kept * 3,), np.float32)
+        self._scores = device.zeros((losses_kept * 2, batch_size), np.float32)
+
+    def step(self) -> None:
+        """One batch: update D on generated images, D on real images, then G through D.
+
+        The batch norm layers of D see three batches a step and move their statistics three times,
+        as they do in MXNet; G's move once.
+        """
+        generator, discriminator = self.generator, self.discriminator
+
+        self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])
+        generator.forward(is_train=True)
+        generated = generator.outputs[0]
+
+        # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
+        discriminator.forward(is_train=True, img=generated, label=self.fake_label)
+        discriminator.backward(wanted=self.discriminator_weights)
+        self._keep_loss(0)
+        self._keep_scores(0)
+        self.discriminator_adam.update()
+
+        # D learns that these are real; the batch is gathered straight into its input.
+        self.data.next_batch(discriminator.arg_dict["img"])
+        discriminator.forward(is_train=True, label=self.real_label)
+        discriminator.backward(wanted=self.discriminator_weights)
+        self._keep_loss(1)
+        self._keep_scores(1)
+        self.discriminator_adam.update()
+
+        # G learns what would make D call its images real. Only D's image gradient is needed.
+        discriminator.forward(is_train=True, img=generated, label=self.real_label)
+        discriminator.backward(wanted=["img"])
+        self._keep_loss(2)
+        generator.backward(out_grads=[discriminator.grad_dict["img"]])
+        self.generator_adam.update()
+
+        self.batches_done += 1
+        self._unread += 1
+
+    def _keep_loss(self, which: int) -> None:
+        """Copies a pass's loss, on the device, to where ``read_losses`` finds it."""
+        place = 3 * self._unread + which
+        self._losses[place : place + 1] = self.discriminator.outputs[0]
+
+    def _keep_scores(self, which: int) -> None:
+        place = 2 * self._unread + which
+        scores = self.discriminator.outputs[1]
+        self._scores[place : place + 1] = scores.reshape((1, self.settings.batch_size))
+
+    @property
+    def losses_full(self) -> bool:
+        """Whether ``read_losses`` must be called before the next step."""
+        return self._unread == self.losses_kept
+
+    def read_losses(self) -> list[Losses]:
+        """The losses of the batches since the last call. Waits for the device to finish them."""
+        first = self.batches_done - self._unread
+        losses = np.array(self._losses).reshape(-1, 3)[: self._unread]
+        scores = np.array(self._scores, float).reshape(self.losses_kept, 2, -1).mean(axis=2)
+        self._unread = 0
+        return [
+            Losses(
+                first + i, *map(float, row), score_real=float(pair[1]), score_fake=float(pair[0])
+            )
+            for i, (row, pair) in enumerate(zip(losses, scores, strict=False))
+        ]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on, as host arrays named part/array."""
+        parts = {
+            "generator": dict(_parameters(self.generator)),
+            "generator_auxiliary": dict(self.generator.aux_dict),
+            "generator_optimizer": self.generator_adam.state_dict(),
+            "discriminator": dict(_parameters(self.discriminator)),
+            "discriminator_auxiliary": dict(self.discriminator.aux_dict),
+            "discriminator_optimizer": self.discriminator_adam.state_dict(),
+            "random": {"state": self.random_state},
+            "data": self.data.state_dict(),
+        }
+        return {
+            f"{part}/{name}": np.array(value)
+            for part, arrays in parts.items()
+            for name, value in arrays.items()
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray], batches_done: int) -> None:
+        """Continues from ``state_dict`` of a run of ``batches_done`` batches.
+
+        Names and shapes must be those of ``state_dict`` (``checkpoint.require_shapes`` tells).
+        """
+        load_network(self.generator, state, "generator")
+        load_network(self.discriminator, state, "discriminator")
+        self.generator_adam.load_state_dict(_part(state, "generator_optimizer"))
+        self.discriminator_adam.load_state_dict(_part(state, "discriminator_optimizer"))
+        self.random_state[...] = state["random/state"]
+        self.data.load_state_dict(_part(state, "data"))
+        self.batches_done = batches_done
+        self._unread = 0
+
+
+def network_shapes(executor, part: str) -> dict[str, tuple[int, ...]]:
+    """Names, as in a checkpoint, and shapes of a network's parameters and moving statistics."""
+    named = {f"{part}/{name}": tuple(a.shape) for name, a in _parameters(executor)}
+    named |= {f"{part}_auxiliary/{name}": tuple(a.shape) for name, a in executor.aux_dict.items()}
+    return named
+
+
+def load_network(executor, state: dict[str, np.ndarray], part: str) -> None:
+    """Fills a network's parameters and moving statistics from a checkpoint's arrays."""
+    for name, array in _parameters(executor):
+        array[...] = state[f"{part}/{name}"]
+    for name, array in executor.aux_dict.items():
+        array[...] = state[f"{part}_auxiliary/{name}"]
+
+
+def _parameters(executor):
+    inputs = ("noise", "img", "label")
+    return [(name, array) for name, array in executor.arg_dict.items() if name not in inputs]
+
+
+def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    prefix = part + "/"
+    return {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}

@@ -1,0 +1,351 @@
+"""A whole run of the lesson: batches, progress, pictures, log, checkpoints, going on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shlex
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+
+from pygan import checkpoint, pictures
+from pygan.data import ImageSet, load_digits
+from pygan.errors import CheckpointError, PyganError, TrainingError
+from pygan.progress import Progress, Status
+from pygan.training.folder import JsonLog, RunFolder, read_log
+from pygan.training.gan import NETWORK, GanSettings, LessonGan, Losses
+from pygan.training.sampling import Sampler, draw_noise
+from pygan.training.stopping import StopRequest
+
+EPOCHS = 20
+PICTURE_ROWS = PICTURE_COLUMNS = 3
+PICTURE_SCALE = 4
+BATCHES_PER_PICTURE = 100
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks of a run; None leaves it to the checkpoint that is resumed, or a default.
+
+    data: see ``pygan.data.load_digits``. epochs: in all, resumed ones included. max_batches: stop
+    after so many batches in all, whatever the epochs say.
+    """
+
+    out: str
+    data: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    max_batches: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the batches done in all, and the signal that stopped it, if one did."""
+
+    batches: int
+    signal_number: int | None
+
+
+def train(options: RunOptions, device, progress: Progress) -> Outcome:
+    """Trains until the epochs are done, a limit is reached, or SIGINT or SIGTERM arrives.
+
+    A state is saved at the beginning, after each epoch, and when stopped; ``resume`` goes on from
+    it with the very numbers that an unbroken run has (on the same device and library versions).
+    Raises PyganError: see the classes in ``pygan.errors``. The checkpoint of the folder is whole
+    whatever happens.
+    """
+    folder = RunFolder(options.out, resume=options.resume, overwrite=options.overwrite)
+    try:
+        with StopRequest() as stop:
+            run = Run(options, device, folder, progress)
+            try:
+                run.loop(stop)
+            finally:
+                run.log.close()
+        return Outcome(run.gan.batches_done, stop.signal_number)
+    finally:
+        folder.close()
+
+
+class Run:
+    """One run between its start, or resumption, and its end."""
+
+    def __init__(self, options: RunOptions, device, folder: RunFolder, progress: Progress) -> None:
+        self.device = device
+        self.folder = folder
+        self.progress = progress
+        saved, state = {}, {}
+        if options.resume:
+            state, saved = checkpoint.load(folder.checkpoint)
+            _require_lesson(folder, saved)
+        self.settings = _settings(options, saved)
+        self.epochs = options.epochs or saved.get("epochs", EPOCHS)
+        self.max_batches = options.max_batches
+        self.where = options.data or saved.get("data", "auto")
+        if os.path.isdir(self.where):
+            self.where = os.path.abspath(self.where)
+
+        images = load_digits(self.where)
+        self.fingerprint = images.fingerprint
+        progress.say(f"data: {images.describe()}")
+        progress.say(f"device: {device.name}: {device.description}")
+        self.gan = self._make_gan(images)
+        self.per_epoch = self.gan.data.batches_per_epoch
+        self.sampler = Sampler(device, PICTURE_ROWS * PICTURE_COLUMNS)
+        self.noise = draw_noise(device, self.sampler.count, self.settings.seed)
+        if options.resume:
+            self._restore(state, saved)
+        else:
+            folder.clear()  # only now: a run is not overwritten by one that cannot start
+        self.log = JsonLog(folder.log, saved.get("log_bytes", 0))
+        self.pace = Pace(self.gan.batches_done)
+        self.latest: Losses | None = None
+
+    def loop(self, stop: StopRequest) -> None:
+        gan = self.gan
+        total = self.epochs * self.per_epoch
+        if self.max_batches is not None:
+            total = min(total, self.max_batches)
+        if gan.batches_done >= total:
+            self.progress.say(
+                f"nothing to do: {gan.batches_done:,} batches are done, {total:,} were asked for"
+            )
+            return
+        if gan.batches_done == 0:
+            self._save()
+        began = time.monotonic()
+        first = gan.batches_done
+        while gan.batches_done < total and not stop:
+            epoch, batch = divmod(gan.batches_done, self.per_epoch)
+            if batch == 0:
+                gan.data.start_epoch(epoch)
+            gan.step()
+            if gan.losses_full:
+                self._read_losses()
+            if gan.batches_done % BATCHES_PER_PICTURE == 0:
+                self._draw_samples()
+            if gan.batches_done % self.per_epoch == 0:
+                self._end_epoch(epoch + 1)
+            self._show()
+        self._finish(stop, total, gan.batches_done - first, time.monotonic() - began)
+
+    def _finish(self, stop: StopRequest, total: int, batches: int, seconds: float) -> None:
+        """Saves what the epochs' ends did not, draws the curves, and says how the run ended."""
+        ended = self.gan.batches_done % self.per_epoch == 0
+        if not ended:
+            self._read_losses()
+            self._save()
+        images = batches * self.settings.batch_size
+        self.progress.say(
+            f"{batches:,} batches in {seconds:.1f} s: {1000 * seconds / batches:.1f} ms a batch, "
+            f"{images / seconds:,.0f} images/s"
+        )
+        if not ended:
+            self._draw_samples()
+        self._draw_losses()
+        if self.gan.batches_done < self.epochs * self.per_epoch:
+            why = "stopped" if stop else "stopped as asked"
+            self.progress.say(
+                f"{why} after batch {self.gan.batches_done:,}; everything is saved. To go on:\n"
+                f"  pygan train lesson --out {shlex.quote(str(self.folder.path))} --resume"
+                + (f" --device {self.device.name}")
+            )
+        else:
+            self.progress.say(f"done; pictures, log and checkpoints are in {self.folder.path}")
+
+    def _make_gan(self, images: ImageSet) -> LessonGan:
+        try:
+            return LessonGan(self.device, images, self.settings)
+        except MemoryError as error:
+            table = images.images.nbytes / 2**20
+            raise TrainingError(
+                f"out of memory on device {self.device.name}: {error}. The images alone need "
+                f"{table:,.0f} MiB; a smaller --batch-size (now {self.settings.batch_size}) "
+                "needs less"
+            ) from None
+
+    def _restore(self, state: dict[str, np.ndarray], saved: dict) -> None:
+        path = self.folder.checkpoint
+        expected = {name: array.shape for name, array in self.gan.state_dict().items()}
+        if saved["fingerprint"] != self.fingerprint:
+            raise CheckpointError(
+                f"{path} was trained on other data ({saved['data']}); name that data with --data"
+            )
+        checkpoint.require_shapes(path, state, expected)
+        self.gan.load_state_dict(state, saved["batches_done"])
+        if saved["device"] != self.device.name:
+            self.progress.say(
+                f"the run was on device {saved['device']}: on {self.device.name} it goes on, but "
+                "sums are formed in another order, so not to the last bit"
+            )
+        self.progress.say(f"going on after batch {saved['batches_done']:,}")
+
+    def _read_losses(self) -> None:
+        """Reads the losses of the last batches, logs them, and stops where one is no number."""
+        losses = self.gan.read_losses()
+        for entry in losses:
+            values = dataclasses.asdict(entry)
+            bad = [name for name, value in values.items() if not math.isfinite(value)]
+            if bad:
+                self._stop_at(entry, bad)
+            self.log.write({"kind": "batch", **values})
+        self.log.flush()
+        if losses:
+            self.latest = losses[-1]
+            self.pace.read(self.gan.batches_done)
+
+    def _stop_at(self, entry: Losses, bad: list[str]) -> None:
+        self.log.flush()
+        epoch, batch = divmod(entry.batch, self.per_epoch)
+        shown = ", ".join(f"{name} = {getattr(entry, name)}" for name in bad)
+        done = checkpoint.load(self.folder.checkpoint)[1]["batches_done"]
+        raise TrainingError(
+            f"the losses are no longer finite numbers from epoch {epoch + 1}, batch {batch + 1} on "
+            f"({shown}); {self.folder.checkpoint} keeps the state after batch {done:,}"
+        )
+
+    def _end_epoch(self, epoch: int) -> None:
+        self._read_losses()
+        seconds = self.pace.lap()
+        self.log.write(
+            {
+                "kind": "epoch",
+                "epoch": epoch,
+                "seconds": round(seconds, 3),
+                "images_per_second": round(self.pace.images_per_second(self.settings), 1),
+            }
+        )
+        self._save(self.folder.epoch_checkpoint(epoch))
+        pictures.save_page(self._samples(), self.folder.page(epoch))
+        self.progress.say(f"epoch {epoch} took {seconds:.0f} s; {self.folder.page(epoch)}")
+
+    def _save(self, copy=None) -> None:
+        """Saves the state; a state with a number that is not finite is refused, not saved."""
+        state = self.gan.state_dict()
+        for name, array in state.items():
+            if not np.isfinite(array).all():
+                raise TrainingError(
+                    f"after batch {self.gan.batches_done:,} {name} holds a number that is not "
+                    f"finite; {self.folder.checkpoint} keeps the state before"
+                )
+        metadata = {
+            "network": NETWORK,
+            "pygan": version("pygan"),
+            "device": self.device.name,
+            "settings": self.settings.as_dict(),
+            "epochs": self.epochs,
+            "batches_done": self.gan.batches_done,
+            "batches_per_epoch": self.per_epoch,
+            "data": self.where,
+            "fingerprint": self.fingerprint,
+            "log_bytes": self.log.flush(to_disk=True),
+        }
+        checkpoint.save(self.folder.checkpoint, state, metadata)
+        if copy is not None:
+            copy.parent.mkdir(exist_ok=True)
+            checkpoint.save(copy, state, metadata)
+
+    def _samples(self) -> np.ndarray:
+        self.sampler.copy_from(self.gan.generator)
+        return self.sampler.images(self.noise)
+
+    def _draw_samples(self) -> None:
+        picture = pictures.grid(self._samples(), PICTURE_ROWS, PICTURE_COLUMNS, PICTURE_SCALE)
+        pictures.save_picture(picture, self.folder.sample(self.gan.batches_done))
+
+    def _draw_losses(self) -> None:
+        entries = read_log(self.folder.log, "batch")
+        pictures.save_loss_curves(
+            [entry["batch"] + 1 for entry in entries],
+            {
+                "discriminator (mean of its two)": [
+                    (entry["d_fake"] + entry["d_real"]) / 2 for entry in entries
+                ],
+                "generator": [entry["g"] for entry in entries],
+            },
+            {
+                "D(x), real images": [entry["score_real"] for entry in entries],
+                "D(G(z)), generated": [entry["score_fake"] for entry in entries],
+            },
+            self.per_epoch,
+            self.folder.losses,
+            f"The lesson's GAN, batch {self.settings.batch_size}, seed {self.settings.seed}",
+        )
+
+    def _show(self) -> None:
+        if self.latest is None:
+            return
+        epoch, batch = divmod(self.gan.batches_done - 1, self.per_epoch)
+        self.progress.show(
+            Status(
+                epoch=epoch + 1,
+                epochs=self.epochs,
+                batch=batch + 1,
+                batches=self.per_epoch,
+                d_loss=(self.latest.d_fake + self.latest.d_real) / 2,
+                g_loss=self.latest.g,
+                d_real=self.latest.score_real,
+                d_fake=self.latest.score_fake,
+                images_per_second=self.pace.images_per_second(self.settings),
+            )
+        )
+
+
+class Pace:
+    """Speed, measured between reads of the losses: only then has the device done the batches."""
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+        self._time = self._lap = time.monotonic()
+        self._seconds_per_batch: float | None = None
+
+    def read(self, batches: int) -> None:
+        now = time.monotonic()
+        if batches > self._batches:
+            latest = (now - self._time) / (batches - self._batches)
+            before = self._seconds_per_batch
+            self._seconds_per_batch = latest if before is None else 0.8 * before + 0.2 * latest
+        self._batches, self._time = batches, now
+
+    def images_per_second(self, settings: GanSettings) -> float:
+        return settings.batch_size / self._seconds_per_batch if self._seconds_per_batch else 0.0
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or the start."""
+        now = time.monotonic()
+        seconds, self._lap = now - self._lap, now
+        return seconds
+
+
+def _require_lesson(folder: RunFolder, saved: dict) -> None:
+    if saved.get("network") != NETWORK:
+        raise CheckpointError(
+            f"{folder.checkpoint}: a checkpoint of the network {saved.get('network')!r}, "
+            f"this command trains {NETWORK!r}"
+        )
+
+
+def _settings(options: RunOptions, saved: dict) -> GanSettings:
+    """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
+    asked = {
+        name: value
+        for name in ("batch_size", "seed")
+        if (value := getattr(options, name)) is not None
+    }
+    if not saved:
+        return GanSettings(**asked)
+    settings = GanSettings(**saved["settings"])
+    for name, value in asked.items():
+        if value != getattr(settings, name):
+            raise PyganError(
+                f"--{name.replace('_', '-')} {value} differs from {getattr(settings, name)} of the "
+                "run to resume; leave it out, or start a run in another folder"
+            )
+    return settings

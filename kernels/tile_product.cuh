@@ -1,0 +1,183 @@
+// A tile of a matrix product: the arithmetic under convolution and fully connected layers.
+//
+//     sum[line][column] = sum over depth of left(line, depth) * right(column, depth)
+//
+// One block owns TILE_M lines and TILE_N columns. It walks along the depth in steps of TILE_K:
+// all threads copy a TILE_K-deep slab of both operands to shared memory, then each thread adds
+// the slab's products to its MICRO_M x MICRO_N sums in registers. What each step gains:
+//   1. one thread per sum: two loads from memory per product;
+//   2. tiles in shared memory: every loaded value serves a whole line or column of the tile, so
+//      memory traffic falls by TILE_M and TILE_N;
+//   3. a micro-tile in registers: 4 + 4 loads from shared memory serve 16 products.
+//
+// Where the operands come from is up to a source: a class with `fill(tile, depth, depth_end)`
+// that writes its slab, zeros where line, column or depth lie outside. Slabs are stored with the
+// depth first, so that a micro-tile's neighbouring lines are one 16-byte load; PAD keeps that
+// alignment and spreads the stores of a source that reads along the depth over the banks.
+#pragma once
+
+#include "common.cuh"
+
+#ifndef TILE_M
+#define TILE_M 64  // lines per block: 8, 32 or 64
+#endif
+#ifndef TILE_N
+#define TILE_N 64  // columns per block: 8, 32 or 64
+#endif
+#ifndef TILE_K
+#define TILE_K 16  // depth per step
+#endif
+
+// Few lines or columns (a layer with one filter) leave no work for a micro-tile in that direction.
+constexpr int MICRO_M = TILE_M >= 32 ? 4 : 1;
+constexpr int MICRO_N = TILE_N >= 32 ? 4 : 1;
+constexpr int THREADS = (TILE_M / MICRO_M) * (TILE_N / MICRO_N);
+constexpr int PAD = 4;
+
+static_assert(THREADS % TILE_K == 0 && TILE_M % (THREADS / TILE_K) == 0 &&
+                  TILE_N % (THREADS / TILE_K) == 0,
+              "a source that reads along the depth gives each thread one depth of several lines");
+static_assert(THREADS % TILE_M == 0 && TILE_K % (THREADS / TILE_M) == 0 && THREADS % TILE_N == 0 &&
+                  TILE_K % (THREADS / TILE_N) == 0,
+              "a source that reads across lines gives each thread one line at several depths");
+
+template <int EXTENT>
+using Slab = float[TILE_K][EXTENT + PAD];
+
+// How the threads of a block share a slab of EXTENT lines when neighbouring threads read
+// neighbouring depths: thread -> depth(), and line(i) for i < SHARE.
+template <int EXTENT>
+struct AlongDepth {
+    static constexpr int SHARE = EXTENT * TILE_K / THREADS;
+    __device__ static int depth() { return threadIdx.x % TILE_K; }
+    __device__ static int line(int i) { return threadIdx.x / TILE_K + i * (THREADS / TILE_K); }
+};
+
+// The same when neighbouring threads read neighbouring lines: thread -> line(), depth(i).
+template <int EXTENT>
+struct AcrossLines {
+    static constexpr int SHARE = EXTENT * TILE_K / THREADS;
+    __device__ static int line() { return threadIdx.x % EXTENT; }
+    __device__ static int depth(int i) { return threadIdx.x / EXTENT + i * (THREADS / EXTENT); }
+};
+
+// Source: element (line, depth) of a matrix at start[line * pitch + depth].
+template <int EXTENT>
+struct MatrixRows {
+    using Share = AlongDepth<EXTENT>;
+    const float* start;  // at (first line of the block, depth 0)
+    Offset pitch;
+    int lines;  // from the block's first line to the matrix's end
+
+    __device__ MatrixRows(const float* __restrict__ matrix, int first_line, int all_lines,
+                          int pitch)
+        : start(matrix + static_cast<Offset>(first_line) * pitch),
+          pitch(pitch),
+          lines(all_lines - first_line) {}
+
+    __device__ void fill(Slab<EXTENT>& slab, int first_depth, int depth_end) const {
+        const int depth = first_depth + Share::depth();
+#pragma unroll
+        for (int i = 0; i < Share::SHARE; ++i) {
+            const int line = Share::line(i);
+            const bool inside = line < lines && depth < depth_end;
+            slab[Share::depth()][line] = inside ? __ldg(start + line * pitch + depth) : 0.0f;
+        }
+    }
+};
+
+// Source: element (line, depth) of a matrix at start[depth * pitch + line].
+template <int EXTENT>
+struct MatrixColumns {
+    using Share = AcrossLines<EXTENT>;
+    const float* start;  // at (first line of the block, depth 0)
+    Offset pitch;
+    int lines;
+
+    __device__ MatrixColumns(const float* __restrict__ matrix, int first_line, int all_lines,
+                             int pitch)
+        : start(matrix + first_line), pitch(pitch), lines(all_lines - first_line) {}
+
+    __device__ void fill(Slab<EXTENT>& slab, int first_depth, int depth_end) const {
+        const int line = Share::line();
+#pragma unroll
+        for (int i = 0; i < Share::SHARE; ++i) {
+            const int depth = first_depth + Share::depth(i);
+            const bool inside = line < lines && depth < depth_end;
+            slab[Share::depth(i)][line] = inside ? __ldg(start + depth * pitch + line) : 0.0f;
+        }
+    }
+};
+
+// The part of the depth that slice number `slice` of `slices` sums: whole steps of TILE_K, in
+// order; the last slices may be empty.
+struct DepthRange {
+    int begin, end;
+};
+
+__device__ __forceinline__ DepthRange depth_range(int depth, int slice, int slices) {
+    const int length = ceil_div(ceil_div(depth, TILE_K), slices) * TILE_K;
+    const int begin = min(slice * length, depth);
+    return {begin, min(begin + length, depth)};
+}
+
+struct Sums {
+    float at[MICRO_M][MICRO_N];
+};
+
+// Line and column, within the block's tile, of the calling thread's first sum.
+__device__ __forceinline__ int first_line() {
+    return static_cast<int>(threadIdx.x) / (TILE_N / MICRO_N) * MICRO_M;
+}
+__device__ __forceinline__ int first_column() {
+    return static_cast<int>(threadIdx.x) % (TILE_N / MICRO_N) * MICRO_N;
+}
+
+// Called by all threads of the block; each returns its own micro-tile.
+template <class Left, class Right>
+__device__ __forceinline__ Sums tile_product(const Left& left, const Right& right,
+                                             DepthRange range) {
+    __shared__ alignas(16) Slab<TILE_M> lines;
+    __shared__ alignas(16) Slab<TILE_N> columns;
+    Sums sums = {};
+    for (int depth = range.begin; depth < range.end; depth += TILE_K) {
+        left.fill(lines, depth, range.end);
+        right.fill(columns, depth, range.end);
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < TILE_K; ++k) {
+            float a[MICRO_M], b[MICRO_N];
+#pragma unroll
+            for (int i = 0; i < MICRO_M; ++i) a[i] = lines[k][first_line() + i];
+#pragma unroll
+            for (int j = 0; j < MICRO_N; ++j) b[j] = columns[k][first_column() + j];
+#pragma unroll
+            for (int i = 0; i < MICRO_M; ++i) {
+#pragma unroll
+                for (int j = 0; j < MICRO_N; ++j) sums.at[i][j] = fmaf(a[i], b[j], sums.at[i][j]);
+            }
+        }
+        __syncthreads();
+    }
+    return sums;
+}
+
+// The end of every product: the sum goes to `out`, or, where the depth is cut into slices, to
+// this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
+// does what bias and accumulate ask for).
+struct Result {
+    float* out;         // the result, or the first of `slices` copies of it
+    const float* bias;  // one per channel, or null
+    Offset size;        // elements of the result
+    int slice, slices;
+    int accumulate;
+
+    __device__ void store(Offset index, int channel, float sum) const {
+        if (slices > 1) {
+            out[slice * size + index] = sum;
+            return;
+        }
+        if (bias != nullptr) sum += __ldg(bias + channel);
+        out[index] = accumulate ? out[index] + sum : sum;
+    }
+};

@@ -6,6 +6,10 @@
 // The derivative is taken from the output y, so an executor may overwrite x; compile with
 // -DFROM_INPUT=1 to take it from x (negative slopes need that). Which f: -DACTIVATION, see
 // activation.cuh. Bound by memory: four floats per access, one pass.
+//
+// variants: -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu | -DACTIVATION=sigmoid
+// variants: -DACTIVATION=tanh | -DACTIVATION=softplus
+// variants: -DACTIVATION=leaky_relu -DFROM_INPUT=1 | -DACTIVATION=elu -DFROM_INPUT=1
 
 #include "activation.cuh"
 #include "flat.cuh"

@@ -22,6 +22,9 @@
 // from BATCH rows at a time, in registers, which needs one division per BATCH and keeps BATCH loads
 // in flight. All is relative to the channel's first value, so that a mean of 1e4 is rounded once,
 // at the end, and not in every merge.
+//
+// variants: | -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu
+// variants: -DACTIVATION=sigmoid | -DACTIVATION=tanh | -DACTIVATION=softplus
 
 #include "activation.cuh"
 

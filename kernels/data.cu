@@ -8,6 +8,8 @@
 // The cursor is in device memory, so that a captured graph takes the next batch at every replay.
 // A row number outside the table gives a row of NaN: a kernel cannot raise, and a wild read would
 // be worse. A label beyond the classes gives a row of zeros.
+//
+// variants: | -DTABLE_TYPE=float
 
 #ifndef TABLE_TYPE
 #define TABLE_TYPE unsigned char

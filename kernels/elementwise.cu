@@ -11,6 +11,8 @@
 // All are bound by memory: four floats per access where the arrays are flat. The broadcast forms
 // index with strides, 0 along repeated axes, so nothing is expanded in memory; the sums of the
 // backward are taken by one thread, one warp or one block per gradient element, in a fixed order.
+//
+// variants: -DLANES=1 | -DLANES=32 | -DLANES=256
 
 #include "flat.cuh"
 #include "reduce.cuh"

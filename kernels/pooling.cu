@@ -11,6 +11,8 @@
 // Forward: one thread per output; channels are the fast axis, so a warp reads whole lines and the
 // windows' overlap is served by the caches. Backward gathers: one thread per input pixel visits the
 // windows that contain it, so that no two threads write one address (no atomics, no zeroing pass).
+//
+// variants: -DPOOLING=max | -DPOOLING=avg
 
 #ifndef POOLING
 #define POOLING max

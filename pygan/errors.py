@@ -11,6 +11,22 @@ class PyganError(Exception):
     """Base of all errors of pygan that a user can put right."""
 
 
+class GraphError(PyganError, ValueError):
+    """A graph that cannot be: duplicate names, missing inputs, unknown attributes."""
+
+
+class ShapeError(PyganError, ValueError):
+    """Shapes that do not fit together, or that cannot be inferred from what was given."""
+
+
+class StateError(PyganError, RuntimeError):
+    """A call that comes at the wrong moment, such as backward before a training forward."""
+
+
+class OutOfDeviceMemory(PyganError, MemoryError):
+    """The planned memory of an executor does not fit the device."""
+
+
 class DataError(PyganError):
     """A data file or folder that is missing, damaged or of another kind."""
 

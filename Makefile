@@ -10,7 +10,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DECLARED := pyproject.toml setup.py Makefile
 SHELL := /bin/sh
 
-# make train: where the digits are (empty: downloaded or scikit-learn's), how long, where to, on what.
+# make train: where the digits are (empty: downloaded or scikit-learn's), epochs in all, where to,
+# on what. A run that was stopped goes on.
 DATA ?= $(PYGAN_DATA)
 EPOCHS ?= 5
 OUT ?= runs/lesson
@@ -26,8 +27,9 @@ help: ## list these commands
 	@echo "Commands (variables in brackets are optional: make train EPOCHS=2 DEVICE=cpu)"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
-train: $(VENV)/.base $(VENV)/.gpu ## train the lesson's GAN on handwritten digits [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
-	@$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) --epochs $(EPOCHS) --out "$(OUT)" $(TRAIN_ARGS)
+train: $(VENV)/.base $(VENV)/.gpu ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
+	@resume=; test ! -e "$(OUT)/checkpoint.safetensors" || resume=--resume; \
+	$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) --epochs $(EPOCHS) --out "$(OUT)" $$resume $(TRAIN_ARGS)
 
 test: $(VENV)/.test ## run every test [PYTEST_ARGS]
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -150,11 +150,12 @@ def batch_norm_backward(
     # g is kept in dx, where that may be overwritten.
     in_place = dx is not None and not accumulate
     g_rows = dx.reshape(x_rows.shape) if in_place else np.empty_like(x_rows)
+    centred_rows = np.empty_like(x_rows)
     sums = np.zeros_like(x_rows[0])
     products = np.zeros_like(x_rows[0])
     for block in _blocks(x_rows):
         g = g_rows[block]
-        centred = x_rows[block] - wide_mean
+        centred = np.subtract(x_rows[block], wide_mean, out=centred_rows[block])
         _activation_gradient(centred, wide_scale, wide_beta, dy_rows[block], g, activation, slope)
         sums += _ones(g) @ g
         products += np.einsum("ij,ij->j", g, centred)
@@ -170,7 +171,7 @@ def batch_norm_backward(
             g = g_rows[block]
             g *= wide_scale
             if not use_global_stats:
-                centred = x_rows[block] - wide_mean
+                centred = centred_rows[block]
                 centred *= slope_of_x
                 centred += constant
                 g -= centred

@@ -22,8 +22,8 @@ Pair = tuple[int, int]
 
 # Below this many numbers per patch row (kw C), copies along image rows are the faster ones.
 SHORT_RUN = 8
-# Numbers in a block of patches: 1 MB of float32, about half a core's second-level cache.
-BLOCK = 1 << 18
+# Numbers in a block of patches, 8 MB of float32: BLAS wants large products, the caches small ones.
+BLOCK = 1 << 21
 # Rows that a matrix product needs to reach its speed.
 LEAST_ROWS = 256
 
@@ -61,12 +61,13 @@ def taps_first(large: np.ndarray, taps: Taps) -> bool:
 
 
 def blocks(
-    large: np.ndarray, small: np.ndarray, taps: Taps, groups: int, least: int = BLOCK
+    large: np.ndarray, small: np.ndarray, taps: Taps, groups: int, least: int | None = None
 ) -> Iterator[slice]:
     """Runs of images whose patches fill about `least` numbers, enough of them for BLAS."""
     n, height, width, _ = small.shape
     rows = height * width
     patch = taps.kernel[0] * taps.kernel[1] * large.shape[3] // groups
+    least = BLOCK if least is None else least
     images = max(1, least // (rows * patch), -(-LEAST_ROWS // rows))
     images = -(-n // -(-n // images))
     for start in range(0, n, images):

@@ -12,6 +12,9 @@ import numpy as np
 
 from . import shapes
 
+# Adam goes by blocks of this many parameters, whose intermediate results stay in the cache.
+BLOCK = 1 << 15
+
 
 def adam_update(
     w: np.ndarray,
@@ -41,12 +44,24 @@ def adam_update(
     b1, b2 = number(np.float32(beta1)), number(np.float32(beta2))
     t = int(step[0]) + 1
     rate = float(learning_rate[0]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-    gradient = _decayed_then_clipped(w, g, weight_decay, rescale_grad, clip_gradient)
-    m *= b1
-    m += (1 - b1) * gradient
-    v *= b2
-    v += (1 - b2) * np.square(gradient)
-    w -= number(rate) * m / (np.sqrt(v) + number(eps))
+    scratch = np.empty(min(BLOCK, w.size), w.dtype)
+    for start in range(0, w.size, BLOCK):
+        part = slice(start, start + BLOCK)
+        gradient = _decayed_then_clipped(
+            w[part], g[part], weight_decay, rescale_grad, clip_gradient
+        )
+        term = scratch[: len(gradient)]
+        m[part] *= b1
+        m[part] += np.multiply(gradient, 1 - b1, out=term)
+        v[part] *= b2
+        np.square(gradient, out=term)
+        term *= 1 - b2
+        v[part] += term
+        np.sqrt(v[part], out=term)
+        term += number(eps)
+        np.divide(m[part], term, out=term)
+        term *= number(rate)
+        w[part] -= term
     step += 1
 
 

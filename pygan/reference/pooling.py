@@ -37,9 +37,13 @@ def pooling_forward(
         for x_view, y_view, _ in _taps(x, y, kernel, stride, pad):
             np.copyto(y_view, x_view, where=x_view > y_view)
         return
+    # A window's sum is separable: over its rows, in runs of W C numbers, then over its columns.
+    row_sums = np.zeros((*y.shape[:2], *x.shape[2:]), y.dtype)
+    for x_rows, y_rows in _axis_taps(x, y, 0, kernel, stride, pad):
+        row_sums[:, y_rows] += x[:, x_rows]
     y[...] = 0
-    for x_view, y_view, _ in _taps(x, y, kernel, stride, pad):
-        y_view += x_view
+    for x_columns, y_columns in _axis_taps(x, y, 1, kernel, stride, pad):
+        y[:, :, y_columns] += row_sums[:, :, x_columns]
     y *= _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad)
 
 
@@ -67,8 +71,11 @@ def pooling_backward(
         dx[...] = 0
     if kind == "avg":
         share = dy * _reciprocal_counts(dx, dy, kernel, stride, pad, count_include_pad)
-        for dx_view, share_view, _ in _taps(dx, share, kernel, stride, pad):
-            dx_view += share_view
+        row_shares = np.zeros((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
+        for dx_columns, dy_columns in _axis_taps(dx, dy, 1, kernel, stride, pad):
+            row_shares[:, :, dx_columns] += share[:, :, dy_columns]
+        for dx_rows, dy_rows in _axis_taps(dx, dy, 0, kernel, stride, pad):
+            dx[:, dx_rows] += row_shares[:, dy_rows]
         return
     if x is None:
         raise ValueError(f"{operator}: max pooling needs its input x to find the maxima")
@@ -82,20 +89,29 @@ def pooling_backward(
         dx_view += np.where(winner[where] == tap, dy_view, 0)
 
 
+def _axis_taps(
+    x: np.ndarray, y: np.ndarray, axis: int, kernel: Pair, stride: Pair, pad: Pair
+) -> Iterator[tuple[slice, slice]]:
+    """Per window position along rows (0) or columns (1): the slices of x and y it joins."""
+    for tap in range(kernel[axis]):
+        yield shapes.meeting(x.shape[1 + axis], y.shape[1 + axis], stride[axis], pad[axis], tap)
+
+
 def _taps(
     x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair
 ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[slice, ...]]]:
     """Per window position in row-major order: the views of x and y it joins, and y's index."""
-    for i in range(kernel[0]):
-        x_rows, y_rows = shapes.meeting(x.shape[1], y.shape[1], stride[0], pad[0], i)
-        for j in range(kernel[1]):
-            x_columns, y_columns = shapes.meeting(x.shape[2], y.shape[2], stride[1], pad[1], j)
+    for x_rows, y_rows in _axis_taps(x, y, 0, kernel, stride, pad):
+        for x_columns, y_columns in _axis_taps(x, y, 1, kernel, stride, pad):
             where = (slice(None), y_rows, y_columns)
             yield x[:, x_rows, x_columns], y[where], where
 
 
 def _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad) -> np.ndarray:
-    """1 / pixels of each window (P, Q, 1); a window without pixels counts 1 (its sum is 0)."""
+    """1 / pixels of each window, (P, Q, 1), or () where all have as many.
+
+    A window without pixels counts 1: its sum is 0.
+    """
     per_axis = []
     for axis in (0, 1):
         size = x.shape[1 + axis]
@@ -105,6 +121,8 @@ def _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad) -> np.ndarr
             start, end = np.maximum(start, 0), np.minimum(end, size)
         per_axis.append(np.maximum(end - start, 0))
     counts = np.maximum(per_axis[0][:, None, None] * per_axis[1][None, :, None], 1)
+    if (counts == counts[0, 0]).all():
+        counts = counts[0, 0]
     return (1 / counts).astype(y.dtype)
 
 

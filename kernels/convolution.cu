@@ -32,6 +32,9 @@
 // the tile; 3. phases in backward_data; 4. slices of the summed dimension (blockIdx.z) where the
 // result has too few tiles to fill a GPU, added in a fixed order by sum_partials.
 
+// variants: -DTILE_M=64 -DTILE_N=64 | -DTILE_M=32 -DTILE_N=32
+// variants: -DTILE_M=64 -DTILE_N=8 | -DTILE_M=8 -DTILE_N=64
+
 #include "tile_product.cuh"
 
 constexpr int DIRECT_THREADS = 256;

@@ -10,6 +10,9 @@
 // dimension can be cut into slices for more blocks (blockIdx.z; sum_partials adds them in order).
 // The gradient of the bias is bias_backward in partial_sums.cu.
 
+// variants: -DTILE_M=64 -DTILE_N=64 | -DTILE_M=32 -DTILE_N=32
+// variants: -DTILE_M=64 -DTILE_N=8 | -DTILE_M=8 -DTILE_N=64
+
 #include "tile_product.cuh"
 
 // Store the calling thread's sums as elements of a (lines, columns) row-major matrix.

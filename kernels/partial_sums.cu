@@ -20,9 +20,11 @@ constexpr int ROWS = 8;       // rows that a block reads at a time
 constexpr int THREADS = 256;  // of sum_partials
 
 // dy (rows, channels), partials (gridDim.y, channels). Block (i, s) sums channels
-// [i * COLUMNS, ...) over the rows of slice s.
+// [i * COLUMNS, ...) over the rows of slice s. With one slice `partials` is the result itself, and
+// accumulate adds to what it holds.
 extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
-    bias_backward(const float* __restrict__ dy, float* partials, int rows, int channels) {
+    bias_backward(const float* __restrict__ dy, float* partials, int rows, int channels,
+                  int accumulate) {
     __shared__ float folded[ROWS][COLUMNS];
     const int column = threadIdx.x % COLUMNS;
     const int row = threadIdx.x / COLUMNS;
@@ -40,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
     if (row == 0 && channel < channels) {
 #pragma unroll
         for (int i = 1; i < ROWS; ++i) sum += folded[i][column];
-        partials[static_cast<Offset>(blockIdx.y) * channels + channel] = sum;
+        float* to = partials + static_cast<Offset>(blockIdx.y) * channels + channel;
+        *to = accumulate ? *to + sum : sum;
     }
 }
 
@@ -57,6 +60,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Launch contract
-//   bias_backward   grid (ceil(channels / 32), slices), block 256. Writes every partial.
+//   bias_backward   grid (ceil(channels / 32), slices), block 256. With slices > 1 accumulate is 0
+//   and
+//                   sum_partials follows.
 //   sum_partials    grid (ceil(size / 256)), block 256. y must not overlap partials.
 //   No dynamic shared memory; static shared memory of bias_backward is 1 KiB.

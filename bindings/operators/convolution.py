@@ -1,0 +1,328 @@
+"""Launchers of kernels/convolution.cu; the maths is in pygan.reference.convolution.
+
+Three kernels serve six passes. Each public function names its arrays by side: the large side is a
+convolution's input or a transposed convolution's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from .shapes import Geometry, Pair, geometry
+from .tiling import (
+    ENOUGH_BLOCKS,
+    MOST_BLOCKS,
+    MOST_SLICES,
+    partials_size,
+    sum_partials,
+    target,
+    tiling_for,
+)
+from .validation import THREADS, device_array, has_rank, has_shape
+
+FILE = "convolution.cu"
+MOST_PHASES = 64
+"""Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
+
+BIAS_COLUMNS = 32
+"""Channels per block of bias_backward."""
+
+BIAS_ROWS = 256
+"""Rows that make a slice of bias_backward worth its share of a second launch."""
+
+
+def convolution_forward(
+    x: Any,
+    w: Any,
+    bias: Any | None,
+    y: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups),
+    + bias (C_out,). Raises ValueError where shapes do not fit."""
+    operator = "convolution_forward"
+    plan = _plan_of(operator, "forward", x, w, y, stride, pad, dilation, groups)
+    has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
+
+
+def convolution_backward_data(
+    dy: Any,
+    w: Any,
+    dx: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """dx (N, H, W, C_in) from dy (N, P, Q, C_out). Raises ValueError where shapes do not fit."""
+    operator = "convolution_backward_data"
+    plan = _plan_of(operator, "backward_data", dx, w, dy, stride, pad, dilation, groups)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace)
+
+
+def convolution_backward_weight(
+    x: Any,
+    dy: Any,
+    dw: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """dw (C_out, kh, kw, C_in / groups) from x (N, H, W, C_in) and dy (N, P, Q, C_out).
+
+    Raises ValueError where shapes do not fit."""
+    operator = "convolution_backward_weight"
+    plan = _plan_of(operator, "backward_weight", x, dw, dy, stride, pad, dilation, groups)
+    _launch(operator, plan, (x, dy), dw, None, accumulate, workspace)
+
+
+def transposed_convolution_forward(
+    x: Any,
+    w: Any,
+    bias: Any | None,
+    y: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in) with
+    w (C_in, kh, kw, C_out / groups), + bias (C_out,). y's size implies the output padding.
+
+    Raises ValueError where shapes do not fit."""
+    operator = "transposed_convolution_forward"
+    plan = _plan_of(operator, "backward_data", y, w, x, stride, pad, dilation, groups)
+    has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
+
+
+def transposed_convolution_backward_data(
+    dy: Any,
+    w: Any,
+    dx: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """dx (N, P, Q, C_in) from dy (N, H, W, C_out). Raises ValueError where shapes do not fit."""
+    operator = "transposed_convolution_backward_data"
+    plan = _plan_of(operator, "forward", dy, w, dx, stride, pad, dilation, groups)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace)
+
+
+def transposed_convolution_backward_weight(
+    x: Any,
+    dy: Any,
+    dw: Any,
+    *,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+) -> None:
+    """dw (C_in, kh, kw, C_out / groups) from x (N, P, Q, C_in) and dy (N, H, W, C_out).
+
+    Raises ValueError where shapes do not fit."""
+    operator = "transposed_convolution_backward_weight"
+    plan = _plan_of(operator, "backward_weight", dy, dw, x, stride, pad, dilation, groups)
+    _launch(operator, plan, (dy, x), dw, None, accumulate, workspace)
+
+
+def bias_backward(
+    dy: Any, dbias: Any, *, accumulate: bool = False, workspace: Any | None = None
+) -> None:
+    """dbias (C,) = the sum of dy (..., C) over all axes but the last.
+
+    Raises ValueError where shapes do not fit."""
+    operator = "bias_backward"
+    if not device_array(operator, "dy", dy).shape:
+        raise ValueError(f"{operator}: dy has no axes; it must be (..., C)")
+    has_shape(operator, "dbias", dbias, dy.shape[-1:], f"dy {tuple(dy.shape)}")
+    channels = dy.shape[-1]
+    if not channels:
+        return
+    rows = dy.size // channels
+    columns, slices = _bias_grid(rows, channels)
+    written = target(operator, dbias, workspace, slices)
+    kernel = dy.context.kernel("partial_sums.cu", operator)
+    adding = int(accumulate) if slices == 1 else 0
+    kernel((columns, slices), THREADS, dy, written, rows, channels, adding)
+    if slices > 1:
+        sum_partials(workspace, None, dbias, slices, accumulate)
+
+
+class Plan(NamedTuple):
+    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth."""
+
+    kernel: str
+    defines: dict[str, int]
+    grid: tuple[int, int, int]
+    threads: int
+    arguments: tuple[int, ...]
+    slices: int
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    operator: str,
+    kind: str,
+    large: tuple[int, ...],
+    weight: tuple[int, ...],
+    small: tuple[int, ...],
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Plan:
+    shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
+    products = shape.groups
+    if kind == "forward":
+        lines, columns = shape.small_pixels, shape.group_small
+        depth = shape.taps * shape.group_large
+    elif kind == "backward_weight":
+        lines, columns = shape.group_small, shape.taps * shape.group_large
+        depth = shape.small_pixels
+    else:
+        shape = _with_fewer_idle_taps(shape)
+        (stride_h, stride_w), (kernel_h, kernel_w) = shape.stride, shape.kernel
+        lines = shape.batch * -(-shape.height // stride_h) * -(-shape.width // stride_w)
+        columns = shape.group_large
+        depth = -(-kernel_h // stride_h) * -(-kernel_w // stride_w) * shape.group_small
+        products *= stride_h * stride_w
+    entry = f"convolution_{kind}"
+    arguments = shape.arguments()
+    if products <= MOST_BLOCKS:
+        tiling = tiling_for(lines, columns, depth, products)
+        if tiling.columns <= MOST_BLOCKS:
+            grid = (tiling.lines, tiling.columns, products * tiling.slices)
+            slices = tiling.slices
+            return Plan(entry, tiling.defines, grid, tiling.threads, (*arguments, slices), slices)
+    # More groups, phases or columns than a grid has blocks: one thread per element of the result.
+    result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
+    elements = result[0] * result[1] * result[2] * result[3]
+    grid = (-(-elements // THREADS), 1, 1)
+    return Plan(f"{entry}_direct", {}, grid, THREADS, arguments, 1)
+
+
+def _with_fewer_idle_taps(shape: Geometry) -> Geometry:
+    """The same transposed convolution with as many phases as taps where the small side is 1 x 1.
+
+    A single pixel has no neighbour for a stride to lead to, so the stride may be any that gives
+    one pixel; as large as the kernel's extent, each phase keeps the one tap that it needs.
+    """
+    if (shape.small_height, shape.small_width) != (1, 1):
+        return shape
+    height, width = (shape.dilation[i] * (shape.kernel[i] - 1) + 1 for i in (0, 1))
+    widest = (max(height, shape.stride[0]), max(width, shape.stride[1]))
+    return shape._replace(stride=widest) if widest[0] * widest[1] <= MOST_PHASES else shape
+
+
+def _plan_of(
+    operator: str,
+    kind: str,
+    large: Any,
+    weight: Any,
+    small: Any,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Plan:
+    for name, array in (("the unstrided side", large), ("the strided side", small)):
+        has_rank(operator, name, array, 4, "(N, H, W, C)")
+    has_rank(operator, "the weight", weight, 4, "(C, kernel height, kernel width, C / groups)")
+    shapes = (large.shape, weight.shape, small.shape)
+    return _plan(operator, kind, *shapes, tuple(stride), tuple(pad), tuple(dilation), groups)
+
+
+def _launch(
+    operator: str,
+    plan: Plan,
+    inputs: tuple[Any, ...],
+    out: Any,
+    bias: Any | None,
+    accumulate: bool,
+    workspace: Any | None,
+) -> None:
+    written = target(operator, out, workspace, plan.slices)
+    if not out.size:
+        return
+    kernel = out.context.kernel(FILE, plan.kernel, **plan.defines)
+    kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+    if plan.slices > 1:
+        sum_partials(workspace, bias, out, plan.slices, accumulate)
+
+
+@lru_cache(maxsize=4096)
+def _bias_grid(rows: int, channels: int) -> tuple[int, int]:
+    """(blocks across the channels, slices of the rows) of bias_backward."""
+    columns = -(-channels // BIAS_COLUMNS)
+    slices = max(1, min(ENOUGH_BLOCKS // columns, rows // BIAS_ROWS, MOST_SLICES))
+    return columns, slices
+
+
+def _workspace(operator: str, kind: str, order: Sequence[int]) -> Any:
+    """The sizing function of an operator whose arrays `order` are large side, weight, small side;
+    the last of its arrays is the result."""
+
+    def size(
+        *shapes: Sequence[int] | None,
+        stride: Pair,
+        pad: Pair,
+        dilation: Pair,
+        groups: int,
+        **_: Any,
+    ) -> int:
+        sides = [tuple(shapes[i]) for i in order]
+        pairs = (tuple(stride), tuple(pad), tuple(dilation))
+        plan = _plan(operator, kind, *sides, *pairs, groups)
+        result = shapes[-1]
+        return partials_size(result[0] * result[1] * result[2] * result[3], plan.slices)
+
+    return size
+
+
+def _bias_workspace(dy: Sequence[int], dbias: Sequence[int], **_: Any) -> int:
+    rows = 1
+    for extent in dy[:-1]:
+        rows *= extent
+    return partials_size(dy[-1], _bias_grid(rows, dy[-1])[1]) if dy[-1] else 0
+
+
+WORKSPACE = {
+    name: _workspace(name, kind, order)
+    for name, kind, order in (
+        ("convolution_forward", "forward", (0, 1, 3)),
+        ("convolution_backward_data", "backward_data", (2, 1, 0)),
+        ("convolution_backward_weight", "backward_weight", (0, 2, 1)),
+        ("transposed_convolution_forward", "backward_data", (3, 1, 0)),
+        ("transposed_convolution_backward_data", "forward", (0, 1, 2)),
+        ("transposed_convolution_backward_weight", "backward_weight", (1, 2, 0)),
+    )
+} | {"bias_backward": _bias_workspace}
+"""float32 elements of workspace: by operator, a function of its arrays' shapes and attributes."""

@@ -1,1 +1,129 @@
-"""Launchers of the kernels."""
+"""Launchers of the kernels on devices `cpu` and `cuda`: the operators of pygan.reference, by the
+same names and with the same arguments, on device arrays.
+
+A launcher checks shapes, chooses grid and variant, and launches on the stream of the context that
+its arrays belong to. It allocates nothing and waits for nothing. Where an operator needs scratch
+memory, :func:`workspace_size` says how much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import batch_norm, convolution, fully_connected, loss
+from .activation import activation_backward, activation_forward
+from .batch_norm import (
+    batch_norm_backward,
+    batch_norm_forward_inference,
+    batch_norm_forward_training,
+    batch_norm_update_moving,
+)
+from .convolution import (
+    bias_backward,
+    convolution_backward_data,
+    convolution_backward_weight,
+    convolution_forward,
+    transposed_convolution_backward_data,
+    transposed_convolution_backward_weight,
+    transposed_convolution_forward,
+)
+from .data import advance_cursor, gather_one_hot, gather_rows
+from .dropout import dropout_backward, dropout_forward
+from .elementwise import (
+    add_forward,
+    axpy,
+    broadcast_multiply_backward,
+    broadcast_multiply_forward,
+    concatenate_backward,
+    concatenate_forward,
+    fill,
+    multiply_backward,
+    multiply_forward,
+)
+from .fully_connected import (
+    fully_connected_backward_data,
+    fully_connected_backward_weight,
+    fully_connected_forward,
+)
+from .loss import (
+    mean_squared_error_backward,
+    mean_squared_error_forward,
+    sigmoid_cross_entropy_backward,
+    sigmoid_cross_entropy_forward,
+    softmax_backward,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+    softmax_forward,
+)
+from .optimizer import adam_update, rmsprop_update, sgd_update
+from .pooling import pooling_backward, pooling_forward
+from .random import random_normal, random_uniform
+
+__all__ = [
+    "activation_backward",
+    "activation_forward",
+    "adam_update",
+    "add_forward",
+    "advance_cursor",
+    "axpy",
+    "batch_norm_backward",
+    "batch_norm_forward_inference",
+    "batch_norm_forward_training",
+    "batch_norm_update_moving",
+    "bias_backward",
+    "broadcast_multiply_backward",
+    "broadcast_multiply_forward",
+    "concatenate_backward",
+    "concatenate_forward",
+    "convolution_backward_data",
+    "convolution_backward_weight",
+    "convolution_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "fill",
+    "fully_connected_backward_data",
+    "fully_connected_backward_weight",
+    "fully_connected_forward",
+    "gather_one_hot",
+    "gather_rows",
+    "mean_squared_error_backward",
+    "mean_squared_error_forward",
+    "multiply_backward",
+    "multiply_forward",
+    "pooling_backward",
+    "pooling_forward",
+    "random_normal",
+    "random_uniform",
+    "rmsprop_update",
+    "sgd_update",
+    "sigmoid_cross_entropy_backward",
+    "sigmoid_cross_entropy_forward",
+    "softmax_backward",
+    "softmax_cross_entropy_backward",
+    "softmax_cross_entropy_forward",
+    "softmax_forward",
+    "transposed_convolution_backward_data",
+    "transposed_convolution_backward_weight",
+    "transposed_convolution_forward",
+    "workspace_size",
+]
+
+_WORKSPACE = {
+    **batch_norm.WORKSPACE,
+    **convolution.WORKSPACE,
+    **fully_connected.WORKSPACE,
+    **loss.WORKSPACE,
+}
+
+
+def workspace_size(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> int:
+    """float32 elements of `workspace` that the operator `name` needs for these shapes; 0: none.
+
+    `shapes` are those of the operator's arrays, in its order (None for an absent one), and
+    `attributes` its attributes. Raises ValueError for an unknown name.
+    """
+    if name == "workspace_size" or name not in __all__:
+        raise ValueError(f"workspace_size: {name!r} is not one of {__all__[:-1]}")
+    size = _WORKSPACE.get(name)
+    return size(*shapes, **attributes) if size else 0

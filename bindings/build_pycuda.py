@@ -286,6 +286,8 @@ def build_wheel(version: str = PYCUDA_VERSION) -> Path:
         flags = ["-Wl,--no-as-needed", environment.get("LDFLAGS", "")]
         environment["LDFLAGS"] = " ".join(flags).strip()
         environment["CXX"] = compiler
+        # Some versions of setuptools compile C++ with the C compiler's command.
+        environment.setdefault("CC", compiler)
         built = work / "built"
         _pip(["wheel", "--wheel-dir", str(built), str(source)], environment)
         wheels = list(built.glob("pycuda-*.whl"))

@@ -22,11 +22,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .errors import PyganError
+
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
 NAMES = ("numpy", "cpu", "cuda")
 
 
-class DeviceError(RuntimeError):
+class DeviceError(PyganError, RuntimeError):
     """A device was asked for that does not exist or cannot be used on this machine."""
 
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+
 from pygan.bindings import cache, compiler
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from pygan.bindings import compiler, nvcc_report
 from pygan.bindings.errors import DeviceUnavailable
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pygan.bindings import compiler
 from pygan.bindings.errors import SignatureError
 from pygan.bindings.signature import parse

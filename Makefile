@@ -35,9 +35,12 @@ test: $(VENV)/.test ## run every test [PYTEST_ARGS]
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@git ls-files -co --exclude-standard '*.cu' '*.cuh' '*.cpp' '*.hpp' '*.h' | xargs -r $(BIN)/clang-format --dry-run -Werror
+	@failed=0; \
+	$(BIN)/ruff check . || failed=1; \
+	$(BIN)/ruff format --check . || failed=1; \
+	git ls-files -co --exclude-standard '*.cu' '*.cuh' '*.cpp' '*.hpp' '*.h' \
+	    | xargs -r $(BIN)/clang-format --dry-run -Werror || failed=1; \
+	exit $$failed
 
 doctor: $(VENV)/.base ## say which devices work on this machine, and what mends the others
 	@$(BIN)/pygan doctor

@@ -49,14 +49,16 @@ struct Axis {
 template <int EXTENT>
 struct Patches {
     using Share = AlongDepth<EXTENT>;
-    const float* image[Share::SHARE];      // the image of each line, at the group's first channel
-    int h[Share::SHARE], w[Share::SHARE];  // where tap (0, 0) of each line looks
+    const float* images;                   // at the group's first channel
+    int top[Share::SHARE];                 // first row of each line's image, of all images' rows
+    int h[Share::SHARE], w[Share::SHARE];  // where tap (0, 0) of each line looks in its image
     int height, width, pitch, channels, taps_w, step_h, step_w;
 
     __device__ Patches(const float* __restrict__ images, int batch, int height, int width,
                        int pitch, int channels, int grid_h, int grid_w, Axis vertical,
                        Axis horizontal)
-        : height(height),
+        : images(images),
+          height(height),
           width(width),
           pitch(pitch),
           channels(channels),
@@ -68,7 +70,7 @@ struct Patches {
             const int line = blockIdx.x * TILE_M + Share::line(i);
             const bool inside = line < batch * grid_h * grid_w;
             const Position at = position(inside ? line : 0, grid_h, grid_w);
-            image[i] = images + static_cast<Offset>(at.n) * height * width * pitch;
+            top[i] = at.n * height;
             // A line past the last looks at rows that no image has, and so reads zeros.
             h[i] = inside ? at.h * vertical.unit + vertical.origin : NOWHERE;
             w[i] = at.w * horizontal.unit + horizontal.origin;
@@ -87,9 +89,9 @@ struct Patches {
             const int column = w[i] + tap_w * step_w;
             const bool inside =
                 depth < depth_end && row >= 0 && row < height && column >= 0 && column < width;
-            const Offset pixel = static_cast<Offset>(row) * width + column;
+            const Offset pixel = static_cast<Offset>(top[i] + row) * width + column;
             slab[Share::depth()][Share::line(i)] =
-                inside ? __ldg(image[i] + pixel * pitch + channel) : 0.0f;
+                inside ? __ldg(images + pixel * pitch + channel) : 0.0f;
         }
     }
 

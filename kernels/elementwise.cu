@@ -12,13 +12,13 @@
 // index with strides, 0 along repeated axes, so nothing is expanded in memory; the sums of the
 // backward are taken by one thread, one warp or one block per gradient element, in a fixed order.
 //
-// variants: -DLANES=1 | -DLANES=32 | -DLANES=256
+// variants: -DLANES_PER_SUM=1 | -DLANES_PER_SUM=32 | -DLANES_PER_SUM=256
 
 #include "flat.cuh"
 #include "reduce.cuh"
 
-#ifndef LANES
-#define LANES 32  // threads that share one sum in broadcast_multiply_backward: 1, 32 or 256
+#ifndef LANES_PER_SUM
+#define LANES_PER_SUM 32  // threads that share one sum in broadcast_multiply_backward: 1, 32 or 256
 #endif
 
 constexpr int THREADS = 256;
@@ -138,25 +138,25 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                 long long o3, int accumulate) {
     const long long kept = static_cast<long long>(k0) * k1 * k2 * k3;
     const long long repeated = static_cast<long long>(r0) * r1 * r2 * r3;
-    const long long element =
-        static_cast<long long>(blockIdx.x) * (THREADS / LANES) + threadIdx.x / LANES;
-    const int lane = threadIdx.x % LANES;
+    const long long element = static_cast<long long>(blockIdx.x) * (THREADS / LANES_PER_SUM) +
+                              threadIdx.x / LANES_PER_SUM;
+    const int lane = threadIdx.x % LANES_PER_SUM;
 
     float sum = 0.0f;
     if (element < kept) {
         const Index4 at = unravel(element, k1, k2, k3);
         const float* gradient = dy + dot(at, d0, d1, d2, d3);
         const float* factor = other + dot(at, o0, o1, o2, o3);
-        for (long long r = lane; r < repeated; r += LANES) {
+        for (long long r = lane; r < repeated; r += LANES_PER_SUM) {
             const Index4 along = unravel(r, r1, r2, r3);
             sum =
                 fmaf(gradient[dot(along, d0, d1, d2, d3)], factor[dot(along, o0, o1, o2, o3)], sum);
         }
     }
-    if constexpr (LANES == THREADS) {
+    if constexpr (LANES_PER_SUM == THREADS) {
         __shared__ float partial[THREADS / WARP];
         sum = block_sum<THREADS>(sum, partial);
-    } else if constexpr (LANES == WARP) {
+    } else if constexpr (LANES_PER_SUM == WARP) {
         sum = warp_sum(sum);
     }
     if (lane == 0 && element < kept) {
@@ -189,7 +189,7 @@ extern "C" __global__ void concatenate_backward(const float* __restrict__ dy,
 }
 
 // Launch contract: one-dimensional grids. broadcast_multiply_backward: blocks of THREADS = 256, one
-// per 256 / LANES elements of da (not strided: the grid must cover them all). All others: any block
-// (256) and any grid (a block per 1024 elements flat, per 256 where indexed; at most 4096). No
-// dynamic shared memory; flat arrays that are not multiples of 16 bytes are served one float at a
-// time.
+// per 256 / LANES_PER_SUM elements of da (not strided: the grid must cover them all). All others:
+// any block (256) and any grid (a block per 1024 elements flat, per 256 where indexed; at most
+// 4096). No dynamic shared memory; flat arrays that are not multiples of 16 bytes are served one
+// float at a time.

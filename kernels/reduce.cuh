@@ -4,20 +4,18 @@
 
 constexpr int WARP = 32;
 
-// Butterfly over LANES neighbouring lanes (a power of two, at most a warp): each gets the sum.
-template <int LANES = WARP>
+// Butterfly: every lane gets the sum.
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(0xffffffffu, value, distance);
     }
     return value;
 }
 
-template <int LANES = WARP>
 __device__ __forceinline__ float warp_max(float value) {
 #pragma unroll
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
         value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
     }
     return value;

@@ -1,0 +1,39 @@
+"""Hand-written CUDA kernels for generative adversarial networks, driven by explicit executors.
+
+    from pygan import device, symbol, networks
+    generator = networks.lesson_generator()
+    executor = generator.bind(device.get("auto"), shapes={"noise": (32, 1, 1, 10)})
+
+Modules are imported when they are first used, so that the numpy device needs no CUDA package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+_MODULES = (
+    "device",
+    "drawing",
+    "errors",
+    "executor",
+    "initializer",
+    "layout",
+    "networks",
+    "optimizer",
+    "reference",
+    "summary",
+    "symbol",
+)
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"pygan.{name}")
+    raise AttributeError(f"module 'pygan' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -24,7 +24,15 @@ class StateError(PyganError, RuntimeError):
 
 
 class OutOfDeviceMemory(PyganError, MemoryError):
-    """The planned memory of an executor does not fit the device."""
+    """The planned memory of an executor does not fit the device.
+
+    needed_bytes: what the executor needs; free_bytes: what the device has, None where unknown.
+    """
+
+    def __init__(self, message: str, needed_bytes: int, free_bytes: int | None) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
 
 
 class DataError(PyganError):

@@ -1,0 +1,434 @@
+"""Executors: a symbol bound to shapes, memory and a device.
+
+Everything is decided at bind time: the calls, the memory of every array, the workspace. A step
+then runs prepared calls on fixed memory and allocates nothing on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
+from pygan.lowering import LoweredGraph, lifetimes
+from pygan.operators import Array, Call, Shape
+from pygan.planner import Request, aligned, plan
+from pygan.symbol import InferredShapes, Symbol
+
+REQUESTS = ("write", "add", "null")
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of an executor on its device.
+
+    arrays is what inputs, activations and their gradients take as planned, unplanned what they
+    would take without sharing; shared executors count no parameters of their own.
+    """
+
+    parameters: int
+    gradients: int
+    auxiliary: int
+    arrays: int
+    workspace: int
+    unplanned: int
+
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.auxiliary + self.arrays + self.workspace
+
+    def __str__(self) -> str:
+        parts = ("parameters", "gradients", "auxiliary", "arrays", "workspace")
+        listed = ", ".join(f"{part} {getattr(self, part):,}" for part in parts)
+        return f"{self.total:,} bytes ({listed}; arrays without sharing {self.unplanned:,})"
+
+
+class Executor:
+    """A symbol bound to a device, with memory for one training step.
+
+    shapes: input name to shape. Every other argument is a parameter. The parameters lie in one flat
+    buffer `parameters` (n,), their gradients in `gradients` (those with grad_req "null" come last
+    in `parameters` and are left out of `gradients`), the moving statistics in `auxiliary`; each
+    starts at a multiple of 256 bytes, and the gaps hold 0. Parameters start as 0, moving means as 0
+    and moving variances as 1.
+    grad_req: "write", "add" or "null", for all arguments or by name (those not named: "write").
+    shared: another executor of the same parameters, whose buffers this one uses.
+    fuse: whether batch norm takes the activation that follows into its kernels.
+    keep_forward: keep what backward reads until the next forward, so that backward can run more
+    than once, at the cost of memory.
+    dtype: "float32", or "float64" on the numpy device (for checks of gradients).
+
+    Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
+    the same memory every step), `memory` (bytes), `random_state` (uint64 (2,), seed and counter of
+    dropout).
+
+    Raises ShapeError, GraphError, and OutOfDeviceMemory saying how much was needed.
+    """
+
+    def __init__(
+        self,
+        symbol: Symbol,
+        device: Any,
+        shapes: Mapping[str, Shape],
+        grad_req: str | Mapping[str, str] = "write",
+        *,
+        shared: Executor | None = None,
+        fuse: bool = True,
+        keep_forward: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
+            raise GraphError(
+                f"dtype {dtype!r} is not available on device {device.name!r}: float32 is, and on "
+                "numpy float64"
+            )
+        self.symbol = symbol
+        self.device = device
+        self.dtype = dtype
+        self.keep_forward = keep_forward
+        inferred = symbol.infer_shape(shapes)
+        self.input_names = _input_names(symbol, shapes)
+        self.requests = _requests(symbol, grad_req)
+        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse)
+        self._check_requests(grad_req)
+        self._memory: dict[Array, Any] = {}
+        self._allocate(inferred, shared)
+        self._collect()
+
+        self._training = self._bind_calls(self._graph.forward(training=True))
+        self._inference = self._bind_calls(self._graph.forward(training=False))
+        self._backwards: dict[Any, list[Callable[[], None]]] = {}
+        self._state = "no forward has run"
+
+    # Memory
+
+    def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
+        graph, itemsize = self._graph, np.dtype(self.dtype).itemsize
+        parameters = [name for name in graph.arguments if name not in self.input_names]
+        trainable = [name for name in parameters if name in graph.argument_gradients]
+        ordered = trainable + [name for name in parameters if name not in graph.argument_gradients]
+        flat_parameters = _Flat([graph.arguments[name] for name in ordered], itemsize)
+        flat_gradients = _Flat([graph.argument_gradients[name] for name in trainable], itemsize)
+        flat_auxiliary = _Flat(list(graph.auxiliary.values()), itemsize)
+        flats = (flat_parameters, flat_gradients, flat_auxiliary)
+
+        kept = [graph.arguments[name] for name in self.input_names]
+        kept += [g for name, g in graph.argument_gradients.items() if name in self.input_names]
+        kept.append(graph.random_state)
+        persistent = {a for flat in flats for a in flat.arrays} | set(kept)
+        lives, in_place = lifetimes(graph, persistent, self.keep_forward)
+        forever = 2 * len(graph.steps) + 1
+        requests = [Request(_nbytes(array), -1, forever) for array in kept]
+        requests += [Request(_nbytes(life.array), life.start, life.end) for life in lives]
+        planned = plan(requests)
+        workspace = self._workspace_size()
+        own = shared is None
+        self.memory = MemoryUse(
+            parameters=flat_parameters.nbytes if own else 0,
+            gradients=flat_gradients.nbytes if own else 0,
+            auxiliary=flat_auxiliary.nbytes if own else 0,
+            arrays=planned.nbytes,
+            workspace=aligned(workspace * itemsize),
+            unplanned=sum(aligned(request.nbytes) for request in requests)
+            + sum(aligned(_nbytes(array)) for array in in_place),
+        )
+        arena = self._arena(inferred)
+        start = planned.nbytes
+        arrays = kept + [life.array for life in lives]
+        for array, offset in zip(arrays, planned.offsets, strict=True):
+            self._memory[array] = arena.view(offset, array.shape, array.dtype)
+        for array, owner in in_place.items():
+            self._memory[array] = self._memory[owner].reshape(array.shape)
+        self._workspace = arena.view(start, (workspace,), self.dtype) if workspace else None
+        start += self.memory.workspace
+        if shared is None:
+            buffers = []
+            for flat in flats:
+                size = flat.nbytes // itemsize
+                buffers.append(arena.view(start, (size,), self.dtype))
+                start += flat.nbytes
+        else:
+            self._require_same(shared, flats)
+            buffers = [shared.parameters, shared.gradients, shared.auxiliary]
+        self.parameters, self.gradients, self.auxiliary = buffers
+        self._flats = flats
+        for flat, buffer in zip(flats, buffers, strict=True):
+            for array, place in zip(flat.arrays, flat.places, strict=True):
+                self._memory[array] = buffer[place : place + array.size].reshape(array.shape)
+        cleared = [self._memory[array] for array in kept if array.dtype == self.dtype]
+        for buffer in cleared + (buffers if own else []):
+            if buffer.size:
+                self.device.ops.fill(buffer, value=0.0)
+        self._memory[graph.random_state][...] = np.zeros(2, np.uint64)
+        if own:
+            for name, array in graph.auxiliary.items():
+                if name.endswith("_moving_var"):
+                    self.device.ops.fill(self._memory[array], value=1.0)
+
+    def _arena(self, inferred: InferredShapes) -> Any:
+        needed = self.memory.total
+        information = self.device.memory_info()
+        free = None if information is None else information[0]
+        try:
+            if free is not None and needed > free:
+                raise MemoryError
+            return self.device.arena(needed)
+        except MemoryError as error:
+            shapes = ", ".join(f"{n} {inferred.arguments[n]}" for n in self.input_names)
+            available = "" if free is None else f", of which {free:,} bytes are free"
+            raise OutOfDeviceMemory(
+                f"binding {self.symbol.name!r} for {shapes} needs {self.memory} on device "
+                f"{self.device.name!r}{available}; reduce the batch size",
+                needed,
+                free,
+            ) from (error if str(error) else None)
+
+    def _require_same(self, shared: Executor, flats: Sequence[_Flat]) -> None:
+        if shared.device is not self.device or shared.dtype != self.dtype:
+            raise GraphError("executors that share parameters must have one device and one dtype")
+        for mine, theirs in zip(flats, shared._flats, strict=True):
+            a, b = mine.describe(), theirs.describe()
+            if a != b:
+                differing = sorted(set(a) ^ set(b)) or [item for item in a if item not in b]
+                raise ShapeError(
+                    "the executors cannot share buffers; these differ in name, shape, order or "
+                    f"grad_req: {', '.join(f'{label} {shape}' for label, shape in differing)}"
+                )
+
+    def _workspace_size(self) -> int:
+        """Elements of the largest workspace that any call asks for."""
+        graph = self._graph
+        given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
+        programs = [graph.forward(training=True), graph.forward(training=False)]
+        programs.append(graph.backward(given, list(graph.argument_gradients)))
+        sizes = [0]
+        for call in (call for program in programs for calls in program for call in calls):
+            if call.workspace:
+                shapes = [None if array is None else array.shape for array in call.arrays]
+                attributes = {k: v for k, v in call.attributes.items() if k != "accumulate"}
+                size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
+                sizes.append(int(size))
+        return max(sizes)
+
+    def _resolve(self, array: Array) -> Any:
+        memory = self._memory[array.root]
+        return memory if array.base is None else memory.reshape(array.shape)
+
+    def _collect(self) -> None:
+        graph = self._graph
+        self.arg_dict = {name: self._resolve(a) for name, a in graph.arguments.items()}
+        self.grad_dict = {
+            name: self._resolve(graph.argument_gradients[name])
+            for name in graph.arguments
+            if name in graph.argument_gradients
+        }
+        self.aux_dict = {name: self._resolve(a) for name, a in graph.auxiliary.items()}
+        self.outputs = [self._resolve(head.array) for head in graph.heads]
+        self.output_dict = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
+        self.random_state = self._resolve(graph.random_state)
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of the parameters, in the order of list_arguments."""
+        return [name for name in self.arg_dict if name not in self.input_names]
+
+    def trainable(self) -> dict[str, slice]:
+        """Places of the parameters that have a gradient, in `parameters` and `gradients` alike."""
+        gradients = self._flats[1]
+        names = [name for name in self.parameter_names if name in self.grad_dict]
+        return {
+            name: slice(place, place + array.size)
+            for name, array, place in zip(names, gradients.arrays, gradients.places, strict=True)
+        }
+
+    # Calls
+
+    def _bind_calls(self, calls: Iterable[Iterable[Call]]) -> list[Callable[[], None]]:
+        bound = []
+        for call in (call for group in calls for call in group):
+            attributes = dict(call.attributes)
+            if call.workspace:
+                attributes["workspace"] = self._workspace
+            arrays = [None if array is None else self._resolve(array) for array in call.arrays]
+            bound.append(partial(getattr(self.device.ops, call.function), *arrays, **attributes))
+        return bound
+
+    def forward(self, is_train: bool = False, **inputs: Any) -> list[Any]:
+        """Computes and returns the outputs; arrays stay valid, and keep their memory, for ever.
+
+        inputs: arrays of host or device copied into `arg_dict` (any argument, by name; a number
+        fills it). What is not given keeps its value. is_train: batch statistics and dropout, and
+        the results that backward needs are kept.
+
+        Raises ShapeError for an array of another shape, GraphError for an unknown name.
+        """
+        for name, value in inputs.items():
+            self._set(name, value)
+        self._state = "a forward pass failed"
+        for call in self._training if is_train else self._inference:
+            call()
+        self._state = "" if is_train else "the last forward ran with is_train=False"
+        return self.outputs
+
+    def _set(self, name: str, value: Any) -> None:
+        target = self.arg_dict.get(name)
+        if target is None:
+            raise GraphError(f"there is no argument {name!r}; there are {', '.join(self.arg_dict)}")
+        if value is target:
+            return
+        if isinstance(value, int | float | np.number):
+            self.device.ops.fill(target, value=float(value))
+            return
+        target[...] = self._checked(value, tuple(target.shape), name)
+
+    def _checked(self, value: Any, shape: Shape, name: str) -> Any:
+        if not hasattr(value, "shape"):
+            value = np.asarray(value, self.dtype)
+        if tuple(value.shape) != shape:
+            raise ShapeError(f"{name!r} has shape {shape}, but an array of {value.shape} was given")
+        # Device arrays are checked by the copy; the host's are brought to the executor's dtype.
+        return np.ascontiguousarray(value, self.dtype) if isinstance(value, np.ndarray) else value
+
+    def backward(
+        self, out_grads: Any | Sequence[Any] | None = None, wanted: Iterable[str] | None = None
+    ) -> None:
+        """Writes or adds the gradients of the arguments (as grad_req says) into `grad_dict`.
+
+        out_grads: gradients of the outputs, host or device arrays of their shapes; None for one
+        that has none. Loss heads start the pass by themselves and ignore theirs. wanted: names of
+        the arguments whose gradient is needed in this pass; only what these need is computed, and
+        other gradients stay as they are. Moving statistics are updated by every backward,
+        whatever is wanted. One backward follows one training forward (unless keep_forward).
+
+        Raises StateError without a training forward before it or without any gradient to start
+        from, ShapeError for gradients of another shape, GraphError for unknown names.
+        """
+        if self._state:
+            raise StateError(
+                f"backward needs a training forward before it, but {self._state}; "
+                "call forward(is_train=True) first"
+            )
+        if not self.grad_dict:
+            raise StateError("backward has nothing to do: every grad_req is 'null'")
+        given = self._place_gradients(out_grads)
+        names = None if wanted is None else tuple(wanted)
+        key = (given, names)
+        calls = self._backwards.get(key)
+        if calls is None:
+            calls = self._backwards[key] = self._bind_backward(given, names)
+        if not self.keep_forward:
+            self._state = "backward has run since (bind with keep_forward=True to run it again)"
+        for call in calls:
+            call()
+
+    def _bind_backward(
+        self, given: tuple[int, ...], wanted: tuple[str, ...] | None
+    ) -> list[Callable[[], None]]:
+        unknown = [name for name in wanted or () if name not in self.grad_dict]
+        if unknown:
+            raise GraphError(
+                f"no gradient is bound for {', '.join(map(repr, unknown))}; gradients are bound "
+                f"for {', '.join(self.grad_dict)}"
+            )
+        names = list(self.grad_dict) if wanted is None else list(dict.fromkeys(wanted))
+        return self._bind_calls(self._graph.backward(given, names))
+
+    def _place_gradients(self, out_grads: Any | Sequence[Any] | None) -> tuple[int, ...]:
+        heads = self._graph.heads
+        if out_grads is None:
+            out_grads = [None] * len(heads)
+        elif hasattr(out_grads, "shape"):
+            out_grads = [out_grads]
+        if len(out_grads) != len(heads):
+            raise ShapeError(f"{len(out_grads)} out_grads were given for {len(heads)} outputs")
+        has_loss = any(step.operator.is_loss for step in self._graph.steps)
+        if not has_loss and all(gradient is None for gradient in out_grads):
+            raise StateError(
+                "the graph has no loss head, so backward needs out_grads, one per output: "
+                + ", ".join(self.symbol.list_outputs())
+            )
+        given = []
+        for index, (head, gradient) in enumerate(zip(heads, out_grads, strict=True)):
+            if gradient is None or head.landing is None:
+                continue
+            name = f"gradient of {self.symbol.list_outputs()[index]}"
+            target = self._resolve(head.landing)
+            target[...] = self._checked(gradient, tuple(target.shape), name)
+            given.append(index)
+        return tuple(given)
+
+    def zero_gradients(self) -> None:
+        """Sets every gradient to 0, parameters' and inputs' (for grad_req "add")."""
+        if self.gradients.size:
+            self.device.ops.fill(self.gradients, value=0.0)
+        for name in self.input_names:
+            if name in self.grad_dict:
+                self.device.ops.fill(self.grad_dict[name], value=0.0)
+
+    def _check_requests(self, grad_req: str | Mapping[str, str]) -> None:
+        if isinstance(grad_req, str):
+            return
+        for name, request in grad_req.items():
+            if request != "null" and name not in self._graph.argument_gradients:
+                raise GraphError(
+                    f"grad_req of {name!r} is {request!r}, but no operator that reads it states a "
+                    "gradient for it; use 'null'"
+                )
+
+
+class _Flat:
+    """Arrays one after the other in a flat buffer, each at a multiple of 256 bytes."""
+
+    def __init__(self, arrays: list[Array], itemsize: int) -> None:
+        self.arrays = arrays
+        self.places = []
+        place = 0
+        for array in arrays:
+            self.places.append(place)
+            place += aligned(array.size * itemsize) // itemsize
+        self.nbytes = place * itemsize
+
+    def describe(self) -> list[tuple[str, Shape]]:
+        return [(array.label, array.shape) for array in self.arrays]
+
+
+def _nbytes(array: Array) -> int:
+    return prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _input_names(symbol: Symbol, shapes: Mapping[str, Shape]) -> list[str]:
+    """Arguments whose shape was given, and the labels of losses."""
+    labels = set()
+    for node in symbol.nodes():
+        if node.operator is None:
+            continue
+        for argument, (parent, _) in zip(node.operator.argument_names(), node.inputs, strict=True):
+            if parent.operator is None and argument in node.operator.label_inputs:
+                labels.add(parent.name)
+    return [name for name in symbol.list_arguments() if name in shapes or name in labels]
+
+
+def _requests(symbol: Symbol, grad_req: str | Mapping[str, str]) -> dict[str, str]:
+    arguments = symbol.list_arguments()
+    if isinstance(grad_req, str):
+        result = dict.fromkeys(arguments, grad_req)
+    else:
+        unknown = [name for name in grad_req if name not in arguments]
+        if unknown:
+            raise GraphError(
+                f"grad_req names {', '.join(map(repr, unknown))}, but the arguments are "
+                f"{', '.join(arguments)}"
+            )
+        result = {name: grad_req.get(name, "write") for name in arguments}
+    for name, request in result.items():
+        if request not in REQUESTS:
+            raise GraphError(
+                f"grad_req of {name!r} must be one of {', '.join(REQUESTS)}, not {request!r}"
+            )
+    return result

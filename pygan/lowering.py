@@ -1,0 +1,360 @@
+"""From a graph to calls: which kernels run, on which symbolic arrays, in which order.
+
+A lowered graph is a list of steps (operators with their arrays). Forward runs them in order;
+backward in reverse, each writing the gradients of its inputs. The gradient of an array with
+several consumers is written by the first that reports and added to by the others. Memory is not
+decided here but in `lifetimes`, from the calls alone: time i is the forward of step i, time n the
+arrival of the output gradients, times n + 1 ... 2n the backward of steps n - 1 ... 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+from pygan.operators import (
+    Activation,
+    Array,
+    Arrays,
+    BatchNorm,
+    Call,
+    Gradient,
+    LeakyReLU,
+    Operator,
+    Shape,
+    Shapes,
+)
+from pygan.symbol import InferredShapes, Node, Symbol
+
+Key = tuple[int, int]
+"""A node's output: (id of the node, output index)."""
+
+
+@dataclass(eq=False)
+class Step:
+    """One operator of the lowered graph; `keys` are the graph's names of inputs and outputs."""
+
+    name: str
+    operator: Operator
+    arrays: Arrays
+    input_keys: tuple[Key, ...]
+    output_keys: tuple[Key, ...]
+
+
+@dataclass
+class Head:
+    """An output of the executor: its key and array, whether a loss head makes it, where a gradient
+    from outside lands (None where none is needed), and the output's own gradient where that is
+    another array."""
+
+    key: Key
+    array: Array
+    is_loss: bool
+    landing: Array | None = None
+    gradient: Array | None = None
+
+
+class LoweredGraph:
+    """The calls of a symbol under given shapes and gradient requests ("write", "add", "null")."""
+
+    def __init__(
+        self,
+        symbol: Symbol,
+        shapes: InferredShapes,
+        requests: Mapping[str, str],
+        dtype: str,
+        fuse: bool,
+    ) -> None:
+        self.requests = requests
+        self.dtype = dtype
+        self.random_state = Array("random_state", (2,), "uint64")
+        self.arguments: dict[str, Array] = {}
+        self.auxiliary: dict[str, Array] = {}
+        self.steps: list[Step] = []
+        self._arrays: dict[Key, Array] = {}
+        self._argument_keys: dict[str, Key] = {}
+        nodes = symbol.nodes()
+        head_keys = [(id(node), index) for node, index in symbol.heads]
+        self._consumers = _count_consumers(nodes, head_keys)
+        fused = _fused(nodes, self._consumers) if fuse else {}
+        for node in nodes:
+            self._lower(node, shapes, fused, set(head_keys))
+        self._make_gradients(set(head_keys))
+        self.heads = self._make_heads(symbol, head_keys)
+
+    # Forward
+
+    def _lower(
+        self, node: Node, shapes: InferredShapes, fused: Mapping[int, Node], heads: set[Key]
+    ) -> None:
+        if node.operator is None:
+            array = Array(node.name, shapes.of[id(node), 0], self.dtype)
+            self.arguments[node.name] = self._arrays[id(node), 0] = array
+            self._argument_keys[node.name] = (id(node), 0)
+            return
+        if id(node) in fused:
+            return  # its activation follows and makes the step
+        operator, source = node.operator, node
+        normalization = next(
+            (parent for parent, _ in node.inputs if fused.get(id(parent)) is node), None
+        )
+        if normalization is not None:
+            kind, slope = node.operator.function()
+            operator = replace(normalization.operator, activation=kind, slope=slope)
+            source = normalization
+        input_keys = tuple((id(parent), index) for parent, index in source.inputs)
+        output_keys = tuple((id(node), index) for index in range(len(operator.outputs)))
+        inputs = tuple(self._arrays[key] for key in input_keys)
+        outputs = []
+        for index, key in enumerate(output_keys):
+            if operator.is_view:
+                array = inputs[0].view(shapes.of[key])
+            elif index in operator.optional_outputs and not self._consumers.get(key):
+                array = None
+            else:
+                array = Array(node.output_names()[index], shapes.of[key], self.dtype)
+            outputs.append(array)
+            if array is not None:
+                self._arrays[key] = array
+        auxiliary = []
+        for name in source.auxiliary_names():
+            self.auxiliary[name] = Array(name, shapes.auxiliary[name], self.dtype)
+            auxiliary.append(self.auxiliary[name])
+        sizes = Shapes(
+            tuple(shapes.of[key] for key in input_keys),
+            tuple(shapes.of[key] for key in output_keys),
+            tuple(array.shape for array in auxiliary),
+        )
+        residuals = {
+            name: Array(f"{source.name}_{name}", shape, dtype or self.dtype)
+            for name, (shape, dtype) in operator.residuals(sizes).items()
+        }
+        arrays = Arrays(inputs, tuple(outputs), tuple(auxiliary), residuals, self.random_state)
+        self.steps.append(Step(node.name, operator, arrays, input_keys, output_keys))
+
+    def forward(self, training: bool) -> list[list[Call]]:
+        """The calls of each step."""
+        return [step.operator.forward(step.arrays, training) for step in self.steps]
+
+    # Backward
+
+    def _make_gradients(self, heads: set[Key]) -> None:
+        """Gradient arrays of everything that a wanted argument depends on."""
+        requested = [name for name, request in self.requests.items() if request != "null"]
+        self._gradients: dict[Key, Array] = {}
+        reached = self._depending_on(requested)
+        for step in reversed(self.steps):
+            for key in step.output_keys:
+                if key in reached and key not in self._gradients and key in self._arrays:
+                    self._gradients[key] = self._gradient_like(key)
+            # A reshaped array that nobody else reads shares its gradient's memory with its source.
+            source = step.input_keys[0]
+            if (
+                step.operator.is_view
+                and source in reached
+                and source not in self._argument_keys.values()
+                and self._consumers[source] == 1
+            ):
+                gradient = self._gradients[step.output_keys[0]]
+                self._gradients[source] = gradient.view(self._arrays[source].shape)
+        differentiable = {
+            key for step in self.steps for key in _differentiable(step) if key in self._arrays
+        } | heads
+        self.argument_gradients: dict[str, Array] = {}
+        for name in requested:
+            key = self._argument_keys[name]
+            if key in differentiable:
+                self._gradients[key] = self._gradient_like(key)
+                self.argument_gradients[name] = self._gradients[key]
+
+    def _gradient_like(self, key: Key) -> Array:
+        array = self._arrays[key]
+        return Array(f"gradient of {array.label}", array.shape, self.dtype)
+
+    def _make_heads(self, symbol: Symbol, keys: list[Key]) -> list[Head]:
+        heads: list[Head] = []
+        for (node, _), key in zip(symbol.heads, keys, strict=True):
+            is_loss = node.operator is not None and node.operator.is_loss
+            head = Head(key, self._arrays[key], is_loss)
+            gradient = None if is_loss else self._gradients.get(key)
+            if gradient is not None:
+                # Gradients of arguments outlive the pass, and an output listed twice gets the sum.
+                if key in self._argument_keys.values() or any(h.key == key for h in heads):
+                    head.landing = Array(f"given {gradient.label}", gradient.shape, self.dtype)
+                    head.gradient = gradient
+                else:
+                    head.landing = gradient
+            heads.append(head)
+        return heads
+
+    def _depending_on(self, names: Collection[str]) -> set[Key]:
+        """Keys whose value depends, differentiably, on the named arguments."""
+        reached = {self._argument_keys[name] for name in names}
+        for step in self.steps:
+            if not step.operator.is_loss and any(key in reached for key in _differentiable(step)):
+                reached.update(step.output_keys)
+        return reached
+
+    def backward(self, given: Collection[int], wanted: Collection[str]) -> list[list[Call]]:
+        """The calls of the pass, first those of arrived gradients, then of each step in reverse.
+
+        given: the outputs whose gradient is handed in; wanted: the arguments whose gradient is
+        needed. Wanted "write" gradients that nothing reaches are filled with 0.
+        """
+        needed = self._depending_on(wanted)
+        written = {self._argument_keys[name] for name in wanted if self.requests[name] == "add"}
+        reached: set[Key] = set()
+        arrival: list[Call] = []
+        for index in sorted(given):
+            head = self.heads[index]
+            if head.key not in needed or head.landing is None:
+                continue
+            if head.gradient is not None:
+                attributes = {"accumulate": head.key in written}
+                arrival.append(Call("axpy", (head.landing, head.gradient), attributes))
+            written.add(head.key)
+            reached.add(head.key)
+        calls = [arrival]
+        for step in reversed(self.steps):
+            calls.append(self._step_backward(step, needed, written, reached))
+        for name in wanted:
+            key = self._argument_keys[name]
+            if key not in written:
+                arrival.append(Call("fill", (self._gradients[key],), {"value": 0.0}))
+        return calls
+
+    def _step_backward(
+        self, step: Step, needed: set[Key], written: set[Key], reached: set[Key]
+    ) -> list[Call]:
+        calls = []
+        if any(key in self._gradients for key in step.input_keys):
+            calls += step.operator.update_statistics(step.arrays)
+        if not step.operator.is_loss and not any(key in reached for key in step.output_keys):
+            return calls
+        differentiable = set(_differentiable(step))
+        gradients: list[Gradient | None] = []
+        for key in step.input_keys:
+            if key not in needed or key not in differentiable:
+                gradients.append(None)
+                continue
+            gradients.append(Gradient(self._gradients[key], key in written))
+            written.add(key)
+            reached.add(key)
+        if all(gradient is None for gradient in gradients):
+            return calls
+        output_gradients = tuple(
+            self._gradients[key] if key in reached else None for key in step.output_keys
+        )
+        if step.operator.is_view and gradients[0].array.root is output_gradients[0].root:
+            return calls
+        return calls + step.operator.backward(step.arrays, output_gradients, tuple(gradients))
+
+
+def _differentiable(step: Step) -> list[Key]:
+    names = step.operator.argument_names()
+    return [
+        key
+        for name, key in zip(names, step.input_keys, strict=True)
+        if name not in step.operator.no_gradient
+    ]
+
+
+def _count_consumers(nodes: list[Node], heads: list[Key]) -> dict[Key, int]:
+    count: dict[Key, int] = {}
+    for key in [(id(p), i) for node in nodes for p, i in node.inputs] + heads:
+        count[key] = count.get(key, 0) + 1
+    return count
+
+
+def _fused(nodes: list[Node], consumers: Mapping[Key, int]) -> dict[int, Node]:
+    """Batch norms (by id) that the one activation reading them takes along."""
+    fused = {}
+    for node in nodes:
+        if isinstance(node.operator, Activation | LeakyReLU):
+            parent, _ = node.inputs[0]
+            if isinstance(parent.operator, BatchNorm) and consumers[id(parent), 0] == 1:
+                fused[id(parent)] = node
+    return fused
+
+
+# Memory
+
+
+@dataclass(eq=False)
+class Lifetime:
+    """An array that owns memory, and the first and last time a call mentions it."""
+
+    array: Array
+    start: int
+    end: int
+
+
+def lifetimes(
+    graph: LoweredGraph, persistent: Collection[Array], keep_forward: bool
+) -> tuple[list[Lifetime], dict[Array, Array]]:
+    """When each array that is not persistent is needed, and which arrays work in place.
+
+    An output of the graph lives from its making on. keep_forward: what a backward reads lives
+    until the next forward too, so that backward can run again. The second result maps an array
+    to the one whose memory it takes over.
+    """
+    n = len(graph.steps)
+    forever = 2 * n + 1
+    found: dict[Array, Lifetime] = {}
+
+    def mention(array: Array | None, time: int) -> None:
+        if array is None or array.root in persistent:
+            return
+        life = found.setdefault(array.root, Lifetime(array.root, time, time))
+        life.start = min(life.start, time)
+        life.end = max(life.end, time)
+
+    for training in (True, False):
+        for time, calls in enumerate(graph.forward(training)):
+            for call in calls:
+                for array in call.arrays:
+                    mention(array, time)
+    made_by_forward = set(found)
+    given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
+    if graph.argument_gradients:
+        for index in given:
+            mention(graph.heads[index].landing, n)
+        for time, calls in enumerate(graph.backward(given, list(graph.argument_gradients)), n):
+            for call in calls:
+                for array in call.arrays:
+                    if keep_forward and array is not None and array.root in made_by_forward:
+                        mention(array, forever)
+                    mention(array, time)
+    for head in graph.heads:
+        mention(head.array, forever)
+    return _share_in_place(graph, found)
+
+
+def _share_in_place(
+    graph: LoweredGraph, found: dict[Array, Lifetime]
+) -> tuple[list[Lifetime], dict[Array, Array]]:
+    taken: dict[Array, Array] = {}
+
+    def owner(array: Array) -> Array:
+        while array in taken:
+            array = taken[array]
+        return array
+
+    for time, step in enumerate(graph.steps):
+        for source, target in step.operator.in_place:
+            x, y = step.arrays.inputs[source], step.arrays.outputs[target]
+            if y is None or y in taken or y not in found:
+                continue
+            held = owner(x.root)
+            if (
+                held in found
+                and found[held].end == time
+                and x.size == y.size
+                and sum(other.root is x.root for other in step.arrays.inputs) == 1
+            ):
+                taken[y] = held
+                found[held].end = found.pop(y).end
+    return list(found.values()), {array: owner(array) for array in taken}
+
+
+__all__ = ["Head", "Lifetime", "LoweredGraph", "Shape", "Step", "lifetimes"]

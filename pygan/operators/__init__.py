@@ -1,0 +1,56 @@
+"""The operators of graphs, one module per family."""
+
+from pygan.operators.activation import Activation, LeakyReLU
+from pygan.operators.base import Array, Arrays, Call, Gradient, Operator, Shape, Shapes
+from pygan.operators.batch_norm import BatchNorm
+from pygan.operators.convolution import Convolution, TransposedConvolution
+from pygan.operators.dropout import Dropout
+from pygan.operators.elementwise import Add, BroadcastMultiply, Multiply
+from pygan.operators.fully_connected import FullyConnected
+from pygan.operators.loss import (
+    LogisticRegressionOutput,
+    MeanSquaredError,
+    SigmoidCrossEntropy,
+    Softmax,
+    SoftmaxCrossEntropy,
+)
+from pygan.operators.pooling import Pooling
+from pygan.operators.shape import Concat, Flatten, Reshape
+
+OPERATORS: dict[str, type[Operator]] = {
+    operator.__name__: operator
+    for operator in (
+        Activation,
+        Add,
+        BatchNorm,
+        BroadcastMultiply,
+        Concat,
+        Convolution,
+        Dropout,
+        Flatten,
+        FullyConnected,
+        LeakyReLU,
+        LogisticRegressionOutput,
+        MeanSquaredError,
+        Multiply,
+        Pooling,
+        Reshape,
+        SigmoidCrossEntropy,
+        Softmax,
+        SoftmaxCrossEntropy,
+        TransposedConvolution,
+    )
+}
+"""Operator classes by the name that graphs and their files use."""
+
+__all__ = [
+    "OPERATORS",
+    "Array",
+    "Arrays",
+    "Call",
+    "Gradient",
+    "Operator",
+    "Shape",
+    "Shapes",
+    *OPERATORS,
+]

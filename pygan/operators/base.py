@@ -1,0 +1,180 @@
+"""What an operator of a graph states about itself.
+
+An operator is a frozen dataclass whose fields are its attributes. It names its arguments and
+auxiliary states, infers shapes, and says forward and backward as lists of `Call`s of the kernel
+interface (`device.ops`). Calls speak of symbolic `Array`s; memory is planned later, from the calls
+alone: an array lives from the first call that mentions it to the last one. So the tensors that a
+backward needs are exactly those that its calls mention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from math import prod
+from typing import Any, ClassVar
+
+from pygan.errors import GraphError, ShapeError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Array:
+    """A symbolic array: a name for messages, a shape, a dtype, and perhaps the array it views."""
+
+    label: str
+    shape: Shape
+    dtype: str = "float32"
+    base: Array | None = None
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def root(self) -> Array:
+        """The array that owns the memory."""
+        return self if self.base is None else self.base.root
+
+    def view(self, shape: Shape) -> Array:
+        """The same memory under another shape."""
+        if prod(shape) != self.size:
+            raise ShapeError(f"{self.label} of shape {self.shape} cannot be viewed as {shape}")
+        return self if shape == self.shape else Array(self.label, shape, self.dtype, self.root)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of the kernel interface: positional arrays, keyword attributes."""
+
+    function: str
+    arrays: tuple[Array | None, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    workspace: bool = False
+
+
+@dataclass(slots=True)
+class Gradient:
+    """Where the gradient of an input goes, and whether it is added to what is there."""
+
+    array: Array
+    accumulate: bool
+
+
+@dataclass(slots=True)
+class Arrays:
+    """The arrays of one operator in a bound graph.
+
+    `outputs` holds None for an optional output that nobody reads. `random_state` is the executor's
+    uint64 (2,) {seed, counter}.
+    """
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array | None, ...]
+    auxiliary: tuple[Array, ...]
+    residuals: dict[str, Array]
+    random_state: Array
+
+
+@dataclass(slots=True)
+class Shapes:
+    """A completed inference: shapes of all inputs, outputs and auxiliary states."""
+
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    auxiliary: tuple[Shape, ...] = ()
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Base of all operators; the class attributes are the defaults of the common case."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("data",)
+    auxiliary: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[tuple[str, ...]] = ("output",)
+    optional_outputs: ClassVar[frozenset[int]] = frozenset()
+    """Outputs that the kernel can leave out when nobody reads them."""
+    is_loss: ClassVar[bool] = False
+    """A loss head: it starts the backward pass itself and ignores gradients handed to it."""
+    is_view: ClassVar[bool] = False
+    """The output is the input's memory under another shape; no calls."""
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """(input, output) pairs that may share memory when the input is not read afterwards."""
+    label_inputs: ClassVar[tuple[str, ...]] = ()
+    """Inputs that are data even where their shape is inferred: they are never parameters."""
+    no_gradient: ClassVar[tuple[str, ...]] = ()
+    """Inputs for which the operator states no gradient."""
+
+    def argument_names(self) -> tuple[str, ...]:
+        """Names of the inputs in order; parameters among them are created when not given."""
+        return self.inputs
+
+    def attributes(self) -> dict[str, Any]:
+        """The attributes as plain values that JSON can hold."""
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.repr}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        """Complete the shapes; unknown inputs are None. Raises ShapeError naming both shapes."""
+        raise NotImplementedError
+
+    def residuals(self, shapes: Shapes) -> dict[str, tuple[Shape, str]]:
+        """What a training forward leaves for backward beside inputs and outputs: name to shape and
+        dtype ("" for the executor's own)."""
+        return {}
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        raise NotImplementedError
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        """Calls that write the wanted gradients (None: not wanted), one entry per input."""
+        raise NotImplementedError
+
+    def update_statistics(self, arrays: Arrays) -> list[Call]:
+        """Calls of every backward pass, wanted gradients or not (moving statistics)."""
+        return []
+
+
+def data_shape(inputs: Sequence[Shape | None], rank: int | None = None, index: int = 0) -> Shape:
+    """The shape of one data input, which must be known (and have `rank` axes)."""
+    shape = inputs[index]
+    if shape is None:
+        raise ShapeError("the shape of its data is unknown; give the shapes of the input variables")
+    if rank is not None and len(shape) != rank:
+        raise ShapeError(f"data must have {rank} axes, but its shape is {shape}")
+    return shape
+
+
+def expect(given: Shape | None, needed: Shape, what: str, because: str) -> Shape:
+    """`needed`, unless another shape was given."""
+    if given is not None and tuple(given) != needed:
+        raise ShapeError(f"{what} has shape {tuple(given)}, but {because} needs {needed}")
+    return needed
+
+
+def pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
+    """An (h, w) attribute from one integer or two."""
+    values = (value, value) if isinstance(value, int) else tuple(value)
+    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise GraphError(f"{name} must be one integer or two (height, width), not {value!r}")
+    if min(values) < least:
+        raise GraphError(f"{name} must be at least {least}, not {value!r}")
+    return values[0], values[1]
+
+
+def positive(value: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise GraphError(f"{name} must be a positive integer, not {value!r}")
+    return value
+
+
+def choice(value: str, allowed: Sequence[str], name: str) -> str:
+    if value not in allowed:
+        raise GraphError(f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value

@@ -1,0 +1,111 @@
+"""Batch normalisation over all axes but the last, with the activation that may follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pygan.errors import GraphError
+from pygan.operators.base import (
+    Array,
+    Arrays,
+    Call,
+    Gradient,
+    Operator,
+    Shape,
+    Shapes,
+    data_shape,
+    expect,
+)
+
+
+@dataclass(frozen=True)
+class BatchNorm(Operator):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) as MXNet's BatchNorm has it.
+
+    data (..., C); gamma, beta and the auxiliary moving_mean, moving_var (C,).
+    Training normalises with the batch mean and the biased variance. The moving statistics,
+    moving = momentum * moving + (1 - momentum) * batch with the biased variance again, are updated
+    by backward, not by forward: a forward without backward leaves them alone. PyTorch updates in
+    forward, calls 1 - momentum what is momentum here, and uses the unbiased variance.
+    fix_gamma (the default): gamma counts as 1, its gradient is exactly 0, and every forward
+    overwrites the gamma array with 1. use_global_stats: the moving statistics are used and left
+    alone in training too.
+    """
+
+    eps: float = 1e-3
+    momentum: float = 0.9
+    fix_gamma: bool = True
+    use_global_stats: bool = False
+    # Set when the executor fuses the activation that follows; no attribute of the symbol.
+    activation: str | None = field(default=None, repr=False)
+    slope: float = field(default=0.0, repr=False)
+
+    inputs: ClassVar[tuple[str, ...]] = ("data", "gamma", "beta")
+    auxiliary: ClassVar[tuple[str, ...]] = ("moving_mean", "moving_var")
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise GraphError(f"eps must be above 0, not {self.eps}")
+        if not 0 <= self.momentum <= 1:
+            raise GraphError(f"momentum must lie in [0, 1], not {self.momentum}")
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        data = data_shape(inputs)
+        channels = (data[-1],)
+        because = f"data of shape {data}"
+        gamma = expect(inputs[1], channels, "gamma", because)
+        beta = expect(inputs[2], channels, "beta", because)
+        return Shapes((data, gamma, beta), (data,), (channels, channels))
+
+    def residuals(self, shapes: Shapes) -> dict[str, tuple[Shape, str]]:
+        if self.use_global_stats:
+            return {}
+        return {"mean": (shapes.auxiliary[0], ""), "var": (shapes.auxiliary[1], "")}
+
+    def _attributes(self) -> dict[str, Any]:
+        return {
+            "eps": self.eps,
+            "fix_gamma": self.fix_gamma,
+            "activation": self.activation,
+            "slope": self.slope,
+        }
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        data, gamma, beta = arrays.inputs
+        y = arrays.outputs[0]
+        if training and not self.use_global_stats:
+            statistics = (arrays.residuals["mean"], arrays.residuals["var"])
+            operands = (data, gamma, beta, y, *statistics)
+            function = "batch_norm_forward_training"
+            return [Call(function, operands, self._attributes(), workspace=True)]
+        operands = (data, gamma, beta, *arrays.auxiliary, y)
+        return [Call("batch_norm_forward_inference", operands, self._attributes())]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        statistics = tuple(arrays.residuals.values()) or arrays.auxiliary
+        names = ("accumulate", "accumulate_gamma", "accumulate_beta")
+        accumulate = {
+            name: target is not None and target.accumulate
+            for name, target in zip(names, gradients, strict=True)
+        }
+        operands = (
+            *arrays.inputs,
+            *statistics,
+            output_gradients[0],
+            *(None if target is None else target.array for target in gradients),
+        )
+        attributes = self._attributes() | {"use_global_stats": self.use_global_stats} | accumulate
+        return [Call("batch_norm_backward", operands, attributes, workspace=True)]
+
+    def update_statistics(self, arrays: Arrays) -> list[Call]:
+        if self.use_global_stats:
+            return []
+        operands = (*arrays.residuals.values(), *arrays.auxiliary)
+        return [Call("batch_norm_update_moving", operands, {"momentum": self.momentum})]

@@ -1,0 +1,177 @@
+"""Convolution and transposed convolution, NHWC.
+
+data (N, H, W, C_in) -> output (N, H', W', num_filter). Weights are stored by the small (strided)
+side: convolution (num_filter, kh, kw, C_in / groups), transposed convolution
+(C_in, kh, kw, num_filter / groups), so that the forward of one is the data gradient of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pygan.errors import GraphError, ShapeError
+from pygan.operators.base import (
+    Array,
+    Arrays,
+    Call,
+    Gradient,
+    Operator,
+    Shape,
+    Shapes,
+    data_shape,
+    expect,
+    pair,
+    positive,
+)
+
+
+@dataclass(frozen=True)
+class _Convolutional(Operator):
+    kernel: int | tuple[int, int]
+    num_filter: int
+    stride: int | tuple[int, int] = 1
+    pad: int | tuple[int, int] = 0
+    dilation: int | tuple[int, int] = 1
+    groups: int = 1
+    no_bias: bool = False
+
+    prefix: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, least in (("kernel", 1), ("stride", 1), ("pad", 0), ("dilation", 1)):
+            object.__setattr__(self, name, pair(getattr(self, name), name, least))
+        positive(self.num_filter, "num_filter")
+        positive(self.groups, "groups")
+        if self.num_filter % self.groups:
+            raise GraphError(
+                f"num_filter {self.num_filter} is not a multiple of groups {self.groups}"
+            )
+
+    def argument_names(self) -> tuple[str, ...]:
+        return ("data", "weight") if self.no_bias else ("data", "weight", "bias")
+
+    def _extent(self) -> tuple[int, int]:
+        """Rows and columns that the dilated kernel spans."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+
+    def _output_size(self, size: Shape) -> Shape:
+        raise NotImplementedError
+
+    def _weight_shape(self, channels: int) -> Shape:
+        raise NotImplementedError
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        n, h, w, channels = data = data_shape(inputs, rank=4)
+        if channels % self.groups:
+            raise ShapeError(
+                f"data of shape {data} has {channels} channels, no multiple of groups {self.groups}"
+            )
+        because = f"data of shape {data} with kernel {self.kernel} and {self.num_filter} filters"
+        weight = expect(inputs[1], self._weight_shape(channels), "weight", because)
+        shapes = [data, weight]
+        if not self.no_bias:
+            shapes.append(expect(inputs[2], (self.num_filter,), "bias", because))
+        return Shapes(tuple(shapes), ((n, *self._output_size((h, w)), self.num_filter),))
+
+    def _geometry(self) -> dict[str, Any]:
+        return {
+            "stride": self.stride,
+            "pad": self.pad,
+            "dilation": self.dilation,
+            "groups": self.groups,
+        }
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        data, weight, *bias = arrays.inputs
+        operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
+        return [Call(f"{self.prefix}_forward", operands, self._geometry(), workspace=True)]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        data, weight = arrays.inputs[:2]
+        dy = output_gradients[0]
+        calls = []
+
+        def add(function: str, target: Gradient | None, *operands: Array, **geometry: Any) -> None:
+            if target is not None:
+                attributes = geometry | {"accumulate": target.accumulate}
+                calls.append(Call(function, (*operands, target.array), attributes, workspace=True))
+
+        geometry = self._geometry()
+        add(f"{self.prefix}_backward_data", gradients[0], dy, weight, **geometry)
+        add(f"{self.prefix}_backward_weight", gradients[1], data, dy, **geometry)
+        if not self.no_bias:
+            add("bias_backward", gradients[2], dy)
+        return calls
+
+
+@dataclass(frozen=True)
+class Convolution(_Convolutional):
+    """Convolution (cross-correlation), MXNet's Convolution in NHWC.
+
+    data (N, H, W, C), weight (num_filter, kh, kw, C / groups), bias (num_filter,) unless no_bias.
+    Output size per axis: (size + 2 pad - dilation (kernel - 1) - 1) // stride + 1.
+    """
+
+    prefix: ClassVar[str] = "convolution"
+
+    def _weight_shape(self, channels: int) -> Shape:
+        return (self.num_filter, *self.kernel, channels // self.groups)
+
+    def _output_size(self, size: Shape) -> Shape:
+        padded = tuple(s + 2 * p for s, p in zip(size, self.pad, strict=True))
+        extent = self._extent()
+        if any(e > s for e, s in zip(extent, padded, strict=True)):
+            raise ShapeError(
+                f"kernel {self.kernel} with dilation {self.dilation} spans {extent}, more than the "
+                f"input's {padded} (size {size} with pad {self.pad}); enlarge pad or input"
+            )
+        return tuple(
+            (s - e) // stride + 1 for s, e, stride in zip(padded, extent, self.stride, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class TransposedConvolution(_Convolutional):
+    """Transposed convolution, MXNet's Deconvolution in NHWC (its default too: no bias).
+
+    data (N, H, W, C), weight (C, kh, kw, num_filter / groups), bias (num_filter,) unless no_bias.
+    Output size per axis: stride (size - 1) + dilation (kernel - 1) + 1 - 2 pad + output_padding,
+    with output_padding below stride (MXNet's adj).
+    """
+
+    no_bias: bool = True
+    output_padding: int | tuple[int, int] = 0
+
+    prefix: ClassVar[str] = "transposed_convolution"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "output_padding", pair(self.output_padding, "output_padding", 0))
+        if any(a >= s for a, s in zip(self.output_padding, self.stride, strict=True)):
+            raise GraphError(
+                f"output_padding {self.output_padding} must be smaller than stride {self.stride}"
+            )
+
+    def _weight_shape(self, channels: int) -> Shape:
+        return (channels, *self.kernel, self.num_filter // self.groups)
+
+    def _output_size(self, size: Shape) -> Shape:
+        result = tuple(
+            stride * (s - 1) + e - 2 * p + a
+            for s, e, stride, p, a in zip(
+                size, self._extent(), self.stride, self.pad, self.output_padding, strict=True
+            )
+        )
+        if min(result) < 1:
+            raise ShapeError(
+                f"pad {self.pad} leaves an output of size {result} for input size {size} and "
+                f"kernel {self.kernel}; reduce pad"
+            )
+        return result

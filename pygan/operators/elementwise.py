@@ -1,0 +1,102 @@
+"""Sums and products of two arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pygan.errors import ShapeError
+from pygan.operators.base import (
+    Array,
+    Arrays,
+    Call,
+    Gradient,
+    Operator,
+    Shape,
+    Shapes,
+    data_shape,
+)
+
+
+@dataclass(frozen=True)
+class _Pairwise(Operator):
+    inputs: ClassVar[tuple[str, ...]] = ("left", "right")
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0), (1, 0))
+    function: ClassVar[str]
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        known = data_shape([shape for shape in inputs if shape is not None] or [None])
+        for shape in inputs:
+            if shape is not None and shape != known:
+                raise ShapeError(
+                    f"left has shape {inputs[0]} and right {inputs[1]}; they must be equal "
+                    "(BroadcastMultiply broadcasts)"
+                )
+        return Shapes((known, known), (known,))
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        return [Call(self.function, (*arrays.inputs, arrays.outputs[0]))]
+
+
+@dataclass(frozen=True)
+class Add(_Pairwise):
+    """left + right, equal shapes."""
+
+    function: ClassVar[str] = "add_forward"
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        return [
+            Call("axpy", (output_gradients[0], target.array), {"accumulate": target.accumulate})
+            for target in gradients
+            if target is not None
+        ]
+
+
+@dataclass(frozen=True)
+class Multiply(_Pairwise):
+    """left * right, equal shapes."""
+
+    function: ClassVar[str] = "multiply_forward"
+    backward_function: ClassVar[str] = "multiply_backward"
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        return [
+            Call(
+                self.backward_function,
+                (output_gradients[0], other, target.array),
+                {"accumulate": target.accumulate},
+            )
+            for target, other in zip(gradients, reversed(arrays.inputs), strict=True)
+            if target is not None
+        ]
+
+
+@dataclass(frozen=True)
+class BroadcastMultiply(Multiply):
+    """left * right under numpy's broadcasting rules, up to 4 axes (MXNet's broadcast_mul)."""
+
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
+    function: ClassVar[str] = "broadcast_multiply_forward"
+    backward_function: ClassVar[str] = "broadcast_multiply_backward"
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        left, right = data_shape(inputs), data_shape(inputs, index=1)
+        rank = max(len(left), len(right))
+        if rank > 4:
+            raise ShapeError(f"left {left} and right {right} have more than 4 axes")
+        padded = [(1,) * (rank - len(shape)) + shape for shape in (left, right)]
+        if any(a != b and 1 not in (a, b) for a, b in zip(*padded, strict=True)):
+            raise ShapeError(f"left of shape {left} and right of {right} do not broadcast")
+        result = tuple(b if a == 1 else a for a, b in zip(*padded, strict=True))
+        return Shapes((left, right), (result,))

@@ -1,0 +1,80 @@
+"""Fully connected layer: data flattened to (N, D), output (N, num_hidden)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from pygan.operators.base import (
+    Array,
+    Arrays,
+    Call,
+    Gradient,
+    Operator,
+    Shape,
+    Shapes,
+    data_shape,
+    expect,
+    positive,
+)
+
+
+@dataclass(frozen=True)
+class FullyConnected(Operator):
+    """y = x w^T + bias, MXNet's FullyConnected with flatten on.
+
+    data (N, ...) is read as (N, D) in its own (NHWC) order, weight (num_hidden, D),
+    bias (num_hidden,) unless no_bias. `pygan.layout` permutes weights that were trained on
+    flattened NCHW images.
+    """
+
+    num_hidden: int
+    no_bias: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self.num_hidden, "num_hidden")
+
+    def argument_names(self) -> tuple[str, ...]:
+        return ("data", "weight") if self.no_bias else ("data", "weight", "bias")
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        data = data_shape(inputs)
+        because = f"data of shape {data} with num_hidden {self.num_hidden}"
+        shapes = [data, expect(inputs[1], (self.num_hidden, prod(data[1:])), "weight", because)]
+        if not self.no_bias:
+            shapes.append(expect(inputs[2], (self.num_hidden,), "bias", because))
+        return Shapes(tuple(shapes), ((data[0], self.num_hidden),))
+
+    def _rows(self, array: Array) -> Array:
+        return array.view((array.shape[0], prod(array.shape[1:])))
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        data, weight, *bias = arrays.inputs
+        operands = (self._rows(data), weight, bias[0] if bias else None, arrays.outputs[0])
+        return [Call("fully_connected_forward", operands, workspace=True)]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        data, weight = arrays.inputs[:2]
+        dy = output_gradients[0]
+        calls = []
+
+        def add(function: str, target: Gradient | None, *operands: Array) -> None:
+            if target is not None:
+                attributes = {"accumulate": target.accumulate}
+                calls.append(Call(function, operands, attributes, workspace=True))
+
+        to_data, to_weight = gradients[:2]
+        if to_data is not None:
+            rows = self._rows(to_data.array)
+            add("fully_connected_backward_data", to_data, dy, weight, rows)
+        if to_weight is not None:
+            add("fully_connected_backward_weight", to_weight, self._rows(data), dy, to_weight.array)
+        if not self.no_bias and gradients[2] is not None:
+            add("bias_backward", gradients[2], dy, gradients[2].array)
+        return calls

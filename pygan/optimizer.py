@@ -1,0 +1,229 @@
+"""Optimizers: one launch over the flat buffer of an executor's parameters.
+
+Step count and learning rate live on the device, so that a captured step stays right. The formulas
+are those of `pygan.reference.optimizer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from pygan.errors import CheckpointError, GraphError, StateError
+from pygan.executor import Executor
+
+STEP_SLOTS = 1024
+"""Copies of the step count, one per block of a launch."""
+
+
+class Optimizer:
+    """Base: step count, learning rate and named flat state buffers.
+
+    `update()` applies the gradients of `executor.gradients` to the parameters that have one.
+    """
+
+    buffers: tuple[str, ...] = ()
+
+    def __init__(self, executor: Executor, learning_rate: float, settings: dict[str, Any]) -> None:
+        self.executor = executor
+        self.settings = settings
+        device = executor.device
+        size = int(executor.gradients.size)
+        if not size:
+            raise StateError("the executor has no parameter with a gradient to optimize")
+        self._weights = executor.parameters[:size]
+        self._gradients = executor.gradients
+        self._state = {name: device.zeros((size,), executor.dtype) for name in self.buffers}
+        self._step = device.zeros((STEP_SLOTS,), np.int32)
+        self._learning_rate = device.zeros((1,), executor.dtype)
+        self.set_learning_rate(learning_rate)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Takes effect from the next update on."""
+        if not (isfinite(learning_rate) and learning_rate >= 0):
+            raise GraphError(f"learning_rate must be a finite number >= 0, not {learning_rate}")
+        self._learning_rate[...] = np.full(1, learning_rate, self.executor.dtype)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(np.asarray(self._learning_rate)[0])
+
+    @property
+    def step_count(self) -> int:
+        """Updates done."""
+        return int(np.asarray(self._step)[0])
+
+    def update(self) -> None:
+        """One step on all parameters that have a gradient."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Host copies of the state: ``step`` int32 (1,), ``learning_rate`` (1,), and for each state
+        buffer and parameter ``buffer/parameter`` in the parameter's shape."""
+        state = {
+            "step": np.array(self._step)[:1],
+            "learning_rate": np.array(self._learning_rate),
+        }
+        for buffer, array in self._state.items():
+            host = np.array(array)
+            for name, place in self.executor.trainable().items():
+                shape = tuple(self.executor.arg_dict[name].shape)
+                state[f"{buffer}/{name}"] = host[place].reshape(shape)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes over what `state_dict` gave, to the bit.
+
+        Raises CheckpointError, before anything is changed, where names or shapes do not fit.
+        """
+        expected = {name: array.shape for name, array in self.state_dict().items()}
+        given = {name: np.asarray(array).shape for name, array in state.items()}
+        if given != expected:
+            differing = sorted(
+                name
+                for name in expected.keys() | given.keys()
+                if expected.get(name) != given.get(name)
+            )
+            listed = ", ".join(
+                f"{name} {given.get(name, 'missing')} (expected {expected.get(name, 'none')})"
+                for name in differing[:5]
+            )
+            raise CheckpointError(
+                f"the state is not of this optimizer and network: {listed}"
+                + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+            )
+        self._step[...] = np.full(STEP_SLOTS, int(np.asarray(state["step"])[0]), np.int32)
+        self._learning_rate[...] = np.asarray(state["learning_rate"], self.executor.dtype)
+        for buffer, array in self._state.items():
+            host = np.zeros(array.shape, self.executor.dtype)
+            for name, place in self.executor.trainable().items():
+                host[place] = np.asarray(state[f"{buffer}/{name}"]).ravel()
+            array[...] = host
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) in MXNet's form.
+
+    g = clip(rescale_grad * gradient + weight_decay * w); lr_t = lr sqrt(1 - b2^t) / (1 - b1^t);
+    w -= lr_t m / (sqrt(v) + eps). The bias correction sits in the rate, so the effective eps of the
+    first step is eps / sqrt(1 - b2), other than in PyTorch. State: m, v.
+    """
+
+    buffers = ("m", "v")
+
+    def __init__(
+        self,
+        executor: Executor,
+        learning_rate: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        rescale_grad: float = 1.0,
+        clip_gradient: float | None = None,
+    ) -> None:
+        _fraction(beta1, "beta1")
+        _fraction(beta2, "beta2")
+        settings = {
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "rescale_grad": rescale_grad,
+            "clip_gradient": clip_gradient,
+        }
+        super().__init__(executor, learning_rate, settings)
+
+    def update(self) -> None:
+        self.executor.device.ops.adam_update(
+            self._weights,
+            self._gradients,
+            self._state["m"],
+            self._state["v"],
+            self._step,
+            self._learning_rate,
+            **self.settings,
+        )
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, MXNet's form:
+    mom = momentum * mom - lr * (clip(rescale_grad * gradient) + weight_decay * w); w += mom.
+    State with momentum: momentum."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        learning_rate: float = 1e-2,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        rescale_grad: float = 1.0,
+        clip_gradient: float | None = None,
+    ) -> None:
+        _fraction(momentum, "momentum")
+        self.buffers = ("momentum",) if momentum else ()
+        settings = {
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "rescale_grad": rescale_grad,
+            "clip_gradient": clip_gradient,
+        }
+        super().__init__(executor, learning_rate, settings)
+
+    def update(self) -> None:
+        self.executor.device.ops.sgd_update(
+            self._weights,
+            self._gradients,
+            self._state.get("momentum"),
+            self._step,
+            self._learning_rate,
+            **self.settings,
+        )
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012) in Keras's form, gradients clipped by value:
+    a = rho * a + (1 - rho) * g^2; w -= lr / (1 + learning_rate_decay * t) * g / (sqrt(a) + eps).
+    State: mean_square."""
+
+    buffers = ("mean_square",)
+
+    def __init__(
+        self,
+        executor: Executor,
+        learning_rate: float = 1e-3,
+        rho: float = 0.9,
+        eps: float = 1e-7,
+        clip_gradient: float | None = None,
+        learning_rate_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        rescale_grad: float = 1.0,
+    ) -> None:
+        _fraction(rho, "rho")
+        settings = {
+            "rho": rho,
+            "eps": eps,
+            "clip_gradient": clip_gradient,
+            "learning_rate_decay": learning_rate_decay,
+            "weight_decay": weight_decay,
+            "rescale_grad": rescale_grad,
+        }
+        super().__init__(executor, learning_rate, settings)
+
+    def update(self) -> None:
+        self.executor.device.ops.rmsprop_update(
+            self._weights,
+            self._gradients,
+            self._state["mean_square"],
+            self._step,
+            self._learning_rate,
+            **self.settings,
+        )
+
+
+def _fraction(value: float, name: str) -> None:
+    if not 0 <= value < 1:
+        raise GraphError(f"{name} must lie in [0, 1), not {value}")

@@ -137,8 +137,8 @@ __device__ __forceinline__ int first_column() {
 template <class Left, class Right>
 __device__ __forceinline__ Sums tile_product(const Left& left, const Right& right,
                                              DepthRange range) {
-    alignas(16) __shared__ Slab<TILE_M> lines;
-    alignas(16) __shared__ Slab<TILE_N> columns;
+    __shared__ __align__(16) Slab<TILE_M> lines;
+    __shared__ __align__(16) Slab<TILE_N> columns;
     Sums sums = {};
     for (int depth = range.begin; depth < range.end; depth += TILE_K) {
         left.fill(lines, depth, range.end);

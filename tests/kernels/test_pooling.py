@@ -126,7 +126,7 @@ def test_wrong_calls_are_refused(device: Any) -> None:
     with pytest.raises(ValueError, match="'median'"):
         device.ops.pooling_forward(x, y, kind="median", **good)
     with pytest.raises(ValueError, match=r"\(1, 5, 5, 2\).*\(1, 2, 2, 2\)"):
-        device.ops.pooling_forward(x, y, kind="avg", **{**good, "stride": (4, 4)})
+        device.ops.pooling_forward(x, y, kind="avg", **{**good, "stride": (1, 1)})
     with pytest.raises(ValueError, match="smaller than the kernel"):
         device.ops.pooling_forward(x, y, kind="avg", **{**good, "pad": (2, 0)})
     with pytest.raises(ValueError, match="needs its input"):

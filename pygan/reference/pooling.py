@@ -14,6 +14,7 @@ import numpy as np
 from . import shapes
 
 Pair = tuple[int, int]
+Index = tuple[slice, ...]
 
 
 def pooling_forward(
@@ -33,17 +34,18 @@ def pooling_forward(
     """
     _check("pooling_forward", x, y, kind, kernel, stride, pad)
     if kind == "max":
-        y[...] = np.finfo(y.dtype).min
-        for x_view, y_view, _ in _taps(x, y, kernel, stride, pad):
-            np.copyto(y_view, x_view, where=x_view > y_view)
+        _maximum(x, y, kernel, stride, pad)
         return
     # A window's sum is separable: over its rows, in runs of W C numbers, then over its columns.
-    row_sums = np.zeros((*y.shape[:2], *x.shape[2:]), y.dtype)
-    for x_rows, y_rows in _axis_taps(x, y, 0, kernel, stride, pad):
-        row_sums[:, y_rows] += x[:, x_rows]
-    y[...] = 0
-    for x_columns, y_columns in _axis_taps(x, y, 1, kernel, stride, pad):
-        y[:, :, y_columns] += row_sums[:, :, x_columns]
+    row_sums = np.empty((*y.shape[:2], *x.shape[2:]), y.dtype)
+    for target, source, axis in ((row_sums, x, 0), (y, row_sums, 1)):
+        for tap, (x_part, y_part) in enumerate(_axis_taps(x, y, axis, kernel, stride, pad)):
+            if tap == 0 and target[y_part].shape == target.shape:
+                target[...] = source[x_part]
+                continue
+            if tap == 0:
+                target[...] = 0
+            target[y_part] += source[x_part]
     y *= _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad)
 
 
@@ -67,44 +69,59 @@ def pooling_backward(
     operator = "pooling_backward"
     _check(operator, dx, dy, kind, kernel, stride, pad)
     shapes.check_same(operator, dx=dx, x=x)
-    if not accumulate:
-        dx[...] = 0
-    if kind == "avg":
-        share = dy * _reciprocal_counts(dx, dy, kernel, stride, pad, count_include_pad)
-        row_shares = np.zeros((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
-        for dx_columns, dy_columns in _axis_taps(dx, dy, 1, kernel, stride, pad):
-            row_shares[:, :, dx_columns] += share[:, :, dy_columns]
-        for dx_rows, dy_rows in _axis_taps(dx, dy, 0, kernel, stride, pad):
-            dx[:, dx_rows] += row_shares[:, dy_rows]
+    if kind == "max":
+        if x is None:
+            raise ValueError(f"{operator}: max pooling needs its input x to find the maxima")
+        if not accumulate:
+            dx[...] = 0
+        best = np.empty_like(dy)
+        _maximum(x, best, kernel, stride, pad)
+        waiting = np.ones(dy.shape, bool)
+        for x_part, y_part in _taps(x, dy, kernel, stride, pad):
+            hit = (x[x_part] == best[y_part]) & waiting[y_part]
+            waiting[y_part] &= ~hit
+            dx[x_part] += hit * dy[y_part]
         return
-    if x is None:
-        raise ValueError(f"{operator}: max pooling needs its input x to find the maxima")
-    best = np.full_like(dy, np.finfo(dy.dtype).min)
-    winner = np.full(dy.shape, -1, np.int32)
-    for tap, (x_view, best_view, where) in enumerate(_taps(x, best, kernel, stride, pad)):
-        larger = x_view > best_view
-        np.copyto(best_view, x_view, where=larger)
-        winner[where][larger] = tap
-    for tap, (dx_view, dy_view, where) in enumerate(_taps(dx, dy, kernel, stride, pad)):
-        dx_view += np.where(winner[where] == tap, dy_view, 0)
+    share = dy * _reciprocal_counts(dx, dy, kernel, stride, pad, count_include_pad)
+    row_shares = np.empty((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
+    for target, source, axis in ((row_shares, share, 1), (dx, row_shares, 0)):
+        adding = accumulate and target is dx
+        # Windows that do not overlap are copied, which is cheaper than adding.
+        copying = stride[axis] >= kernel[axis] and not adding
+        if not adding:
+            target[...] = 0
+        for x_part, y_part in _axis_taps(dx, dy, axis, kernel, stride, pad):
+            if copying:
+                target[x_part] = source[y_part]
+            else:
+                target[x_part] += source[y_part]
+
+
+def _maximum(x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair) -> None:
+    y[...] = np.finfo(y.dtype).min
+    for x_part, y_part in _taps(x, y, kernel, stride, pad):
+        np.maximum(y[y_part], x[x_part], out=y[y_part])
 
 
 def _axis_taps(
     x: np.ndarray, y: np.ndarray, axis: int, kernel: Pair, stride: Pair, pad: Pair
-) -> Iterator[tuple[slice, slice]]:
-    """Per window position along rows (0) or columns (1): the slices of x and y it joins."""
+) -> Iterator[tuple[Index, Index]]:
+    """Per window position along rows (0) or columns (1): the parts of x and y it joins."""
+    lead = (slice(None),) * (1 + axis)
     for tap in range(kernel[axis]):
-        yield shapes.meeting(x.shape[1 + axis], y.shape[1 + axis], stride[axis], pad[axis], tap)
+        x_slice, y_slice = shapes.meeting(
+            x.shape[1 + axis], y.shape[1 + axis], stride[axis], pad[axis], tap
+        )
+        yield (*lead, x_slice), (*lead, y_slice)
 
 
 def _taps(
     x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair
-) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[slice, ...]]]:
-    """Per window position in row-major order: the views of x and y it joins, and y's index."""
+) -> Iterator[tuple[Index, Index]]:
+    """Per window position in row-major order: the parts of x and y it joins."""
     for x_rows, y_rows in _axis_taps(x, y, 0, kernel, stride, pad):
         for x_columns, y_columns in _axis_taps(x, y, 1, kernel, stride, pad):
-            where = (slice(None), y_rows, y_columns)
-            yield x[:, x_rows, x_columns], y[where], where
+            yield (*x_rows, x_columns[-1]), (*y_rows, y_columns[-1])
 
 
 def _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad) -> np.ndarray:

@@ -130,14 +130,17 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def devices(options: argparse.Namespace) -> None:
-    from pygan import device
+    from pygan import doctor
 
-    for name in device.NAMES:
-        try:
-            print(f"{name:6} works: {device.get(name).description}")
-        except _expected_errors() as error:
-            print(f"{name:6} does not work: {error}")
-    print(f"{'auto':6} takes {device.get('auto').name}")
+    works = []
+    for name in doctor.DEVICES:
+        report = doctor.examine(name)
+        if report.works:
+            works.append(name)
+            print(f"{name:6} works: {report.description}")
+        else:
+            print(f"{name:6} does not work: {report.why}" + (report.mend and f"; {report.mend}"))
+    print(f"{'auto':6} takes {'cuda' if 'cuda' in works else 'numpy'}")
 
 
 def _parser() -> argparse.ArgumentParser:

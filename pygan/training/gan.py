@@ -227,9 +227,16 @@ def load_network(executor, state: dict[str, np.ndarray], part: str) -> None:
         array[...] = state[f"{part}_auxiliary/{name}"]
 
 
+def copy_network(source, target) -> None:
+    """Copies parameters and moving statistics between executors of one network, on the device."""
+    for name, array in _parameters(target):
+        array[...] = source.arg_dict[name]
+    for name, array in target.aux_dict.items():
+        array[...] = source.aux_dict[name]
+
+
 def _parameters(executor):
-    inputs = ("noise", "img", "label")
-    return [(name, array) for name, array in executor.arg_dict.items() if name not in inputs]
+    return [(name, executor.arg_dict[name]) for name in executor.parameter_names]
 
 
 def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

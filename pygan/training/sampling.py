@@ -8,7 +8,14 @@ import numpy as np
 
 from pygan import checkpoint
 from pygan.errors import CheckpointError, PyganError
-from pygan.training.gan import NETWORK, NOISE_SIZE, bind_generator, load_network, network_shapes
+from pygan.training.gan import (
+    NETWORK,
+    NOISE_SIZE,
+    bind_generator,
+    copy_network,
+    load_network,
+    network_shapes,
+)
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 # Far beyond what training draws from the same seed, so that pictures never repeat its noise.
@@ -33,8 +40,7 @@ class Sampler:
 
     def copy_from(self, generator) -> None:
         """Takes over parameters and moving statistics of a generator being trained."""
-        self.executor.parameters[...] = generator.parameters
-        self.executor.auxiliary[...] = generator.auxiliary
+        copy_network(generator, self.executor)
 
     def load(self, path: str | Path) -> dict:
         """Takes over the generator of a checkpoint (a file, or a run's folder); its metadata.

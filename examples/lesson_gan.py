@@ -1,0 +1,102 @@
+"""The lesson's GAN with nothing hidden: two executors, three passes, two optimizers.
+
+    python examples/lesson_gan.py --data DIR --batches 1000
+
+Ends with a picture of generated digits and a number: how often D, asked about as many held-out real
+digits as generated ones, is right (1/2 is a generator that cannot be told from the real thing).
+``pygan train lesson`` is the same training with checkpoints, progress and a log.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+import pygan.device
+from pygan import initializer, networks, optimizer, pictures, symbol
+from pygan.data import ImageSet, ResidentImages, load_digits
+
+BATCH = 32
+IMAGE = (BATCH, 28, 28, 1)
+ONE_EACH = (BATCH, 1, 1, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="auto", help="folder of MNIST, 'download' or 'digits'")
+    parser.add_argument("--device", default="auto", help="auto, numpy, cpu or cuda")
+    parser.add_argument("--batches", type=int, default=1000)
+    parser.add_argument("--out", default="lesson_gan.png")
+    options = parser.parse_args()
+
+    device = pygan.device.get(options.device)
+    images = load_digits(options.data)
+    print(f"{device.name}: {device.description}\n{images.describe()}")
+
+    # The last tenth is held out: D is asked about it at the end.
+    kept = len(images) * 9 // 10
+    training = ImageSet(images.images[:kept], images.labels[:kept], images.source)
+    held_out = images.images[kept:]
+    data = ResidentImages(device, training, BATCH, seed=0)
+    random_state = device.from_numpy(np.array([0, 0], np.uint64))
+    fake = device.zeros(ONE_EACH, np.float32)
+    real = device.from_numpy(np.ones(ONE_EACH, np.float32))
+
+    gen = symbol.bind(
+        networks.lesson_generator(),
+        device,
+        shapes={"noise": (BATCH, 1, 1, 10)},
+        grad_req={"noise": "null"},
+    )
+    dis = symbol.bind(
+        networks.lesson_discriminator(),
+        device,
+        shapes={"img": IMAGE, "label": ONE_EACH},
+        grad_req={"label": "null"},
+    )
+    for executor in (gen, dis):
+        initializer.Uniform(0.01)(executor, np.random.default_rng(0))
+    gen_adam = optimizer.Adam(gen, learning_rate=2e-4, beta1=0.5)
+    dis_adam = optimizer.Adam(dis, learning_rate=2e-4, beta1=0.5)
+
+    for batch in range(options.batches):
+        if batch % data.batches_per_epoch == 0:
+            data.start_epoch(batch // data.batches_per_epoch)
+        device.ops.random_normal(random_state, gen.arg_dict["noise"])
+        gen.forward(is_train=True)
+
+        dis.forward(is_train=True, img=gen.outputs[0], label=fake)
+        dis.backward()
+        dis_adam.update()
+
+        data.next_batch(dis.arg_dict["img"])
+        dis.forward(is_train=True, label=real)
+        dis.backward()
+        dis_adam.update()
+
+        dis.forward(is_train=True, img=gen.outputs[0], label=real)
+        dis.backward()
+        gen.backward(out_grads=[dis.grad_dict["img"]])
+        gen_adam.update()
+
+        if batch % 50 == 49:
+            loss = float(np.asarray(dis.outputs[0])[0])
+            print(f"batch {batch + 1}: generator's loss {loss:.3f}", flush=True)
+
+    right, made = [], []
+    for start in range(0, min(len(held_out), 10 * BATCH) - BATCH + 1, BATCH):
+        digits = held_out[start : start + BATCH].astype(np.float32) / 255
+        dis.forward(is_train=False, img=digits, label=real)
+        right.append(np.asarray(dis.outputs[1]) > 0.5)
+        device.ops.random_normal(random_state, gen.arg_dict["noise"])
+        gen.forward(is_train=False)
+        made.append(np.array(gen.outputs[0]))
+        dis.forward(is_train=False, img=gen.outputs[0], label=fake)
+        right.append(np.asarray(dis.outputs[1]) < 0.5)
+    pictures.save_picture(pictures.grid(np.concatenate(made)[:60], 6, 10, scale=2), options.out)
+    print(f"{options.out}: generated digits. D is right in {np.mean(right):.1%} of cases.")
+
+
+if __name__ == "__main__":
+    main()

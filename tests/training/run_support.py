@@ -1,0 +1,50 @@
+"""A run of a few batches on the small set, and when two runs count as the same."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from pygan import checkpoint, device
+from pygan.progress import PlainProgress
+from pygan.training.folder import read_log
+from pygan.training.run import RunOptions, train
+
+IMAGES = 40
+BATCH_SIZE = 4
+
+
+class Trainer:
+    """Runs ``pygan.training.run.train`` on the small set; ``text`` is what it printed."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.text = ""
+
+    def __call__(self, out: Path, **options):
+        asked = {"data": str(self.data), "batch_size": BATCH_SIZE, "seed": 5, **options}
+        stream = io.StringIO()
+        try:
+            return train(
+                RunOptions(out=str(out), **asked), device.get("numpy"), PlainProgress(stream)
+            )
+        finally:
+            self.text = stream.getvalue()
+
+    def state(self, out: Path) -> dict[str, np.ndarray]:
+        return checkpoint.load(out / "checkpoint.safetensors")[0]
+
+    def log(self, out: Path) -> list[dict]:
+        return read_log(out / "log.jsonl", "batch")
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """The same bits in every array of the checkpoint, and the same losses of every batch."""
+    first, _ = checkpoint.load(found / "checkpoint.safetensors")
+    second, _ = checkpoint.load(expected / "checkpoint.safetensors")
+    assert first.keys() == second.keys()
+    different = [name for name in first if first[name].tobytes() != second[name].tobytes()]
+    assert not different
+    assert read_log(found / "log.jsonl", "batch") == read_log(expected / "log.jsonl", "batch")

@@ -1,0 +1,252 @@
+"""Runs: they leave what they promise, go on to the bit, and stop with the last state kept."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_support import BATCH_SIZE, assert_same_run
+
+from pygan import checkpoint, cli
+from pygan.errors import CheckpointError, DataError, PyganError, TrainingError
+from pygan.training import run as run_module
+from pygan.training.folder import RunFolder, read_log
+from pygan.training.gan import LessonGan
+
+
+def test_a_run_leaves_log_pictures_and_checkpoints(unbroken):
+    batches = read_log(unbroken / "log.jsonl", "batch")
+    assert [entry["batch"] for entry in batches] == list(range(30))
+    for entry in batches:
+        assert 0 < entry["score_real"] < 1 and 0 < entry["score_fake"] < 1
+        assert min(entry["d_fake"], entry["d_real"], entry["g"]) > 0
+    epochs = read_log(unbroken / "log.jsonl", "epoch")
+    assert [entry["epoch"] for entry in epochs] == [1, 2, 3]
+    assert all(entry["seconds"] > 0 and entry["images_per_second"] > 0 for entry in epochs)
+    assert Image.open(unbroken / "losses.png").size == (960, 720)
+    pages = sorted((unbroken / "pages").iterdir())
+    assert [page.name for page in pages] == [f"epoch_000{i}.pdf" for i in (1, 2, 3)]
+    for epoch in (1, 2, 3):
+        path = unbroken / "checkpoints" / f"epoch_000{epoch}.safetensors"
+        assert checkpoint.load(path)[1]["batches_done"] == 10 * epoch
+
+
+def test_the_discriminator_learns(unbroken):
+    """At the start D cannot tell (loss ln 2); after 30 batches it can, on data this simple."""
+    batches = read_log(unbroken / "log.jsonl", "batch")
+    first, last = batches[0], batches[-1]
+    assert abs(first["d_fake"] - np.log(2)) < 0.1 and abs(first["score_real"] - 0.5) < 0.1
+    assert last["d_fake"] + last["d_real"] < 0.8 * (first["d_fake"] + first["d_real"])
+    assert last["score_real"] > last["score_fake"]
+
+
+def test_sample_grids_come_from_one_fixed_noise(trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "BATCHES_PER_PICTURE", 5)
+    trainer(tmp_path / "a", max_batches=5)
+    trainer(tmp_path / "b", max_batches=5)
+    first = Image.open(tmp_path / "a" / "samples" / "batch_0000005.png")
+    assert first.size == (3 * 28 * 4 + 8, 3 * 28 * 4 + 8)
+    second = Image.open(tmp_path / "b" / "samples" / "batch_0000005.png")
+    assert first.tobytes() == second.tobytes()
+    assert len(set(first.tobytes())) > 10  # not one flat grey
+
+
+@pytest.mark.parametrize("stops", [(13,), (10, 25), (1, 2)])
+def test_resumed_runs_have_the_bits_of_an_unbroken_one(trainer, tmp_path, unbroken, stops):
+    for index, stop in enumerate(stops):
+        trainer(tmp_path, epochs=3, max_batches=stop, resume=index > 0)
+    outcome = trainer(tmp_path, resume=True, data=None, batch_size=None, seed=None)
+    assert outcome.batches == 30
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_another_seed_is_another_run(trainer, tmp_path, unbroken):
+    trainer(tmp_path, max_batches=1, seed=6)
+    assert trainer.log(tmp_path)[0] != read_log(unbroken / "log.jsonl", "batch")[0]
+
+
+def start(data, out, *more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "pygan", "train", "lesson", "--device", "numpy"]
+    command += ["--data", str(data), "--out", str(out), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_epochs(out, count: int, process: subprocess.Popen) -> None:
+    path = out / "checkpoints" / f"epoch_{count:04d}.safetensors"
+    while not path.exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.005)
+
+
+ASKED = ("--batch-size", str(BATCH_SIZE), "--seed", "5", "--epochs", "3")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(small_data, tmp_path, unbroken, number, code):
+    out = tmp_path / "with space"
+    with start(small_data, out, *ASKED) as process:
+        wait_for_epochs(out, 1, process)
+        process.send_signal(number)
+        text = process.stdout.read()
+    assert process.returncode == code, text
+    assert 10 <= checkpoint.load(out / "checkpoint.safetensors")[1]["batches_done"] < 30
+    command = shlex.split(re.search(r"^  pygan (.*)$", text, re.MULTILINE)[1])
+    assert cli.main(command) == 0
+    assert_same_run(out, unbroken)
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(small_data, tmp_path, unbroken):
+    with start(small_data, tmp_path, *ASKED) as process:
+        wait_for_epochs(tmp_path, 1, process)
+        process.kill()
+    assert cli.main(["train", "lesson", "--out", str(tmp_path), "--resume"]) == 0
+    assert_same_run(tmp_path, unbroken)
+
+
+def poison(monkeypatch, batch: int, part: str = "discriminator") -> None:
+    """Makes the parameters of a network NaN before a batch (counted from 0 over the run)."""
+    step = LessonGan.step
+
+    def poisoned(gan):
+        if gan.batches_done == batch:
+            getattr(gan, part).parameters[...] = np.nan
+        step(gan)
+
+    monkeypatch.setattr(LessonGan, "step", poisoned)
+
+
+def test_nan_losses_stop_the_run_where_they_began(trainer, tmp_path, monkeypatch):
+    poison(monkeypatch, 13)
+    with pytest.raises(TrainingError, match=r"epoch 2, batch 4 .*state after batch 10"):
+        trainer(tmp_path, epochs=3)
+    assert trainer.log(tmp_path)[-1]["batch"] == 12
+    assert all(np.isfinite(array).all() for array in trainer.state(tmp_path).values())
+    monkeypatch.undo()
+    assert trainer(tmp_path, resume=True).batches == 30
+
+
+def test_parameters_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypatch):
+    step = LessonGan.step
+
+    def poisoned(gan):
+        step(gan)
+        if gan.batches_done == 10:
+            gan.generator.parameters[...] = np.nan
+
+    monkeypatch.setattr(LessonGan, "step", poisoned)
+    with pytest.raises(TrainingError, match=r"generator/.*not finite"):
+        trainer(tmp_path, epochs=1)
+    state = trainer.state(tmp_path)
+    assert all(np.isfinite(array).all() for array in state.values())
+
+
+def test_a_folder_with_a_run_is_not_touched_unasked(trainer, tmp_path):
+    trainer(tmp_path, max_batches=2)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"already holds a run.*--resume.*--overwrite"):
+        trainer(tmp_path, max_batches=3)
+    with pytest.raises(DataError):
+        trainer(tmp_path, max_batches=3, overwrite=True, data=str(tmp_path / "nowhere"))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_overwrite_removes_the_old_run_and_nothing_else(trainer, tmp_path, unbroken):
+    trainer(tmp_path, epochs=2, seed=6)
+    (tmp_path / "notes.txt").write_text("mine")
+    trainer(tmp_path, overwrite=True, max_batches=3)
+    assert [entry["batch"] for entry in trainer.log(tmp_path)] == [0, 1, 2]
+    assert trainer.log(tmp_path) == read_log(unbroken / "log.jsonl", "batch")[:3]
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resume_needs_a_checkpoint(trainer, tmp_path):
+    with pytest.raises(TrainingError, match="no checkpoint to resume"):
+        trainer(tmp_path, resume=True)
+
+
+def test_resume_with_other_settings_or_data_is_refused(trainer, tmp_path, small_data):
+    trainer(tmp_path / "run", max_batches=2)
+    with pytest.raises(PyganError, match="--batch-size 8 differs from 4"):
+        trainer(tmp_path / "run", resume=True, batch_size=8)
+    with pytest.raises(PyganError, match="--seed 1 differs from 5"):
+        trainer(tmp_path / "run", resume=True, seed=1)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in small_data.iterdir():
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        (other / file.name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        trainer(tmp_path / "run", resume=True, data=str(other))
+
+
+def test_resume_of_another_network_lists_names_and_shapes(trainer, tmp_path):
+    trainer(tmp_path, max_batches=1)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, metadata = checkpoint.load(path)
+    name = next(name for name in tensors if name.startswith("generator/"))
+    changed = dict(tensors, **{name: tensors[name][:1]})
+    checkpoint.save(path, changed, metadata)
+    with pytest.raises(CheckpointError, match=f"another network: {name} is .*expected"):
+        trainer(tmp_path, resume=True)
+    checkpoint.save(path, tensors, dict(metadata, network="something"))
+    with pytest.raises(CheckpointError, match="'something'"):
+        trainer(tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused(trainer, tmp_path):
+    trainer(tmp_path, max_batches=1)
+    path = tmp_path / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        trainer(tmp_path, resume=True)
+
+
+def test_a_log_that_was_cut_is_noticed(trainer, tmp_path):
+    trainer(tmp_path, max_batches=2)
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(TrainingError, match="shorter"):
+        trainer(tmp_path, resume=True)
+
+
+def test_two_processes_do_not_share_a_folder(trainer, tmp_path):
+    folder = RunFolder(tmp_path)
+    with pytest.raises(TrainingError, match="another process"):
+        trainer(tmp_path, max_batches=1)
+    folder.close()
+    assert trainer(tmp_path, max_batches=1).batches == 1
+
+
+def test_nothing_to_do(trainer, tmp_path):
+    trainer(tmp_path, max_batches=2)
+    assert trainer(tmp_path, resume=True, max_batches=2).batches == 2
+    assert "nothing to do" in trainer.text
+
+
+def test_out_of_memory_says_how_much_was_needed(trainer, tmp_path):
+    with pytest.raises(TrainingError, match=r"out of memory on device numpy: .*--batch-size"):
+        trainer(tmp_path, batch_size=10**7)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(trainer, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(TrainingError, match="cannot be written"):
+        trainer(tmp_path / "run", max_batches=1)
+
+
+def test_a_file_in_the_place_of_the_folder(trainer, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="cannot be written"):
+        trainer(tmp_path / "file", max_batches=1)

@@ -153,7 +153,7 @@ __device__ __forceinline__ Phase phase_of(int number, int extent, int kernel, in
     Phase phase;
     phase.first = number - pad % stride;
     if (phase.first < 0) phase.first += stride;
-    phase.count = phase.first < extent ? ceil_div(extent - phase.first, stride) : 0;
+    phase.count = ceil_div(extent - phase.first, stride);  // 0 where first lies beyond the axis
     phase.tap_step = stride / greatest_common_divisor(stride, dilation);
     phase.back = phase.tap_step * dilation / stride;
     phase.tap = 0;

@@ -1,0 +1,386 @@
+"""Every function of the kernel interface at the shapes of the lesson's GAN (batch 32).
+
+Functions that the lesson does not use are measured at shapes of its size: fully connected layers of
+a 784-128 autoencoder, element-wise functions on the generator's second layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+# (name, channels in, size in, channels out, size out, kernel, stride, pad)
+GENERATOR = (
+    ("G1", 10, 1, 256, 4, 4, 2, 0),
+    ("G2", 256, 4, 128, 7, 3, 2, 1),
+    ("G3", 128, 7, 64, 14, 4, 2, 1),
+    ("G4", 64, 14, 1, 28, 4, 2, 1),
+)
+DISCRIMINATOR = (
+    ("D1", 1, 28, 24, 26, 3, 1, 0),
+    ("D2", 24, 13, 32, 6, 3, 2, 0),
+    ("D3", 32, 6, 64, 4, 3, 1, 0),
+    ("D4", 64, 4, 64, 1, 4, 1, 0),
+    ("D5", 64, 1, 1, 1, 1, 1, 0),
+)
+# (name, channels, size, activation that follows, its slope)
+NORMALISED = (
+    ("G1", 256, 4, "relu", 0.0),
+    ("G2", 128, 7, "relu", 0.0),
+    ("G3", 64, 14, "relu", 0.0),
+    ("D1", 24, 26, "leaky_relu", 0.25),
+    ("D2", 32, 6, "leaky_relu", 0.25),
+    ("D3", 64, 4, "leaky_relu", 0.25),
+    ("D4", 64, 1, "leaky_relu", 0.25),
+)
+PARAMETERS = 470_000  # of the generator
+# Two float32 sums of the same n terms in different order differ by about sqrt(n) 2^-24 of their
+# size; the longest sum here, a weight gradient over 32 x 26 x 26 places, gives 9e-6.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: `arrays` are the positional arguments, `written` and `updated` index those that
+    the function writes, or reads and writes. `flops` are useful ones, 0 where bytes matter."""
+
+    function: str
+    label: str
+    arrays: tuple[np.ndarray | None, ...]
+    written: tuple[int, ...]
+    updated: tuple[int, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    flops: float = 0.0
+    unread: int = 0  # bytes of the arguments that the call does not touch
+
+    @property
+    def nbytes(self) -> int:
+        """Read once what is read, written once what is written."""
+        sizes = [0 if array is None else array.nbytes for array in self.arrays]
+        return sum(sizes) + sum(sizes[index] for index in self.updated) - self.unread
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(None if array is None else array.shape for array in self.arrays)
+
+
+def all_cases(quick: bool = False) -> list[Case]:
+    """`quick`: batch 2 and an eighth of the channels, for trying the script out."""
+    build = _Builder(batch=2 if quick else 32, divide=8 if quick else 1)
+    makers: tuple[Callable[[_Builder], list[Case]], ...] = (
+        _transposed_convolutions,
+        _convolutions,
+        _fully_connected,
+        _batch_norms,
+        _activations,
+        _poolings,
+        _losses,
+        _elementwise,
+        _random,
+        _data,
+        _optimizers,
+    )
+    return [case for make in makers for case in make(build)]
+
+
+class _Builder:
+    def __init__(self, batch: int, divide: int) -> None:
+        self.batch, self.divide = batch, divide
+        self._rng = np.random.default_rng(20)
+
+    def channels(self, count: int) -> int:
+        return max(1, count // self.divide) if count > 10 else count
+
+    def normal(self, *shape: int) -> np.ndarray:
+        return self._rng.normal(size=shape).astype(np.float32)
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        return self._rng.uniform(0.1, 0.9, shape).astype(np.float32)
+
+    def integers(self, low: int, high: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return self._rng.integers(low, high, shape).astype(dtype)
+
+    def permutation(self, count: int) -> np.ndarray:
+        return self._rng.permutation(count).astype(np.int32)
+
+    @staticmethod
+    def out(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+
+def _geometry(stride: int, pad: int) -> dict[str, Any]:
+    return {"stride": (stride,) * 2, "pad": (pad,) * 2, "dilation": (1, 1), "groups": 1}
+
+
+def _transposed_convolutions(make: _Builder) -> list[Case]:
+    cases = []
+    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in GENERATOR:
+        c_in, c_out = make.channels(c_in), make.channels(c_out)
+        x_shape = (make.batch, size_in, size_in, c_in)
+        y_shape = (make.batch, size_out, size_out, c_out)
+        w_shape = (c_in, kernel, kernel, c_out)
+        flops = 2.0 * make.batch * size_in**2 * kernel**2 * c_in * c_out
+        cases += _three_passes(
+            make, "transposed_convolution", f"{name} {c_in}-{c_out}, {size_in}-{size_out}",
+            x_shape, w_shape, y_shape, None, _geometry(stride, pad), flops,
+        )  # fmt: skip
+    return cases
+
+
+def _convolutions(make: _Builder) -> list[Case]:
+    cases = []
+    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in DISCRIMINATOR:
+        c_in, c_out = make.channels(c_in), make.channels(c_out)
+        x_shape = (make.batch, size_in, size_in, c_in)
+        y_shape = (make.batch, size_out, size_out, c_out)
+        w_shape = (c_out, kernel, kernel, c_in)
+        flops = 2.0 * make.batch * size_out**2 * kernel**2 * c_in * c_out
+        bias = make.normal(c_out) if name == "D5" else None
+        label = f"{name} {c_in}-{c_out}, {size_in}-{size_out}"
+        cases += _three_passes(
+            make, "convolution", label, x_shape, w_shape, y_shape, bias,
+            _geometry(stride, pad), flops,
+        )  # fmt: skip
+    cases.append(Case("bias_backward", "D5", (make.normal(make.batch, 1, 1, 1), make.out(1)), (1,)))
+    return cases
+
+
+def _three_passes(
+    make: _Builder,
+    operator: str,
+    label: str,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    y: tuple[int, ...],
+    bias: np.ndarray | None,
+    attributes: dict[str, Any],
+    flops: float,
+) -> list[Case]:
+    """Forward, gradient of the data, gradient of the weights: as many products each."""
+    forward = (make.normal(*x), make.normal(*w), bias, make.out(*y))
+    data = (make.normal(*y), make.normal(*w), make.out(*x))
+    weight = (make.normal(*x), make.normal(*y), make.out(*w))
+    passes = (("forward", forward, 3), ("backward_data", data, 2), ("backward_weight", weight, 2))
+    return [
+        Case(f"{operator}_{name}", label, arrays, (output,), (), attributes, flops)
+        for name, arrays, output in passes
+    ]
+
+
+def _fully_connected(make: _Builder) -> list[Case]:
+    n, d, h = make.batch, make.channels(784), make.channels(128)
+    flops = 2.0 * n * d * h
+    label = f"{d}-{h}"
+    return [
+        Case(
+            "fully_connected_forward", label,
+            (make.normal(n, d), make.normal(h, d), make.normal(h), make.out(n, h)), (3,),
+            flops=flops,
+        ),
+        Case(
+            "fully_connected_backward_data", label,
+            (make.normal(n, h), make.normal(h, d), make.out(n, d)), (2,), flops=flops,
+        ),
+        Case(
+            "fully_connected_backward_weight", label,
+            (make.normal(n, d), make.normal(n, h), make.out(h, d)), (2,), flops=flops,
+        ),
+    ]  # fmt: skip
+
+
+def _batch_norms(make: _Builder) -> list[Case]:
+    cases = []
+    for name, channels, size, activation, slope in NORMALISED:
+        c = make.channels(channels)
+        shape = (make.batch, size, size, c)
+        label = f"{name} {c}, {size}x{size}, {activation}"
+        shared = {"eps": 1e-3, "fix_gamma": False, "activation": activation, "slope": slope}
+        x, gamma, beta = make.normal(*shape), make.uniform(c), make.normal(c)
+        mean = x.mean((0, 1, 2))
+        var = x.astype(np.float64).var((0, 1, 2)).astype(np.float32)
+        cases += [
+            Case(
+                "batch_norm_forward_training", label,
+                (x, gamma, beta, make.out(*shape), make.out(c), make.out(c)), (3, 4, 5), (),
+                shared,
+            ),
+            Case(
+                "batch_norm_backward", label,
+                (x, gamma, beta, mean, var, make.normal(*shape), make.out(*shape), make.out(c),
+                 make.out(c)), (6, 7, 8), (), {**shared, "use_global_stats": False},
+            ),
+        ]  # fmt: skip
+        if name in ("G2", "D1"):
+            cases += [
+                Case(
+                    "batch_norm_forward_inference", label,
+                    (x, gamma, beta, mean, var, make.out(*shape)), (5,), (), shared,
+                ),
+                Case(
+                    "batch_norm_update_moving", label,
+                    (mean, var, make.normal(c), make.uniform(c)), (), (2, 3), {"momentum": 0.9},
+                ),
+            ]  # fmt: skip
+    return cases
+
+
+def _activations(make: _Builder) -> list[Case]:
+    cases = []
+    image = (make.batch, 28, 28, 1)
+    hidden = (make.batch, 14, 14, make.channels(64))
+    for kind, shape in (
+        ("sigmoid", image),
+        *((kind, hidden) for kind in ("relu", "leaky_relu", "elu", "tanh", "softplus")),
+    ):
+        x = make.normal(*shape)
+        attributes = {"kind": kind, "slope": 0.25 if kind == "leaky_relu" else 0.5}
+        y = np.zeros_like(x)
+        _twin("activation_forward")(x, y, **attributes)
+        label = f"{kind}, {'x'.join(map(str, shape[1:]))}"
+        cases += [
+            Case("activation_forward", label, (x, make.out(*shape)), (1,), (), attributes),
+            Case(
+                "activation_backward", label, (x, y, make.normal(*shape), make.out(*shape)), (3,),
+                (), attributes,
+            ),
+        ]  # fmt: skip
+    return cases
+
+
+def _poolings(make: _Builder) -> list[Case]:
+    c = make.channels(24)
+    x, y = (make.batch, 26, 26, c), (make.batch, 13, 13, c)
+    cases = []
+    for kind in ("avg", "max"):
+        attributes = {"kind": kind, "kernel": (2, 2), "stride": (2, 2), "pad": (0, 0)}
+        data = make.normal(*x)
+        label = f"{kind} 2x2, {c}, 26-13"
+        cases += [
+            Case("pooling_forward", label, (data, make.out(*y)), (1,), (), attributes),
+            Case(
+                "pooling_backward", label, (data, make.normal(*y), make.out(*x)), (2,), (),
+                attributes,
+            ),
+        ]  # fmt: skip
+    return cases
+
+
+def _losses(make: _Builder) -> list[Case]:
+    n, classes = make.batch, 10
+    z, t = make.normal(n, 1), make.uniform(n, 1)
+    logits, labels = make.normal(n, classes), make.uniform(n, classes)
+    labels /= labels.sum(1, keepdims=True)
+    p = np.zeros_like(logits)
+    _twin("softmax_forward")(logits, p)
+    a, b = make.normal(n, 784), make.normal(n, 784)
+    scale = {"scale": 1.0 / n}
+    one = make.out(1)
+    return [
+        Case("sigmoid_cross_entropy_forward", "D", (z, t, make.out(n, 1), one), (2, 3), (), scale),
+        Case("sigmoid_cross_entropy_backward", "D", (z, t, make.out(n, 1)), (2,), (), scale),
+        Case("softmax_forward", "10 classes", (logits, np.zeros_like(p)), (1,)),
+        Case(
+            "softmax_backward", "10 classes", (p, make.normal(n, classes), np.zeros_like(p)), (2,)
+        ),
+        Case(
+            "softmax_cross_entropy_forward", "10 classes",
+            (logits, labels, np.zeros_like(p), one), (2, 3), (), scale,
+        ),
+        Case(
+            "softmax_cross_entropy_backward", "10 classes", (logits, labels, np.zeros_like(p)),
+            (2,), (), scale,
+        ),
+        Case("mean_squared_error_forward", "784", (a, b, one), (2,), (), scale),
+        Case("mean_squared_error_backward", "784", (a, b, np.zeros_like(a)), (2,), (), scale),
+    ]  # fmt: skip
+
+
+def _elementwise(make: _Builder) -> list[Case]:
+    shape = (make.batch, 7, 7, make.channels(128))
+    label = "x".join(map(str, shape[1:]))
+    a, b = make.normal(*shape), make.normal(*shape)
+    row = make.normal(1, 1, 1, shape[-1])
+    wide = (*shape[:-1], 2 * shape[-1])
+    c = make.normal(*wide)
+    place = {"axis": 3, "offset": shape[-1]}
+    mask = make.integers(0, 2, shape, np.uint8)
+    state = np.array([7, 3], np.uint64)
+    return [
+        Case("add_forward", label, (a, b, make.out(*shape)), (2,)),
+        Case("multiply_forward", label, (a, b, make.out(*shape)), (2,)),
+        Case("multiply_backward", label, (a, b, make.out(*shape)), (2,)),
+        Case("axpy", label, (a, make.out(*shape)), (), (1,), {"alpha": 1e-3, "accumulate": True}),
+        Case("broadcast_multiply_forward", label, (a, row, make.out(*shape)), (2,)),
+        Case("broadcast_multiply_backward", label, (a, b, make.out(*row.shape)), (2,)),
+        Case(
+            "concatenate_forward", label, (a, make.out(*wide)), (), (1,), place,
+            unread=3 * a.nbytes,
+        ),
+        Case(
+            "concatenate_backward", label, (c, make.out(*shape)), (1,), (), place,
+            unread=a.nbytes,
+        ),
+        Case("fill", label, (make.out(*shape),), (0,), (), {"value": 0.5}),
+        Case(
+            "dropout_forward", label,
+            (state, a, make.out(*shape), make.out(*shape, dtype=np.uint8)), (2, 3), (0,),
+            {"rate": 0.5},
+        ),
+        Case("dropout_backward", label, (mask, a, make.out(*shape)), (2,), (), {"rate": 0.5}),
+    ]  # fmt: skip
+
+
+def _random(make: _Builder) -> list[Case]:
+    state = np.array([7, 3], np.uint64)
+    cases = []
+    for label, shape in (("noise 10", (make.batch, 10)), ("2^20", (1 << 20,))):
+        if make.divide > 1 and len(shape) == 1:
+            continue
+        cases += [
+            Case("random_uniform", label, (state, make.out(*shape)), (1,), (0,), {"low": -1.0}),
+            Case("random_normal", label, (state, make.out(*shape)), (1,), (0,)),
+        ]
+    return cases
+
+
+def _data(make: _Builder) -> list[Case]:
+    images = 1000
+    table = make.integers(0, 256, (images, 28, 28, 1), np.uint8)
+    labels = make.integers(0, 10, (images,), np.uint8)
+    order, cursor = make.permutation(images), np.array([990], np.int32)
+    n = make.batch
+    return [
+        Case(
+            "gather_rows", "28x28x1", (table, order, cursor, make.out(n, 28, 28, 1)), (3,), (),
+            {"scale": 1 / 255}, unread=table.nbytes - n * 28 * 28 + order.nbytes - 4 * n,
+        ),
+        Case(
+            "gather_one_hot", "10 classes", (labels, order, cursor, make.out(n, 10)), (3,),
+            unread=labels.nbytes - n + order.nbytes - 4 * n,
+        ),
+        Case("advance_cursor", "", (cursor,), (), (0,), {"step": n, "modulo": images}),
+    ]  # fmt: skip
+
+
+def _optimizers(make: _Builder) -> list[Case]:
+    n = PARAMETERS // make.divide
+    label = f"{n} parameters"
+    step, rate = np.full(1024, 4, np.int32), np.array([2e-4], np.float32)
+    w, g, m, v = make.normal(n), make.normal(n), make.normal(n), make.uniform(n)
+    return [
+        Case(
+            "adam_update", label, (w, g, m, v, step, rate), (), (0, 2, 3, 4),
+            {"beta1": 0.5, "beta2": 0.999, "eps": 1e-8},
+        ),
+        Case("sgd_update", label, (w, g, m, step, rate), (), (0, 2, 3), {"momentum": 0.9}),
+        Case("rmsprop_update", label, (w, g, v, step, rate), (), (0, 2, 3), {"clip_gradient": 1.0}),
+    ]  # fmt: skip
+
+
+def _twin(name: str) -> Callable[..., None]:
+    import pygan.reference
+
+    return getattr(pygan.reference, name)

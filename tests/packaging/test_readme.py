@@ -18,7 +18,7 @@ def text(repository: Path, name: str = "README.md") -> str:
 
 def test_the_example_runs(repository: Path, tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", text(repository), re.M | re.S)
-    assert len(example.splitlines()) < 45
+    assert len(example.splitlines()) < 35
     script = tmp_path / "example.py"
     script.write_text(example)
     run = subprocess.run(

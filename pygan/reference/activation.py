@@ -101,8 +101,8 @@ def derivative(
     elif kind == "sigmoid":
         out[...] = (1 - y) * y
     elif kind == "tanh":
-        np.multiply(y, y, out=out)
-        np.subtract(1, out, out=out)
+        # (1 - y)(1 + y): 1 - y^2 would cancel where |y| is near 1.
+        out[...] = (1 - y) * (1 + y)
     else:
         # softplus' = sigmoid(x) = 1 - exp(-y)
         np.negative(y, out=out)

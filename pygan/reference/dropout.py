@@ -6,6 +6,7 @@ import numpy as np
 
 from . import shapes
 from .random import draw_uniform
+from .store import store
 
 
 def dropout_forward(
@@ -18,7 +19,7 @@ def dropout_forward(
     shapes.check_same("dropout_forward", x=x, y=y, mask=mask)
     check_rate("dropout_forward", rate)
     mask[...] = (draw_uniform(state, x.size) >= np.float32(rate)).reshape(x.shape)
-    np.multiply(x, mask * _gain(rate, x), out=y)
+    y[...] = np.where(mask, x * _gain(rate, x), 0)
 
 
 def dropout_backward(
@@ -27,10 +28,7 @@ def dropout_backward(
     """dx = dy / (1 - rate) where the mask is 1, else 0."""
     shapes.check_same("dropout_backward", dy=dy, mask=mask, dx=dx)
     check_rate("dropout_backward", rate)
-    if accumulate:
-        dx += dy * (mask * _gain(rate, dy))
-    else:
-        np.multiply(dy, mask * _gain(rate, dy), out=dx)
+    store(dx, np.where(mask, dy * _gain(rate, dy), 0), accumulate)
 
 
 def check_rate(operator: str, rate: float) -> None:

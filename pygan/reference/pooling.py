@@ -63,7 +63,8 @@ def pooling_backward(
 ) -> None:
     """dx (N, H, W, C) from dy (N, P, Q, C).
 
-    max: each window's gradient goes to its first maximum in row-major order (x is needed).
+    max: each window's gradient goes to its first maximum in row-major order (x is needed); a NaN
+    counts as the maximum.
     avg: it is shared evenly, by the divisor of the forward pass (x may be None).
     """
     operator = "pooling_backward"
@@ -78,7 +79,8 @@ def pooling_backward(
         _maximum(x, best, kernel, stride, pad)
         waiting = np.ones(dy.shape, bool)
         for x_part, y_part in _taps(x, dy, kernel, stride, pad):
-            hit = (x[x_part] == best[y_part]) & waiting[y_part]
+            # best is NaN in a window with a NaN, whose gradient goes to the first one.
+            hit = ((x[x_part] == best[y_part]) | np.isnan(x[x_part])) & waiting[y_part]
             waiting[y_part] &= ~hit
             dx[x_part] += hit * dy[y_part]
         return

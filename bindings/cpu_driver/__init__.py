@@ -1,1 +1,100 @@
-"""A CUDA driver for machines without a GPU."""
+"""A CUDA driver for machines without a GPU.
+
+:func:`activate` loads a ``libcuda.so.1`` of our own, so that PyCUDA (and cuda-bindings) imported
+afterwards run their kernels on the processor. The kernels are the same ``.cu`` files, compiled by a
+stand-in for nvcc. The folder's README.md says how it works and what it lacks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BindingsError, CompileError
+from . import build, nvcc_standin
+
+_lock = threading.Lock()
+_library: ctypes.CDLL | None = None
+
+
+class DriverError(BindingsError, RuntimeError):
+    """The CPU driver cannot be used in this process."""
+
+
+def _loaded_libcuda() -> list[str]:
+    """Paths of the libcuda libraries in this process."""
+    try:
+        with open("/proc/self/maps") as maps:
+            lines = maps.read().splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[5] for line in lines if "/libcuda.so" in line}
+    return sorted(paths)
+
+
+def is_active() -> bool:
+    """Whether the CPU driver is this process's CUDA driver. Loads nothing."""
+    return _library is not None
+
+
+def activate() -> None:
+    """Makes the CPU driver this process's CUDA driver; does nothing if it is already.
+
+    Builds the driver the first time (about 20 s), loads it, and puts the stand-in for nvcc first on
+    PATH. PyCUDA must be imported afterwards.
+
+    :raises DriverError: another libcuda is loaded already
+    :raises CompileError: there is no C++ compiler, or it cannot build the driver
+    """
+    global _library
+    with _lock:
+        if _library is not None:
+            return
+        foreign = _loaded_libcuda()
+        if foreign:
+            raise DriverError(
+                f"a CUDA driver is loaded already ({', '.join(foreign)}), so the CPU driver cannot "
+                "take its place; choose the device before anything imports PyCUDA, or start the "
+                "program with: python -m pygan.bindings.cpu_driver program.py"
+            )
+        try:
+            path = build.library()
+            tools = build.nvcc_folder()
+        except nvcc_standin.CompileError as error:
+            raise CompileError(str(error)) from None
+        _library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def compile(
+    source_path: str | os.PathLike[str],
+    *,
+    defines: Mapping[str, Any] | None = None,
+    include_dirs: Sequence[str | os.PathLike[str]] = (),
+    check: bool = False,
+) -> bytes:
+    """Compiles a ``.cu`` file to an image for ``cuModuleLoadData``.
+
+    :param defines: macros; a value of None defines the bare name
+    :param check: compile with the hooks of check mode
+    :raises CompileError: the compiler's text, with the user's file and line
+    """
+    arguments = [f"-I{os.fspath(folder)}" for folder in include_dirs]
+    for name, value in (defines or {}).items():
+        arguments.append(f"-D{name}" if value is None else f"-D{name}={value}")
+    path = Path(source_path)
+    if not path.is_file():
+        raise CompileError(f"{path}: no such file")
+    try:
+        return nvcc_standin.compile_image(str(path), arguments, check=check)
+    except nvcc_standin.CompileError as error:
+        raise CompileError(str(error)) from None
+
+
+def fingerprint(check: bool = False) -> str:
+    """A text that changes whenever the same source could give another image."""
+    return nvcc_standin.fingerprint(check)

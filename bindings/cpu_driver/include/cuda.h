@@ -1,0 +1,1 @@
+// Part of the vocabulary that the nvcc stand-in includes by itself.

@@ -1,0 +1,351 @@
+"""A stand-in for ``nvcc``: compiles CUDA C++ for the CPU driver with the host's C++ compiler.
+
+As a program it takes the command line that PyCUDA gives to nvcc (``--cubin``, ``--fatbin``,
+``--preprocess``, ``--version``, ``-arch``, ``-I``, ``-D``, ``-o``, ``--keep``, ...). Options that
+speak of GPU code are accepted and have no effect. As a module it gives :func:`compile_image` to the
+package. The result is an ELF shared object, which the driver's ``cuModuleLoadData`` takes.
+
+Standard library only, and no import of the package: PyCUDA starts this file by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+if __package__:
+    from . import source_rewriter
+else:
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import source_rewriter
+
+HERE = Path(__file__).resolve().parent
+INCLUDE = HERE / "include"
+RELEASE = "13.0"
+
+PREPROCESS_FLAGS = [
+    "-E",
+    "-x",
+    "c++",
+    "-D__CUDACC__=1",
+    "-D__NVCC__=1",
+    "-D__CUDACC_VER_MAJOR__=13",
+    "-D__CUDACC_VER_MINOR__=0",
+    "-D__CUDACC_VER_BUILD__=0",
+    "-DPYGAN_CPU_DRIVER=1",
+]
+COMMON_FLAGS = [
+    "-fpreprocessed",
+    "-x",
+    "c++-cpp-output",
+    "-fPIC",
+    "-shared",
+    "-w",
+    "-fvisibility=hidden",
+    "-fno-semantic-interposition",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fno-stack-protector",
+    "-U_FORTIFY_SOURCE",
+]
+PLAIN_FLAGS = ["-O3", "-march=native"]
+# The hooks are called by the compiler's instrumentation and supplied by the driver.
+CHECK_FLAGS = ["-O1", "-gdwarf-4", "-fno-omit-frame-pointer", "-DCPU_DRIVER_CHECK=1"]
+
+TAKES_VALUE = {
+    "-arch", "--gpu-architecture", "-code", "--gpu-code", "-gencode", "--generate-code",
+    "-Xcompiler", "--compiler-options", "-Xptxas", "--ptxas-options", "-Xlinker",
+    "--linker-options", "-ccbin", "--compiler-bindir", "-maxrregcount", "--maxrregcount",
+    "-diag-suppress", "--diag-suppress", "-diag-error", "--diag-error", "-O", "--optimize", "-l",
+    "--library", "-L", "--library-path", "-x", "--x", "-t", "--threads", "-rdc",
+    "--relocatable-device-code", "-odir", "--output-directory", "-keep-dir", "--keep-dir",
+    "-default-stream", "--default-stream", "-Werror", "--Werror",
+}  # fmt: skip
+TARGETS = {
+    "--cubin": "cubin", "-cubin": "cubin", "--fatbin": "fatbin", "-fatbin": "fatbin",
+    "--ptx": "ptx", "-ptx": "ptx",
+}  # fmt: skip
+
+
+class CompileError(Exception):
+    """The compiler refused the source; the message is the compiler's own text."""
+
+
+@dataclass
+class Request:
+    """What a command line asks for."""
+
+    source: str | None = None
+    output: str | None = None
+    target: str = "cubin"
+    preprocess: bool = False
+    version: bool = False
+    keep: bool = False
+    no_markers: bool = False
+    check: bool = False
+    standard: str = "gnu++17"
+    arguments: list[str] = field(default_factory=list)  # -I, -D, -U, -include
+
+
+def find_compiler() -> str:
+    """The C++ compiler: PYGAN_CXX, else CXX, g++, clang++ or c++ on PATH.
+
+    :raises CompileError: there is none
+    """
+    for name in (os.environ.get("PYGAN_CXX"), os.environ.get("CXX"), "g++", "clang++", "c++"):
+        if name and (found := shutil.which(name.split()[0])):
+            return found
+    raise CompileError(
+        "no C++ compiler found (g++ or clang++ on PATH, or named by PYGAN_CXX); install one, for "
+        "example with: apt-get install g++"
+    )
+
+
+@lru_cache(maxsize=8)
+def compiler_version(compiler: str) -> str:
+    result = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return result.stdout.partition("\n")[0]
+
+
+@lru_cache(maxsize=1)
+def processor_features() -> str:
+    """What ``-march=native`` depends on."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        lines = {
+            line.strip()
+            for line in file
+            if line.startswith(("flags", "Features", "model name", "CPU part", "CPU implementer"))
+        }
+        return "\n".join(sorted(lines))
+    return ""
+
+
+def flags_of(check: bool) -> list[str]:
+    return [*COMMON_FLAGS, *(CHECK_FLAGS if check else PLAIN_FLAGS)]
+
+
+@lru_cache(maxsize=4)
+def fingerprint(check: bool = False) -> str:
+    """Changes whenever the same source could give another image: vocabulary, rewriting, compiler,
+    flags, processor."""
+    digest = hashlib.sha256()
+    for path in [*sorted(INCLUDE.iterdir()), HERE / "source_rewriter.py", Path(__file__)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    compiler = find_compiler()
+    digest.update("\0".join([compiler, compiler_version(compiler), processor_features()]).encode())
+    digest.update("\0".join(flags_of(check)).encode())
+    return digest.hexdigest()[:32]
+
+
+def cache_root() -> Path:
+    """The folder for images: PYGAN_CACHE, else the user's cache folder."""
+    named = os.environ.get("PYGAN_CACHE")
+    base = Path(named) if named else Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    ) / "pygan"  # fmt: skip
+    return base / "cpu_driver"
+
+
+def _run(command: list[str], text: str | None = None, cwd: str | None = None) -> str:
+    result = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, cwd=cwd, errors="replace"
+    )
+    if result.returncode != 0:
+        raise CompileError(result.stderr or f"{command[0]} exited with {result.returncode}")
+    return result.stdout
+
+
+def preprocess(source: str, arguments: list[str], *, standard: str, check: bool) -> str:
+    """The source with includes and macros expanded, with line markers."""
+    return _run(
+        [
+            find_compiler(),
+            *PREPROCESS_FLAGS,
+            *(["-DCPU_DRIVER_CHECK=1"] if check else []),
+            f"-std={standard}",
+            *arguments,
+            "-isystem",
+            str(INCLUDE),
+            "-include",
+            str(INCLUDE / "cpu_driver_cuda.h"),
+            source,
+        ]
+    )
+
+
+def compile_image(
+    source: str, arguments: list[str], *, standard: str = "gnu++17", check: bool = False
+) -> bytes:
+    """Compiles a CUDA source file to an image for the CPU driver, or takes it from the cache.
+
+    The cache is keyed by the preprocessed text (thus by every included file), the flags, the
+    compiler and the processor, and is written by renaming, so that processes can share it.
+
+    :param arguments: ``-I``, ``-D`` and the like
+    :raises CompileError: with the compiler's text, which names the user's file and line
+    """
+    expanded = preprocess(source, arguments, standard=standard, check=check)
+    key = hashlib.sha256(
+        "\0".join([fingerprint(check), standard, expanded]).encode("utf-8", "surrogateescape")
+    ).hexdigest()
+    cached = cache_root() / "modules" / key[:2] / f"{key}.so"
+    with contextlib.suppress(OSError):
+        return cached.read_bytes()
+    try:
+        rewritten = source_rewriter.rewrite(expanded, checked=check)
+    except source_rewriter.RewriteError as error:
+        raise CompileError(str(error)) from None
+    with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
+        text = Path(folder) / "module.ii"
+        image = Path(folder) / "module.so"
+        text.write_text(rewritten.text)
+        command = [find_compiler(), *flags_of(check), f"-std={standard}", "-o", str(image)]
+        if "clang" not in compiler_version(command[0]):
+            command.append("-fno-gnu-unique")
+        _run([*command, str(text)])
+        data = image.read_bytes()
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+        write_atomically(cached, data)
+    return data
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def parse(arguments: list[str]) -> Request:
+    """Reads an nvcc command line.
+
+    :raises CompileError: no source file, or several
+    """
+    request = Request()
+    rest = list(arguments)
+    sources = []
+
+    def value(option: str, current: str) -> str:
+        if current.startswith(option + "="):
+            return current[len(option) + 1 :]
+        if current != option:
+            return current[len(option) :]
+        if not rest:
+            raise CompileError(f"nvcc stand-in: option {option} needs a value")
+        return rest.pop(0)
+
+    while rest:
+        item = rest.pop(0)
+        name = item.partition("=")[0]
+        if item in ("--version", "-V"):
+            request.version = True
+        elif item in ("--preprocess", "-E"):
+            request.preprocess = True
+        elif item in TARGETS:
+            request.target = TARGETS[item]
+        elif item in ("--keep", "-keep"):
+            request.keep = True
+        elif item == "--cpu-driver-check":
+            request.check = True
+        elif name in ("-o", "--output-file"):
+            request.output = value(name, item)
+        elif name in ("-std", "--std"):
+            request.standard = value(name, item).replace("c++", "gnu++").replace("gnugnu", "gnu")
+        elif name in ("-include", "--pre-include"):
+            request.arguments += ["-include", value(name, item)]
+        elif name in ("--include-path", "--define-macro", "--undefine-macro"):
+            letter = {"--include-path": "I", "--define-macro": "D", "--undefine-macro": "U"}[name]
+            request.arguments += [f"-{letter}{part}" for part in value(name, item).split(",")]
+        elif name == "-isystem" or name == "--system-include":
+            request.arguments += ["-I" + value(name, item)]
+        elif item[:2] in ("-I", "-D", "-U"):
+            # value() would take the = of -DNAME=1 for its own.
+            request.arguments += [item[:2] + (item[2:] or value(item[:2], item))]
+        elif name in TAKES_VALUE:
+            given = value(name, item)
+            if name in ("-Xcompiler", "--compiler-options") and "-P" in given.split(","):
+                request.no_markers = True
+        elif item.startswith("-") and item != "-":
+            continue  # --expt-*, -lineinfo, -use_fast_math, -m64, -w, -g, -G, -rdc=true, ...
+        else:
+            sources.append(item)
+    if request.version:
+        return request
+    if len(sources) != 1:
+        raise CompileError(
+            f"nvcc stand-in: one source file is expected, got {sources or 'none'} "
+            "(linking several is not supported by the CPU driver)"
+        )
+    request.source = sources[0]
+    return request
+
+
+def version_text() -> str:
+    compiler = find_compiler()
+    return (
+        "nvcc: stand-in of pygan's CPU driver\n"
+        f"Cuda compilation tools, release {RELEASE}, V{RELEASE}.0\n"
+        f"Built on {compiler_version(compiler)}, fingerprint {fingerprint()}\n"
+    )
+
+
+def expanded_only(request: Request) -> str:
+    """``--preprocess``: the source with includes and macros expanded, without the vocabulary."""
+    assert request.source is not None
+    command = [find_compiler(), *PREPROCESS_FLAGS, f"-std={request.standard}"]
+    command += [*request.arguments, "-isystem", str(INCLUDE), request.source]
+    if request.no_markers:
+        command.append("-P")
+    return _run(command)
+
+
+def main(arguments: list[str]) -> int:
+    try:
+        request = parse(arguments)
+        if request.version:
+            sys.stdout.write(version_text())
+            return 0
+        if request.preprocess:
+            sys.stdout.write(expanded_only(request))
+            return 0
+        assert request.source is not None
+        check = request.check or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
+        image = compile_image(
+            request.source, request.arguments, standard=request.standard, check=check
+        )
+        output = request.output or f"{Path(request.source).stem}.{request.target}"
+        Path(output).write_bytes(image)
+        if request.keep:
+            expanded = preprocess(
+                request.source, request.arguments, standard=request.standard, check=check
+            )
+            kept = Path(output).with_suffix(".cpu_driver.ii")
+            kept.write_text(source_rewriter.rewrite(expanded, checked=check).text)
+    except CompileError as error:
+        sys.stderr.write(re.sub(r"\n*\Z", "\n", str(error)))
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"nvcc stand-in: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

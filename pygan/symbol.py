@@ -30,6 +30,7 @@ from pygan.operators import OPERATORS, Operator, Shape
 
 if TYPE_CHECKING:
     from pygan.executor import Executor
+    from pygan.summary import Summary
 
 FORMAT = "pygan-symbol"
 FORMAT_VERSION = 1
@@ -219,6 +220,18 @@ class Symbol:
         from pygan.executor import Executor
 
         return Executor(self, device, shapes, grad_req, **options)
+
+    def summary(self, shapes: Mapping[str, Shape]) -> Summary:
+        """The table of layers, shapes and parameters; `pygan.summary.summary` prints it."""
+        from pygan.summary import summarize
+
+        return summarize(self, shapes)
+
+    def draw(self, path: str | os.PathLike[str], shapes: Mapping[str, Shape] | None = None) -> Path:
+        """Draws the graph as SVG, PNG or PDF; see `pygan.drawing.draw`."""
+        from pygan.drawing import draw
+
+        return draw(self, path, shapes)
 
     # Files
 

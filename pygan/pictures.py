@@ -108,16 +108,16 @@ def save_loss_curves(
     upper.axhline(math.log(2), color="0.4", lw=0.8, ls="--", label="cannot tell (ln 2)")
     lower.axhline(0.5, color="0.4", lw=0.8, ls="--", label="cannot tell (1/2)")
     upper.set_ylabel("loss (nats per image)")
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.1 * max(max(map(max, losses.values())), math.log(2)))
     lower.set_ylabel("mean score of D")
     lower.set_ylim(0, 1)
     lower.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper right", framealpha=0.9, ncols=3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=3)
     if len(epochs) > 1:
         lower.set_xlim(epochs[0], epochs[-1])
-    upper.set_title(title)
+    figure.suptitle(title)
     _save_figure(figure, path)
 
 

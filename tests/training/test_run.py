@@ -39,13 +39,13 @@ def test_a_run_leaves_log_pictures_and_checkpoints(unbroken):
         assert checkpoint.load(path)[1]["batches_done"] == 10 * epoch
 
 
-def test_the_discriminator_learns(unbroken):
-    """At the start D cannot tell (loss ln 2); after 30 batches it can, on data this simple."""
-    batches = read_log(unbroken / "log.jsonl", "batch")
-    first, last = batches[0], batches[-1]
-    assert abs(first["d_fake"] - np.log(2)) < 0.1 and abs(first["score_real"] - 0.5) < 0.1
-    assert last["d_fake"] + last["d_real"] < 0.8 * (first["d_fake"] + first["d_real"])
-    assert last["score_real"] > last["score_fake"]
+def test_the_first_losses_are_those_of_a_discriminator_that_cannot_tell(unbroken):
+    """Weights within 0.01 make every score nearly 1/2, whose loss is ln 2."""
+    first = read_log(unbroken / "log.jsonl", "batch")[0]
+    for name in ("d_fake", "d_real", "g"):
+        assert abs(first[name] - np.log(2)) < 0.05
+    for name in ("score_real", "score_fake"):
+        assert abs(first[name] - 0.5) < 0.05
 
 
 def test_sample_grids_come_from_one_fixed_noise(trainer, tmp_path, monkeypatch):

@@ -15,11 +15,12 @@ import pytest
 from PIL import Image
 from run_support import BATCH_SIZE, assert_same_run
 
-from pygan import checkpoint, cli
+from pygan import checkpoint, cli, device, pictures
 from pygan.errors import CheckpointError, DataError, PyganError, TrainingError
 from pygan.training import run as run_module
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import LessonGan
+from pygan.training.sampling import Sampler, draw_noise
 
 
 def test_a_run_leaves_log_pictures_and_checkpoints(unbroken):
@@ -48,15 +49,18 @@ def test_the_first_losses_are_those_of_a_discriminator_that_cannot_tell(unbroken
         assert abs(first[name] - 0.5) < 0.05
 
 
-def test_sample_grids_come_from_one_fixed_noise(trainer, tmp_path, monkeypatch):
+def test_sample_grids_come_from_the_generator_and_one_fixed_noise(trainer, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "BATCHES_PER_PICTURE", 5)
-    trainer(tmp_path / "a", max_batches=5)
-    trainer(tmp_path / "b", max_batches=5)
-    first = Image.open(tmp_path / "a" / "samples" / "batch_0000005.png")
-    assert first.size == (3 * 28 * 4 + 8, 3 * 28 * 4 + 8)
-    second = Image.open(tmp_path / "b" / "samples" / "batch_0000005.png")
-    assert first.tobytes() == second.tobytes()
-    assert len(set(first.tobytes())) > 10  # not one flat grey
+    trainer(tmp_path, epochs=3, max_batches=10)
+    for batch in (5, 10):
+        found = Image.open(tmp_path / "samples" / f"batch_{batch:07d}.png")
+        assert found.size == (3 * 28 * 4 + 8, 3 * 28 * 4 + 8)
+    sampler = Sampler(device.get("numpy"), 9)
+    sampler.load(tmp_path)
+    images = sampler.images(draw_noise(device.get("numpy"), 9, seed=5))
+    assert found.tobytes() == pictures.grid(images, 3, 3, scale=4).tobytes()
+    again = draw_noise(device.get("numpy"), 9, seed=6)
+    assert not np.array_equal(sampler.images(again), images)
 
 
 @pytest.mark.parametrize("stops", [(13,), (10, 25), (1, 2)])

@@ -26,6 +26,10 @@ FILE = "convolution.cu"
 MOST_PHASES = 64
 """Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
 
+DIRECT_ELEMENTS = 2048
+"""One or two channels leave a tile's columns idle: with so many elements, a thread each is enough
+work for a device, and the first version of the kernel wastes less."""
+
 BIAS_COLUMNS = 32
 """Channels per block of bias_backward."""
 
@@ -216,15 +220,17 @@ def _plan(
         products *= stride_h * stride_w
     entry = f"convolution_{kind}"
     arguments = shape.arguments()
-    if products <= MOST_BLOCKS:
+    result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
+    elements = result[0] * result[1] * result[2] * result[3]
+    narrow = kind != "backward_weight" and columns <= 2 and elements >= DIRECT_ELEMENTS
+    if products <= MOST_BLOCKS and not narrow:
         tiling = tiling_for(lines, columns, depth, products)
         if tiling.columns <= MOST_BLOCKS:
             grid = (tiling.lines, tiling.columns, products * tiling.slices)
             slices = tiling.slices
             return Plan(entry, tiling.defines, grid, tiling.threads, (*arguments, slices), slices)
-    # More groups, phases or columns than a grid has blocks: one thread per element of the result.
-    result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
-    elements = result[0] * result[1] * result[2] * result[3]
+    # Almost all columns of a tile would be idle, or there are more groups, phases or columns than
+    # a grid has blocks: one thread per element of the result.
     grid = (-(-elements // THREADS), 1, 1)
     return Plan(f"{entry}_direct", {}, grid, THREADS, arguments, 1)
 

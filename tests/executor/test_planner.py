@@ -1,0 +1,43 @@
+"""Memory plans: nothing that lives at the same time overlaps, and little is wasted."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pygan.planner import ALIGNMENT, Request, aligned, lower_bound, plan
+
+requests = st.lists(
+    st.builds(
+        lambda nbytes, start, length: Request(nbytes, start, start + length),
+        st.integers(0, 5000),
+        st.integers(0, 30),
+        st.integers(0, 12),
+    ),
+    max_size=40,
+)
+
+
+@given(requests)
+def test_arrays_that_live_together_share_no_byte(wanted: list[Request]) -> None:
+    result = plan(wanted)
+    assert len(result.offsets) == len(wanted)
+    for index, (first, offset) in enumerate(zip(wanted, result.offsets, strict=True)):
+        assert offset % ALIGNMENT == 0
+        assert offset >= 0 and offset + first.nbytes <= result.nbytes
+        for second, other in zip(wanted[:index], result.offsets[:index], strict=True):
+            together = first.start <= second.end and second.start <= first.end
+            apart = offset + first.nbytes <= other or other + second.nbytes <= offset
+            assert apart or not together
+
+
+@given(requests)
+def test_a_plan_lies_between_the_most_alive_at_once_and_no_sharing(wanted: list[Request]) -> None:
+    nbytes = plan(wanted).nbytes
+    assert lower_bound(wanted) <= nbytes <= sum(aligned(request.nbytes) for request in wanted)
+
+
+def test_a_chain_needs_its_two_largest_neighbours() -> None:
+    sizes = [4096, 1024, 8192, 2048, 512]
+    chain = [Request(size, time, time + 1) for time, size in enumerate(sizes)]
+    assert plan(chain).nbytes == lower_bound(chain) == 8192 + 2048

@@ -45,7 +45,7 @@ def compile_for_cpu(path: Path, defines: Mapping[str, object], check: bool) -> b
     """The image of `path` for the CPU driver; raises CompileError with the compiler's text."""
     from . import cpu_driver
 
-    defines = dict(defines)
+    defines = {name: _macro(value) for name, value in defines.items()}
     include_dirs = [kernels_dir()]
     key = content_key(
         path,
@@ -76,8 +76,12 @@ def define_flags(defines: Mapping[str, object]) -> list[str]:
     for name, value in sorted(defines.items()):
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ValueError(f"{name!r} cannot be the name of a macro")
-        flags.append(f"-D{name}={int(value) if isinstance(value, bool) else value}")
+        flags.append(f"-D{name}={_macro(value)}")
     return flags
+
+
+def _macro(value: object) -> object:
+    return int(value) if isinstance(value, bool) else value
 
 
 def included_files(path: Path, include_dirs: Iterable[Path]) -> list[Path]:

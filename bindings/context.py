@@ -47,13 +47,15 @@ class Driver:
         atexit.register(self._leave)
 
     def _leave(self) -> None:
-        """PyCUDA aborts the process if a context is still pushed when the interpreter ends.
+        """PyCUDA aborts the process if a context is still pushed when the interpreter ends, and
+        gives a primary context back the wrong way if that is left to its destructor.
 
-        Memory and modules may outlive this: each holds its context and frees itself in it.
+        Memory and modules that outlive this notice that their context is gone, and do nothing.
         """
         with contextlib.suppress(self.cuda.Error):  # a failed launch was reported at its time
             self.stream.synchronize()
         self.cuda.Context.pop()
+        self.primary.detach()
 
 
 class Context:

@@ -158,7 +158,10 @@ def tool(name: str, pattern: str = r"(\d+\.\d+(?:\.\d+)?)") -> Tool | None:
 
 
 def nvcc() -> Tool | None:
-    """nvcc on PATH, in CUDA_HOME or /usr/local/cuda, or from NVIDIA's wheels; None if absent."""
+    """nvcc on PATH, in CUDA_HOME or /usr/local/cuda, or from NVIDIA's wheels; None if absent.
+
+    The stand-in that an active CPU driver puts on PATH does not count.
+    """
     folders = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.getenv(name)]
     folders.append(Path("/usr/local/cuda"))
     roots = [sysconfig.get_path("purelib"), *filter(None, sys.path)]
@@ -166,11 +169,24 @@ def nvcc() -> Tool | None:
         roots.append(str(cache_dir() / "nvcc"))  # python -m pygan.bindings.nvcc_report --fetch
     for root in dict.fromkeys(roots):
         folders += sorted((Path(root) / "nvidia").glob("cu*"), reverse=True)
-    for candidate in ("nvcc", *(str(folder / "bin" / "nvcc") for folder in folders)):
+    path = os.environ.get("PATH", "").split(os.pathsep)
+    on_path = [str(Path(folder) / "nvcc") for folder in path if folder]
+    for candidate in (*on_path, *(str(folder / "bin" / "nvcc") for folder in folders)):
+        if _is_stand_in(candidate):
+            continue
         found = tool(candidate, r"release (\d+\.\d+)")
         if found is not None:
             return found
     return None
+
+
+def _is_stand_in(path: str) -> bool:
+    """Whether this nvcc is the script of pygan.bindings.cpu_driver.build.nvcc_folder."""
+    try:
+        with open(path, "rb") as file:
+            return b"nvcc_standin" in file.read(4096)
+    except OSError:
+        return False
 
 
 def pycuda_version() -> str | None:

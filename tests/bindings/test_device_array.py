@@ -25,7 +25,9 @@ def test_there_and_back(context, dtype, shape) -> None:
     host = numbers(shape, dtype)
     array = DeviceArray.from_numpy(context, host)
     assert (array.shape, array.dtype, array.size) == (host.shape, host.dtype, host.size)
-    assert (array.nbytes, array.ndim, array.strides) == (host.nbytes, host.ndim, host.strides)
+    assert (array.nbytes, array.ndim) == (host.nbytes, host.ndim)
+    if host.size:
+        assert array.strides == host.strides
     back = np.asarray(array)
     assert back.dtype == host.dtype
     np.testing.assert_array_equal(back, host)

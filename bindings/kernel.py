@@ -102,7 +102,7 @@ class Kernel:
             for index, parameter in enumerate(self.signature.parameters):
                 if not parameter.pointer:
                     try:
-                        struct.pack(parameter.code, values[index])
+                        struct.pack(f"<{parameter.code}", values[index])
                     except (struct.error, OverflowError, TypeError):
                         raise ArgumentError(self._complaint(index, values[index])) from None
             raise

@@ -11,6 +11,7 @@ the same both times.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,8 +33,8 @@ _TYPES: dict[str, tuple[str, str]] = {
     "unsigned short": ("uint16", "H"),
     "int": ("int32", "i"),
     "unsigned int": ("uint32", "I"),
-    "long": ("int64", "l"),
-    "unsigned long": ("uint64", "L"),
+    "long": ("int64", "q"),
+    "unsigned long": ("uint64", "Q"),
     "long long": ("int64", "q"),
     "unsigned long long": ("uint64", "Q"),
 }
@@ -68,8 +69,8 @@ class Parameter:
 
     @property
     def code(self) -> str:
-        """The struct code that packs the argument, aligned as the C compiler aligns it."""
-        return "P" if self.pointer else _TYPES[self.ctype][1]
+        """The struct code that packs the argument."""
+        return "Q" if self.pointer else _TYPES[self.ctype][1]
 
     def __str__(self) -> str:
         const = "const " if self.const and self.pointer else ""
@@ -85,8 +86,17 @@ class Signature:
 
     @property
     def struct_format(self) -> str:
-        """Native alignment: the layout of CUDA's packed argument buffer."""
-        return "@" + "".join(parameter.code for parameter in self.parameters)
+        """The layout of CUDA's packed argument buffer: each argument aligned to its own size.
+
+        The padding is written out and the byte order named, because struct's native mode turns a
+        number too large for a float into infinity where this one raises.
+        """
+        parts, offset = ["<"], 0
+        for parameter in self.parameters:
+            size = struct.calcsize(f"<{parameter.code}")
+            parts.append("x" * (-offset % size) + parameter.code)
+            offset += -offset % size + size
+        return "".join(parts)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.parameters))})"

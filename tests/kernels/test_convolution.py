@@ -31,7 +31,7 @@ PLAIN = Case(2, (9, 8), (3, 4), (2, 2), (1, 1), (1, 1), 1, 5, 7)
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_agrees_with_the_twin_on_any_shape(device: Any, operator: str) -> None:
-    for_all(cases(), examples_for(device, 30), lambda case: check(device, operator, case))
+    for_all(cases(), examples_for(device, 60), lambda case: check(device, operator, case))
 
 
 @pytest.mark.parametrize("layer", DISCRIMINATOR)
@@ -96,7 +96,7 @@ def test_the_first_versions_agree_with_the_twin(device: Any, operator: str) -> N
             device, launch, problem.exact(), problem.allowed, problem.rng, f"{operator} {case}"
         )
 
-    for_all(cases(), examples_for(device, 16), body)
+    for_all(cases(), examples_for(device, 24), body)
 
 
 def test_more_phases_than_a_grid_has_blocks(device: Any) -> None:

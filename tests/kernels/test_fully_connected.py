@@ -65,7 +65,7 @@ def check(device: Any, operator: str, sizes: tuple[int, int, int], bias: bool) -
 def test_agrees_with_the_twin_on_any_shape(device: Any, operator: str) -> None:
     for_all(
         st.tuples(SIZES, SIZES, SIZES, st.booleans()),
-        examples_for(device, 25),
+        examples_for(device, 60),
         lambda drawn: check(device, operator, drawn[:3], drawn[3]),
     )
 

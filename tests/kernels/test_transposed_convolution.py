@@ -21,7 +21,7 @@ GENERATOR = [name for name in LESSON_LAYERS if name.startswith("generator")]
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_agrees_with_the_twin_on_any_shape(device: Any, operator: str) -> None:
-    for_all(cases(), examples_for(device, 30), lambda case: check(device, operator, case))
+    for_all(cases(), examples_for(device, 60), lambda case: check(device, operator, case))
 
 
 @pytest.mark.parametrize("layer", GENERATOR)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,22 +120,30 @@ class JsonLog:
         self.path = path
 
     def write(self, entry: dict[str, Any]) -> None:
-        self._file.write(json.dumps(entry).encode() + b"\n")
+        with self._explained():
+            self._file.write(json.dumps(entry).encode() + b"\n")
 
     def flush(self, to_disk: bool = False) -> int:
         """Hands lines to the system (and the disk); the file's length in bytes."""
-        try:
+        with self._explained():
             self._file.flush()
             if to_disk:
                 os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        # What cannot be written any more was reported by the flush before.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise TrainingError(
                 f"{self.path} could not be written: {error.strerror}; the last checkpoint is whole"
             ) from None
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read_log(path: Path, kind: str) -> list[dict[str, Any]]:

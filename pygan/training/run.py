@@ -6,6 +6,8 @@ import dataclasses
 import math
 import os
 import shlex
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -154,8 +156,8 @@ class Run:
             why = "stopped" if stop else "stopped as asked"
             self.progress.say(
                 f"{why} after batch {self.gan.batches_done:,}; everything is saved. To go on:\n"
-                f"  pygan train lesson --out {shlex.quote(str(self.folder.path))} --resume"
-                + (f" --device {self.device.name}")
+                f"  {_program()} train lesson --out {shlex.quote(str(self.folder.path))} --resume "
+                f"--device {self.device.name}"
             )
         else:
             self.progress.say(f"done; pictures, log and checkpoints are in {self.folder.path}")
@@ -250,7 +252,12 @@ class Run:
         checkpoint.save(self.folder.checkpoint, state, metadata)
         if copy is not None:
             copy.parent.mkdir(exist_ok=True)
-            checkpoint.save(copy, state, metadata)
+            copy.unlink(missing_ok=True)
+            try:
+                # A second name for the same bytes: the next save replaces only the first name.
+                os.link(self.folder.checkpoint, copy)
+            except OSError:  # a file system without links
+                checkpoint.save(copy, state, metadata)
 
     def _samples(self) -> np.ndarray:
         self.sampler.copy_from(self.gan.generator)
@@ -322,6 +329,16 @@ class Pace:
         now = time.monotonic()
         seconds, self._lap = now - self._lap, now
         return seconds
+
+
+def _program() -> str:
+    """How the user called this program, so that a command printed for them works as it is."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "pygan":
+        return f"{shlex.quote(sys.executable)} -m pygan"
+    found = shutil.which("pygan")
+    same = found is not None and os.path.realpath(found) == os.path.realpath(called)
+    return "pygan" if same else shlex.quote(called)
 
 
 def _require_lesson(folder: RunFolder, saved: dict) -> None:

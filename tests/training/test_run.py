@@ -102,8 +102,8 @@ def test_a_signal_saves_and_says_how_to_go_on(small_data, tmp_path, unbroken, nu
         text = process.stdout.read()
     assert process.returncode == code, text
     assert 10 <= checkpoint.load(out / "checkpoint.safetensors")[1]["batches_done"] < 30
-    command = shlex.split(re.search(r"^  pygan (.*)$", text, re.MULTILINE)[1])
-    assert cli.main(command) == 0
+    command = shlex.split(re.search(r"^  (.* train lesson .*)$", text, re.MULTILINE)[1])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert_same_run(out, unbroken)
 
 
@@ -241,6 +241,28 @@ def test_nothing_to_do(trainer, tmp_path):
 def test_out_of_memory_says_how_much_was_needed(trainer, tmp_path):
     with pytest.raises(TrainingError, match=r"out of memory on device numpy: .*--batch-size"):
         trainer(tmp_path, batch_size=10**7)
+
+
+LIMITED = """
+import resource, sys
+from pygan import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_checkpoint_that_does_not_fit_keeps_the_last(trainer, tmp_path):
+    trainer(tmp_path, max_batches=2)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    command = [sys.executable, "-c", LIMITED, "train", "lesson", "--device", "numpy", "--resume"]
+    command += ["--out", str(tmp_path), "--max-batches", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "could not be written: File too large" in done.stderr
+    assert "keeps the state before" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*.part"))
+    assert trainer(tmp_path, resume=True, max_batches=4).batches == 4
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

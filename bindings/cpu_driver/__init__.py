@@ -8,9 +8,11 @@ stand-in for nvcc. The folder's README.md says how it works and what it lacks.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,51 @@ def compile(
 def fingerprint(check: bool = False) -> str:
     """A text that changes whenever the same source could give another image."""
     return nvcc_standin.fingerprint(check)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One finding of check mode.
+
+    kind: out_of_bounds, misaligned, race, uninitialised, divergent_barrier or dead_lane.
+    kernel, file, line: where in the source. block, thread: indices (x, y, z) of the thread that was
+    caught. variable: the kernel's argument or the shared array, empty where it is not known.
+    """
+
+    kind: str
+    kernel: str
+    file: str
+    line: int
+    variable: str
+    block: tuple[int, int, int]
+    thread: tuple[int, int, int]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def take_reports() -> list[Report]:
+    """What check mode has found since the last call, oldest first.
+
+    The launch that was caught has raised the first of them already, as PyCUDA's exception.
+
+    :raises DriverError: the CPU driver is not active
+    """
+    if _library is None:
+        raise DriverError("the CPU driver is not active: call cpu_driver.activate() first")
+    take = _library.pygan_check_take_reports
+    take.restype, take.argtypes = ctypes.c_size_t, [ctypes.c_char_p, ctypes.c_size_t]
+    capacity = 1 << 16
+    while True:
+        buffer = ctypes.create_string_buffer(capacity)
+        needed = take(buffer, capacity)
+        if needed <= capacity:
+            break
+        capacity = needed
+    reports = []
+    for line in buffer.raw[:needed].decode("utf-8", "replace").splitlines():
+        fields = json.loads(line)
+        fields["block"], fields["thread"] = tuple(fields["block"]), tuple(fields["thread"])
+        reports.append(Report(**fields))
+    return reports

@@ -80,7 +80,8 @@ struct Parameter {
 
 // What is checked now. Filled from the scheduler's Launch.
 struct Current {
-    std::string kernel, image_path;
+    std::string kernel;
+    const std::vector<char>* image = nullptr;  // the ELF file
     uintptr_t image_base = 0;
     Index block{1, 1, 1};
     std::vector<Parameter> pointers;
@@ -152,22 +153,45 @@ std::string place(Index block, Index thread) {
     return text;
 }
 
+// The image as a file for addr2line; the driver keeps modules in memory only.
+struct ImageFile {
+    std::string path;
+    explicit ImageFile(const std::vector<char>& image) {
+        const char* folder = std::getenv("TMPDIR");
+        path = std::string(folder && *folder ? folder : "/tmp") + "/pygan-check-XXXXXX";
+        const int descriptor = mkstemp(&path[0]);
+        if (descriptor < 0) {
+            path.clear();
+            return;
+        }
+        for (size_t done = 0; done < image.size();) {
+            const ssize_t n = ::write(descriptor, image.data() + done, image.size() - done);
+            if (n <= 0) break;
+            done += size_t(n);
+        }
+        close(descriptor);
+    }
+    ~ImageFile() {
+        if (!path.empty()) unlink(path.c_str());
+    }
+};
+
 // file:line of an offset in the image. addr2line -i prints the innermost inlined frame first;
-// frames of the driver's own header (shuffles, atomics) are skipped, so that the user's line is
+// frames of the driver's own headers (vectors, atomics) are skipped, so that the user's line is
 // named.
 void source_line(uint32_t pc, std::string* file, int* line) {
-    char command[1024];
-    std::snprintf(command, sizeof command, "addr2line -i -e '%s' 0x%x 2>/dev/null",
-                  current.image_path.c_str(), pc);
-    FILE* pipe = popen(command, "r");
+    const ImageFile image(*current.image);
+    if (image.path.empty()) return;
+    const std::string command =
+        format("addr2line -i -e '%s' 0x%x 2>/dev/null", image.path.c_str(), pc);
+    FILE* pipe = popen(command.c_str(), "r");
     if (!pipe) return;
     char text[4096];
     while (std::fgets(text, sizeof text, pipe)) {
         char* colon = std::strrchr(text, ':');
-        if (!colon || text[0] == '?') continue;
+        if (!colon || text[0] == '?' || *line) continue;  // to the end: a closed pipe kills
         *colon = 0;
-        if (std::strstr(text, "/cpu_driver/") || std::strstr(text, "/c++/")) continue;
-        if (!line || *line) continue;  // keep the first, read on so that the child is not killed
+        if (std::strstr(text, "/cpu_driver/include/") || std::strstr(text, "/c++/")) continue;
         *line = std::atoi(colon + 1);
         *file = text;
     }
@@ -483,23 +507,12 @@ namespace {
 
 // ---- the image: shared variables by name, data segments ----------------------------------------
 
-struct ImageFile {
-    std::vector<char> bytes;
-    explicit ImageFile(const std::string& path) {
-        if (FILE* f = std::fopen(path.c_str(), "rb")) {
-            char buffer[65536];
-            for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, f)) > 0;)
-                bytes.insert(bytes.end(), buffer, buffer + n);
-            std::fclose(f);
-        }
-    }
-    template <typename T>
-    const T* at(size_t offset, size_t count = 1) const {
-        return offset + sizeof(T) * count <= bytes.size()
-                   ? reinterpret_cast<const T*>(bytes.data() + offset)
-                   : nullptr;
-    }
-};
+template <typename T>
+const T* in_image(size_t offset) {
+    return offset + sizeof(T) <= current.image->size()
+               ? reinterpret_cast<const T*>(current.image->data() + offset)
+               : nullptr;
+}
 
 // `_ZZ1kE4tile` -> `k::tile`
 std::string demangle(const char* mangled) {
@@ -526,34 +539,37 @@ Symbol make_symbol(const char* mangled, uintptr_t value, size_t size, bool threa
 }
 
 void read_image() {
-    static std::string read_path;
+    static const Module* read = nullptr;
+    static uintptr_t read_base = 0;
     static std::vector<Symbol> symbols;  // begin relative to the thread-local block
     static std::vector<Symbol> objects;  // begin and segments relative to the image base
     static std::vector<Range> segments;
-    if (read_path != current.image_path) {
-        read_path = current.image_path;
+    if (read != current.info || read_base != current.image_base) {
+        read = current.info;
+        read_base = current.image_base;
         symbols.clear();
         objects.clear();
         segments.clear();
-        ImageFile file(current.image_path);
-        if (const auto* header = file.at<Elf64_Ehdr>(0)) {
+        if (const auto* header = in_image<Elf64_Ehdr>(0)) {
             for (unsigned i = 0; i < header->e_phnum; ++i)
-                if (const auto* p = file.at<Elf64_Phdr>(header->e_phoff + i * sizeof(Elf64_Phdr)))
+                if (const auto* p = in_image<Elf64_Phdr>(header->e_phoff + i * sizeof(Elf64_Phdr)))
                     if (p->p_type == PT_LOAD)
                         segments.push_back({p->p_vaddr, p->p_vaddr + p->p_memsz});
             for (unsigned i = 0; i < header->e_shnum; ++i) {
-                const auto* section = file.at<Elf64_Shdr>(header->e_shoff + i * sizeof(Elf64_Shdr));
+                const auto* section =
+                    in_image<Elf64_Shdr>(header->e_shoff + i * sizeof(Elf64_Shdr));
                 if (!section || section->sh_type != SHT_SYMTAB) continue;
                 const auto* strings =
-                    file.at<Elf64_Shdr>(header->e_shoff + section->sh_link * sizeof(Elf64_Shdr));
+                    in_image<Elf64_Shdr>(header->e_shoff + section->sh_link * sizeof(Elf64_Shdr));
                 for (size_t k = 0; strings && k < section->sh_size / sizeof(Elf64_Sym); ++k) {
-                    const auto* s = file.at<Elf64_Sym>(section->sh_offset + k * sizeof(Elf64_Sym));
+                    const auto* s = in_image<Elf64_Sym>(section->sh_offset + k * sizeof(Elf64_Sym));
                     if (!s) continue;
                     const unsigned type = ELF64_ST_TYPE(s->st_info);
                     if (type != STT_TLS && type != STT_OBJECT) continue;
                     (type == STT_TLS ? symbols : objects)
-                        .push_back(make_symbol(file.bytes.data() + strings->sh_offset + s->st_name,
-                                               s->st_value, s->st_size, type == STT_TLS));
+                        .push_back(
+                            make_symbol(current.image->data() + strings->sh_offset + s->st_name,
+                                        s->st_value, s->st_size, type == STT_TLS));
                 }
             }
             const auto by_address = [](const Symbol& a, const Symbol& b) {
@@ -615,7 +631,7 @@ int on_launch_begin(Launch& launch) {
     current.library = module.library;
     current.block = launch.block;
     current.dynamic_shared = launch.dynamic_shared;
-    current.image_path = format("/proc/%d/fd/%d", int(getpid()), module.descriptor);
+    current.image = &module.image;
     struct link_map* map = nullptr;
     if (dlinfo(module.library, RTLD_DI_LINKMAP, &map) == 0 && map) current.image_base = map->l_addr;
     for (unsigned i = 0; i < kernel.argument_count; ++i) {

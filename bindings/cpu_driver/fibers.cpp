@@ -89,9 +89,9 @@ extern "C" void cpu_driver_fiber_start();
 
 void prepare_fiber(Fiber* fiber, void (*entry)(void*), void* argument) {
     auto top = reinterpret_cast<uintptr_t>(fiber->stack_top) & ~uintptr_t{63};
-    auto* frame = reinterpret_cast<uintptr_t*>(top) - 8;
-    // r15 r14 r13 r12 rbx rbp, the address `ret` takes, and a zero that ends back traces. The
-    // call in cpu_driver_fiber_start then finds the stack aligned as the ABI wants it.
+    auto* frame = reinterpret_cast<uintptr_t*>(top) - 9;
+    // r15 r14 r13 r12 rbx rbp, the address `ret` takes, and a zero that ends back traces: 56
+    // bytes are popped, so that the call in cpu_driver_fiber_start finds rsp at a multiple of 16.
     frame[0] = frame[1] = 0;
     frame[2] = reinterpret_cast<uintptr_t>(entry);
     frame[3] = reinterpret_cast<uintptr_t>(argument);

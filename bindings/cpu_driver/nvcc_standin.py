@@ -61,7 +61,15 @@ COMMON_FLAGS = [
 ]
 PLAIN_FLAGS = ["-O3", "-march=native"]
 # The hooks are called by the compiler's instrumentation and supplied by the driver.
-CHECK_FLAGS = ["-O1", "-gdwarf-4", "-fno-omit-frame-pointer", "-DCPU_DRIVER_CHECK=1"]
+CHECK_FLAGS = [
+    "-O1",
+    "-gdwarf-4",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=thread,bounds",
+    "-fno-sanitize-recover=bounds",
+    "-fno-tree-loop-distribute-patterns",  # a loop turned into memset would escape the hooks
+    "-DCPU_DRIVER_CHECK=1",
+]
 
 TAKES_VALUE = {
     "-arch", "--gpu-architecture", "-code", "--gpu-code", "-gencode", "--generate-code",
@@ -213,7 +221,15 @@ def compile_image(
         command = [find_compiler(), *flags_of(check), f"-std={standard}", "-o", str(image)]
         if "clang" not in compiler_version(command[0]):
             command.append("-fno-gnu-unique")
-        _run([*command, str(text)])
+        if check:
+            # Linked by itself, so that the sanitizer's own library stays out.
+            unlinked = Path(folder) / "module.o"
+            compiled = [flag for flag in command if flag != "-shared"]
+            compiled[compiled.index(str(image))] = str(unlinked)
+            _run([*compiled, "-c", str(text)])
+            _run([command[0], "-shared", "-o", str(image), str(unlinked)])
+        else:
+            _run([*command, str(text)])
         data = image.read_bytes()
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
         write_atomically(cached, data)

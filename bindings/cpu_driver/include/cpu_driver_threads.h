@@ -14,12 +14,27 @@ static const int warpSize = 32;
 
 // Memory is what others see across a wait: nothing may stay in registers.
 #define CPU_DRIVER_FENCE() __asm__ volatile("" ::: "memory")
-#define CPU_DRIVER_CALLER() __builtin_extract_return_addr(__builtin_return_address(0))
-// Check mode names the line of a wait by the address it is called from.
+// Check mode names the source line of a wait: each call hands down a SourcePlace.
 #ifdef CPU_DRIVER_CHECK
-#define CPU_DRIVER_HERE() ({ __label__ here; here: (const void*)&&here; })
+#define CPU_DRIVER_HERE()                                                   \
+    ({                                                                      \
+        static const ::cpu_driver::SourcePlace here = {__FILE__, __LINE__}; \
+        static_cast<const void*>(&here);                                    \
+    })
+namespace cpu_driver {
+// As a default argument it is evaluated where the function is called.
+static inline SourcePlace calling_place(const char* file = __builtin_FILE(),
+                                        int line = __builtin_LINE()) {
+    return {file, line};
+}
+}  // namespace cpu_driver
+#define CPU_DRIVER_PLACE_PARAMETER \
+    , const ::cpu_driver::SourcePlace& place = ::cpu_driver::calling_place()
+#define CPU_DRIVER_PLACE (static_cast<const void*>(&place))
 #else
 #define CPU_DRIVER_HERE() nullptr
+#define CPU_DRIVER_PLACE_PARAMETER
+#define CPU_DRIVER_PLACE nullptr
 #endif
 
 namespace cpu_driver {
@@ -67,27 +82,24 @@ static inline void lockstep_store(volatile T* place, V value) {
 
 }  // namespace cpu_driver
 
-#define __syncthreads() \
-    ((void)::cpu_driver::meet(::cpu_driver::kPlain, 0, CPU_DRIVER_HERE()))
+#define __syncthreads() ((void)::cpu_driver::meet(::cpu_driver::kPlain, 0, CPU_DRIVER_HERE()))
 #define __syncthreads_count(p) \
     (::cpu_driver::meet(::cpu_driver::kCount, (p) != 0, CPU_DRIVER_HERE()))
-#define __syncthreads_and(p) \
-    (::cpu_driver::meet(::cpu_driver::kAnd, (p) != 0, CPU_DRIVER_HERE()))
+#define __syncthreads_and(p) (::cpu_driver::meet(::cpu_driver::kAnd, (p) != 0, CPU_DRIVER_HERE()))
 #define __syncthreads_or(p) (::cpu_driver::meet(::cpu_driver::kOr, (p) != 0, CPU_DRIVER_HERE()))
 
 #define CPU_DRIVER_WARP static inline __attribute__((always_inline))
 
-CPU_DRIVER_WARP void __syncwarp(unsigned mask = 0xffffffffu) {
-    ::cpu_driver::warp_meet<char, char>(::cpu_driver::kSyncWarp, mask, 0, 0, 32,
-                                        CPU_DRIVER_HERE());
+CPU_DRIVER_WARP void __syncwarp(unsigned mask = 0xffffffffu CPU_DRIVER_PLACE_PARAMETER) {
+    ::cpu_driver::warp_meet<char, char>(::cpu_driver::kSyncWarp, mask, 0, 0, 32, CPU_DRIVER_PLACE);
 }
 
-#define CPU_DRIVER_SHUFFLE(NAME, OPERATION, TYPE)                                              \
-    template <typename T>                                                                      \
-    CPU_DRIVER_WARP T NAME(unsigned mask, T value, TYPE argument, int width = 32) {            \
-        return ::cpu_driver::warp_meet<T, T>(::cpu_driver::OPERATION, mask, value,             \
-                                             static_cast<int>(argument), width,                \
-                                             CPU_DRIVER_HERE());                               \
+#define CPU_DRIVER_SHUFFLE(NAME, OPERATION, TYPE)                                                  \
+    template <typename T>                                                                          \
+    CPU_DRIVER_WARP T NAME(unsigned mask, T value, TYPE argument,                                  \
+                           int width = 32 CPU_DRIVER_PLACE_PARAMETER) {                            \
+        return ::cpu_driver::warp_meet<T, T>(::cpu_driver::OPERATION, mask, value,                 \
+                                             static_cast<int>(argument), width, CPU_DRIVER_PLACE); \
     }
 CPU_DRIVER_SHUFFLE(__shfl_sync, kShuffleIndex, int)
 CPU_DRIVER_SHUFFLE(__shfl_up_sync, kShuffleUp, unsigned)
@@ -95,10 +107,10 @@ CPU_DRIVER_SHUFFLE(__shfl_down_sync, kShuffleDown, unsigned)
 CPU_DRIVER_SHUFFLE(__shfl_xor_sync, kShuffleXor, int)
 #undef CPU_DRIVER_SHUFFLE
 
-#define CPU_DRIVER_VOTE(NAME, OPERATION, RESULT)                                             \
-    CPU_DRIVER_WARP RESULT NAME(unsigned mask, int predicate) {                              \
-        return static_cast<RESULT>(::cpu_driver::warp_meet<int, unsigned>(                   \
-            ::cpu_driver::OPERATION, mask, predicate, 0, 32, CPU_DRIVER_HERE()));            \
+#define CPU_DRIVER_VOTE(NAME, OPERATION, RESULT)                                           \
+    CPU_DRIVER_WARP RESULT NAME(unsigned mask, int predicate CPU_DRIVER_PLACE_PARAMETER) { \
+        return static_cast<RESULT>(::cpu_driver::warp_meet<int, unsigned>(                 \
+            ::cpu_driver::OPERATION, mask, predicate, 0, 32, CPU_DRIVER_PLACE));           \
     }
 CPU_DRIVER_VOTE(__all_sync, kAll, int)
 CPU_DRIVER_VOTE(__any_sync, kAny, int)
@@ -107,25 +119,28 @@ CPU_DRIVER_VOTE(__ballot_sync, kBallot, unsigned)
 
 // The lanes that have not left the kernel: on a GPU they may be fewer, those that happen to run
 // together.
-CPU_DRIVER_WARP unsigned __activemask() { return cpu_driver_active_mask(); }
+CPU_DRIVER_WARP unsigned __activemask() {
+    return cpu_driver_active_mask();
+}
 
 template <typename T>
-CPU_DRIVER_WARP unsigned __match_any_sync(unsigned mask, T value) {
+CPU_DRIVER_WARP unsigned __match_any_sync(unsigned mask, T value CPU_DRIVER_PLACE_PARAMETER) {
     return ::cpu_driver::warp_meet<T, unsigned>(::cpu_driver::kMatchAny, mask, value, 0, 32,
-                                                CPU_DRIVER_HERE());
+                                                CPU_DRIVER_PLACE);
 }
 template <typename T>
-CPU_DRIVER_WARP unsigned __match_all_sync(unsigned mask, T value, int* same) {
-    const unsigned result = ::cpu_driver::warp_meet<T, unsigned>(
-        ::cpu_driver::kMatchAll, mask, value, 0, 32, CPU_DRIVER_HERE());
+CPU_DRIVER_WARP unsigned __match_all_sync(unsigned mask, T value,
+                                          int* same CPU_DRIVER_PLACE_PARAMETER) {
+    const unsigned result = ::cpu_driver::warp_meet<T, unsigned>(::cpu_driver::kMatchAll, mask,
+                                                                 value, 0, 32, CPU_DRIVER_PLACE);
     *same = result != 0;
     return result;
 }
 
-#define CPU_DRIVER_REDUCE(NAME, OPERATION, TYPE)                                                  \
-    CPU_DRIVER_WARP TYPE NAME(unsigned mask, TYPE value) {                                        \
-        return ::cpu_driver::warp_meet<TYPE, TYPE>(::cpu_driver::OPERATION, mask, value, 0, 32,   \
-                                                   CPU_DRIVER_HERE());                            \
+#define CPU_DRIVER_REDUCE(NAME, OPERATION, TYPE)                                                \
+    CPU_DRIVER_WARP TYPE NAME(unsigned mask, TYPE value CPU_DRIVER_PLACE_PARAMETER) {           \
+        return ::cpu_driver::warp_meet<TYPE, TYPE>(::cpu_driver::OPERATION, mask, value, 0, 32, \
+                                                   CPU_DRIVER_PLACE);                           \
     }
 CPU_DRIVER_REDUCE(__reduce_add_sync, kReduceAdd, unsigned)
 CPU_DRIVER_REDUCE(__reduce_add_sync, kReduceAdd, int)
@@ -139,9 +154,15 @@ CPU_DRIVER_REDUCE(__reduce_xor_sync, kReduceXor, unsigned)
 #undef CPU_DRIVER_REDUCE
 
 // Blocks on different cores share memory: the fences between them are real.
-CPU_DRIVER_WARP void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
-CPU_DRIVER_WARP void __threadfence_block() { CPU_DRIVER_FENCE(); }
-CPU_DRIVER_WARP void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+CPU_DRIVER_WARP void __threadfence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+CPU_DRIVER_WARP void __threadfence_block() {
+    CPU_DRIVER_FENCE();
+}
+CPU_DRIVER_WARP void __threadfence_system() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
 
 CPU_DRIVER_WARP long long clock64() {
     timespec now;
@@ -153,5 +174,7 @@ CPU_DRIVER_WARP unsigned long long cpu_driver_global_timer() {
     return static_cast<unsigned long long>(clock64());
 }
 CPU_DRIVER_WARP void __nanosleep(unsigned) {}
-CPU_DRIVER_WARP void __trap() { cpu_driver_trap(); }
+CPU_DRIVER_WARP void __trap() {
+    cpu_driver_trap();
+}
 CPU_DRIVER_WARP void __brkpt() {}

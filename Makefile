@@ -22,12 +22,13 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint doctor clean
+.PHONY: device-needs
 
 help: ## list these commands
 	@echo "Commands (variables in brackets are optional: make train EPOCHS=2 DEVICE=cpu)"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
-train: $(VENV)/.base $(VENV)/.gpu ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
+train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
 	@resume=; test ! -e "$(OUT)/checkpoint.safetensors" || resume=--resume; \
 	$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) --epochs $(EPOCHS) --out "$(OUT)" $$resume $(TRAIN_ARGS)
 
@@ -67,20 +68,28 @@ $(VENV)/.base: $(VENV)/.python $(DECLARED)
 	@$(PIP) install --editable '.[data]'
 	@touch $@
 
-# Where a GPU answers, device `cuda` gets what it needs: PyCUDA, and nvcc if the machine has none.
-$(VENV)/.gpu: $(VENV)/.base
-	@if $(BIN)/python -m pygan.bindings.probe gpu; then \
-	    $(BIN)/python -m pygan.bindings.build_pycuda && \
-	    { $(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'; }; \
-	fi
+# What the device of `make train` needs besides; `auto` is `cuda` where a GPU answers.
+device-needs: $(VENV)/.base
+	@case "$(DEVICE)" in \
+	    numpy) ;; \
+	    cpu) $(MAKE) -s --no-print-directory $(VENV)/.pycuda;; \
+	    cuda) $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc;; \
+	    *) ! $(BIN)/python -m pygan.bindings.probe gpu || $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc;; \
+	esac
+
+$(VENV)/.pycuda: $(VENV)/.base
+	@$(BIN)/python -m pygan.bindings.build_pycuda
 	@touch $@
 
-# Devices `cpu` and `cuda` need PyCUDA; the kernels are also compiled by nvcc for several GPUs.
-$(VENV)/.test: $(VENV)/.base
+# nvcc from PyPI, where the machine has none.
+$(VENV)/.nvcc: $(VENV)/.base
+	@$(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'
+	@touch $@
+
+# Tests run the kernels on device `cpu` and compile them with nvcc for several GPUs.
+$(VENV)/.test: $(VENV)/.base $(VENV)/.pycuda $(VENV)/.nvcc
 	@echo "installing what tests need"
 	@$(PIP) install --editable '.[data,test]'
-	@$(BIN)/python -m pygan.bindings.build_pycuda
-	@$(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.base

@@ -304,6 +304,8 @@ def _check(operator: str, x: np.ndarray, activation: str | None, y=None, **chann
             f"{operator}: activation {activation!r} is unknown; "
             f"use one of {activations.KINDS} or None"
         )
+    if x.size == 0:
+        raise ValueError(f"{operator}: x {x.shape} needs at least one row to have statistics")
     shapes.check_shape(operator, "the other side", y, x.shape, f"x {x.shape}")
     for name, array in channel_arrays.items():
         shapes.check_shape(operator, name, array, x.shape[-1:], f"x {x.shape}")

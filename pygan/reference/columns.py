@@ -69,7 +69,7 @@ def blocks(
     patch = taps.kernel[0] * taps.kernel[1] * large.shape[3] // groups
     least = BLOCK if least is None else least
     images = max(1, least // (rows * patch), -(-LEAST_ROWS // rows))
-    images = -(-n // -(-n // images))
+    images = max(1, -(-n // max(1, -(-n // images))))
     for start in range(0, n, images):
         yield slice(start, start + images)
 

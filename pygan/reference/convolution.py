@@ -206,6 +206,8 @@ def _weigh(operator, large, small, dw, stride, pad, dilation, groups, accumulate
     if whole is not None:
         _product(_rows(small).T, whole, _matrix(dw), accumulate)
         return
+    if len(large) == 0 and not accumulate:
+        dw[...] = 0
     for few, many in _groups(large, small, groups):
         output = _matrix(dw[many])
         # Every block but the first costs a pass over dw, so the blocks are larger than it.

@@ -37,4 +37,5 @@ def check_rate(operator: str, rate: float) -> None:
 
 
 def _gain(rate: float, like: np.ndarray) -> np.floating:
-    return like.dtype.type(1 / (1 - rate))
+    """1 / (1 - rate), the rate in float32 as where u is compared with it: alike on all devices."""
+    return like.dtype.type(1 / (1 - float(np.float32(rate))))

@@ -39,7 +39,10 @@ def adam_update(
     weighs 1 / sqrt(1 - beta2) times the textbook's. 1 - beta is formed from float32 beta, the
     powers in double. PyTorch adds eps to the corrected root instead.
     """
-    _check("adam_update", step, learning_rate, w=w, g=g, m=m, v=v)
+    _check("adam_update", step, learning_rate, clip_gradient, w=w, g=g, m=m, v=v)
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise ValueError(f"adam_update: {name} is {beta}; it must lie in 0 <= {name} < 1")
     number = w.dtype.type
     b1, b2 = number(np.float32(beta1)), number(np.float32(beta2))
     t = int(step[0]) + 1
@@ -81,7 +84,9 @@ def sgd_update(
 
     MXNet's SGD; `momentum_buffer` (n,) keeps the change and may be None for momentum 0.
     """
-    _check("sgd_update", step, learning_rate, w=w, g=g, momentum_buffer=momentum_buffer)
+    _check(
+        "sgd_update", step, learning_rate, clip_gradient, w=w, g=g, momentum_buffer=momentum_buffer
+    )
     if momentum_buffer is None and momentum:
         raise ValueError(f"sgd_update: momentum {momentum} needs a momentum_buffer {w.shape}")
     number = w.dtype.type
@@ -117,7 +122,7 @@ def rmsprop_update(
     g' = clip(g rescale_grad + weight_decay w), each value clipped to +-clip_gradient;
     lr_t = lr / (1 + learning_rate_decay t), t the updates done before (Keras's form).
     """
-    _check("rmsprop_update", step, learning_rate, w=w, g=g, mean_square=mean_square)
+    _check("rmsprop_update", step, learning_rate, clip_gradient, w=w, g=g, mean_square=mean_square)
     number = w.dtype.type
     rho = number(np.float32(rho))
     rate = float(learning_rate[0]) / (1 + learning_rate_decay * int(step[0]))
@@ -141,7 +146,18 @@ def _clip(gradient: np.ndarray, limit: float | None) -> np.ndarray:
     return gradient if limit is None else np.clip(gradient, -limit, limit)
 
 
-def _check(operator: str, step: np.ndarray, learning_rate: np.ndarray, **buffers) -> None:
+def _check(
+    operator: str,
+    step: np.ndarray,
+    learning_rate: np.ndarray,
+    clip_gradient: float | None,
+    **buffers: np.ndarray | None,
+) -> None:
     shapes.check_same(operator, **buffers)
+    shapes.check_rank(operator, "w", buffers["w"], 1, "a flat buffer (n,)")
     shapes.check_rank(operator, "step", step, 1, "(slots,), the same count in each")
     shapes.check_shape(operator, "learning_rate", learning_rate, (1,), "one rate")
+    if clip_gradient is not None and not clip_gradient > 0:
+        raise ValueError(
+            f"{operator}: clip_gradient {clip_gradient} must be above 0; None does not clip"
+        )

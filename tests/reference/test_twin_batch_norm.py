@@ -286,6 +286,8 @@ def test_what_does_not_fit_is_refused():
         reference.batch_norm_forward_training(
             x, c, np.zeros(4), x.copy(), c, c, eps=EPS, fix_gamma=True
         )
+    with pytest.raises(ValueError, match="at least one row"):
+        reference.batch_norm_forward_training(x[:0], c, c, x[:0], c, c, eps=EPS, fix_gamma=True)
     with pytest.raises(ValueError, match="'swish' is unknown"):
         reference.batch_norm_forward_inference(
             x, c, c, c, c, x.copy(), eps=EPS, fix_gamma=True, activation="swish"

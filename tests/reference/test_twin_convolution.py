@@ -237,6 +237,16 @@ def test_float32_at_the_lessons_shapes_is_as_exact_as_float32_can_be(
         assert_within(*results, 8 * rounding(1, np.float32) * terms, name)
 
 
+def test_an_empty_batch_has_no_gradient():
+    attributes = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+    large, small = np.zeros((0, 8, 8, 3)), np.zeros((0, 4, 4, 5))
+    dw = np.full((5, 3, 3, 3), np.nan)
+    reference.convolution_forward(large, dw, None, small, **attributes)
+    reference.convolution_backward_data(small, dw, large, **attributes)
+    reference.convolution_backward_weight(large, small, dw, **attributes)
+    assert (dw == 0).all()
+
+
 def test_bias_gradient_sums_all_axes_but_the_last():
     dy = numbers(1, 3, 4, 5, 6)
     check_both_modes(

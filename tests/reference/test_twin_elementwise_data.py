@@ -166,7 +166,7 @@ def test_concatenation_refuses_parts_that_do_not_fit():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_dropout_keeps_the_expected_share_scaled_and_repeats_its_mask_backward(dtype):
-    rate, n = 0.3, 40_000
+    rate, n = float(np.float32(0.3)), 40_000
     x = 1 + np.abs(numbers(1, n // 8, 8, dtype=dtype))
     y, mask = np.full_like(x, np.nan), np.full(x.shape, 255, np.uint8)
     state = np.array([5, 17], np.uint64)

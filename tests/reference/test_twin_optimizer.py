@@ -115,6 +115,14 @@ def test_buffers_that_do_not_fit_are_refused():
     a, b, step, rate = np.zeros(4), np.zeros(5), np.zeros(1024, np.int32), np.zeros(1)
     with pytest.raises(ValueError, match=r"g has shape \(5,\) but w has \(4,\)"):
         reference.adam_update(a, b, a, a, step, rate, beta1=0.5, beta2=0.9, eps=1e-8)
+    with pytest.raises(ValueError, match=r"beta2 is 1\.0"):
+        reference.adam_update(a, a, a, a, step, rate, beta1=0.5, beta2=1.0, eps=1e-8)
+    with pytest.raises(ValueError, match=r"clip_gradient 0"):
+        reference.sgd_update(a, a, None, step, rate, clip_gradient=0)
+    with pytest.raises(ValueError, match="a flat buffer"):
+        square = np.zeros((2, 2))
+        reference.rmsprop_update(square, square, square, step, rate)
+    assert not step.any()
     with pytest.raises(ValueError, match=r"learning_rate has shape \(4,\)"):
         reference.rmsprop_update(a, a, a, step, a)
     with pytest.raises(ValueError, match=r"momentum 0\.9 needs a momentum_buffer"):

@@ -536,7 +536,7 @@ bool run_block(Worker& worker, Index index) {
     block.index = index;
     block.next = 0;
     block.current = 0;
-    if (launch.kernel->run_plain && worker.order.empty()) {
+    if (launch.kernel->run_plain && worker.order.empty() && block.grid.x <= kPlainGrid) {
         if (sigsetjmp(worker.fault, 0)) return false;
         worker.in_kernel = worker.plain = true;
         launch.kernel->run_plain(&block, worker.arguments);

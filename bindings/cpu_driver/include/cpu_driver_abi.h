@@ -33,6 +33,11 @@ struct Block {
     const unsigned* order;  // starting order (count linear ids), or null for ascending
 };
 
+// The plain loop is for grids of at most this many blocks in x: the compiler then knows that
+// blockIdx.x * blockDim.x + threadIdx.x does not wrap around, so that neighbouring threads touch
+// neighbouring elements.
+constexpr unsigned kPlainGrid = 1u << 20;
+
 enum ArgumentKind : uint32_t { kValue = 0, kPointer = 1 };
 
 struct Argument {

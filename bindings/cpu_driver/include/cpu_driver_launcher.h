@@ -3,6 +3,13 @@
 // for every __global__ function it finds.
 #pragma once
 
+// The launch code handles the driver's own memory, which is no concern of check mode.
+#ifdef CPU_DRIVER_CHECK
+#define CPU_DRIVER_UNCHECKED __attribute__((no_sanitize_thread, no_sanitize_undefined))
+#else
+#define CPU_DRIVER_UNCHECKED
+#endif
+
 namespace cpu_driver {
 
 template <typename T>
@@ -14,7 +21,8 @@ struct size_of {
     static constexpr uint32_t value = 0;
 };
 template <typename T>
-struct size_of<T, std::enable_if_t<!std::is_void_v<T> && !std::is_function_v<T> && sizeof(T) != 0>> {
+struct size_of<T,
+               std::enable_if_t<!std::is_void_v<T> && !std::is_function_v<T> && sizeof(T) != 0>> {
     static constexpr uint32_t value = sizeof(T);
 };
 template <typename T>
@@ -29,24 +37,25 @@ struct launcher;
 template <typename... A, void (*Function)(A...)>
 struct launcher<Function> {
     static constexpr uint32_t count = sizeof...(A);
-    static constexpr Argument arguments[count + 1] = {
-        describe<std::remove_cv_t<A>>::value..., Argument{}};
+    static constexpr Argument arguments[count + 1] = {describe<std::remove_cv_t<A>>::value...,
+                                                      Argument{}};
 
     template <typename T>
-    static T load(const void* address) {
+    CPU_DRIVER_UNCHECKED static T load(const void* address) {
         T value;
         __builtin_memcpy(&value, address, sizeof value);
         return value;
     }
 
-    static void set_block(const Block& block) {
+    CPU_DRIVER_UNCHECKED static void set_block(const Block& block) {
         ::cpu_driver_index_block = {block.index.x, block.index.y, block.index.z};
         ::cpu_driver_index_dim = {block.dim.x, block.dim.y, block.dim.z};
         ::cpu_driver_index_grid = {block.grid.x, block.grid.y, block.grid.z};
     }
 
     template <size_t... I>
-    static void run(Block* block, const void* const* addresses, std::index_sequence<I...>) {
+    CPU_DRIVER_UNCHECKED static void run(Block* block, const void* const* addresses,
+                                         std::index_sequence<I...>) {
         std::tuple<std::remove_cv_t<A>...> values(load<std::remove_cv_t<A>>(addresses[I])...);
         const unsigned dx = block->dim.x, dy = block->dim.y;
         while (block->next < block->count) {
@@ -75,13 +84,28 @@ struct launcher<Function> {
     // Threads of such a kernel know nothing of each other, so their order is free: the compiler may
     // run several of them side by side in one vector register.
     __attribute__((flatten)) static void plain(const Block& block, std::remove_cv_t<A>... values) {
-        set_block(block);
-        const unsigned dx = block.dim.x, dy = block.dim.y, dz = block.dim.z;
+        // The masks change nothing; they tell the compiler how large the numbers can be.
+        const unsigned dx = block.dim.x & 2047, dy = block.dim.y & 2047, dz = block.dim.z & 127;
+        const unsigned gx = block.grid.x & (2 * kPlainGrid - 1), gy = block.grid.y & 0xffff,
+                       gz = block.grid.z & 0xffff;
+        const unsigned bx = block.index.x & (kPlainGrid - 1), by = block.index.y & 0xffff,
+                       bz = block.index.z & 0xffff;
+        ::cpu_driver_index_block.x = bx;
+        ::cpu_driver_index_block.y = by;
+        ::cpu_driver_index_block.z = bz;
+        ::cpu_driver_index_dim.x = dx;
+        ::cpu_driver_index_dim.y = dy;
+        ::cpu_driver_index_dim.z = dz;
+        ::cpu_driver_index_grid.x = gx;
+        ::cpu_driver_index_grid.y = gy;
+        ::cpu_driver_index_grid.z = gz;
         for (unsigned z = 0; z < dz; ++z)
             for (unsigned y = 0; y < dy; ++y) {
 #pragma GCC ivdep
                 for (unsigned x = 0; x < dx; ++x) {
-                    ::cpu_driver_index_thread = {x, y, z};
+                    ::cpu_driver_index_thread.x = x;
+                    ::cpu_driver_index_thread.y = y;
+                    ::cpu_driver_index_thread.z = z;
                     Function(values...);
                 }
             }

@@ -24,20 +24,18 @@ CPU_DRIVER_DEVICE float power_of_ten(float x) {
 }
 CPU_DRIVER_DEVICE double power_of_ten(double x) { return ::pow(10.0, x); }
 
-// Keeps a rounded product or sum from being fused with what follows.
-CPU_DRIVER_DEVICE float rounded(float x) {
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-    return __builtin_assoc_barrier(x);
+// Keeps a rounded product or sum from being fused with what follows. (GCC's assoc_barrier does not:
+// it is lost when the vectoriser packs neighbouring statements.)
+template <typename T>
+CPU_DRIVER_DEVICE T rounded(T x) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(x));
+    return x;
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(x));
+    return x;
 #else
-    volatile float kept = x;
-    return kept;
-#endif
-}
-CPU_DRIVER_DEVICE double rounded(double x) {
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-    return __builtin_assoc_barrier(x);
-#else
-    volatile double kept = x;
+    volatile T kept = x;
     return kept;
 #endif
 }
@@ -85,6 +83,11 @@ CPU_DRIVER_DEVICE void sincospif(float x, float* s, float* c) {
     *s = sinpif(x);
     *c = cospif(x);
 }
+// CUDA overloads these for float as well.
+CPU_DRIVER_DEVICE void sincos(float x, float* s, float* c) { ::sincosf(x, s, c); }
+CPU_DRIVER_DEVICE void sincospi(float x, float* s, float* c) { sincospif(x, s, c); }
+CPU_DRIVER_DEVICE float sinpi(float x) { return sinpif(x); }
+CPU_DRIVER_DEVICE float cospi(float x) { return cospif(x); }
 CPU_DRIVER_DEVICE double normcdf(double x) { return 0.5 * ::erfc(-x * 0.70710678118654752440); }
 CPU_DRIVER_DEVICE float normcdff(float x) { return static_cast<float>(normcdf(x)); }
 CPU_DRIVER_DEVICE float fdividef(float x, float y) { return x / y; }

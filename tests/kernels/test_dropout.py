@@ -62,6 +62,15 @@ def test_agrees_with_the_twin(device: Any) -> None:
     for_all(cases, examples_for(device, 15), body)
 
 
+def test_a_number_equal_to_the_rate_is_kept(device: Any) -> None:
+    host = np.array([9, 0], np.uint64)
+    u = np.empty(64, np.float32)
+    reference.random_uniform(host.copy(), u)
+    mask, ones = masks(device, 64), upload(device, np.ones(64, np.float32))
+    device.ops.dropout_forward(upload(device, host), ones, ones, mask, rate=float(u[5]))
+    assert np.asarray(mask).tolist() == (u >= u[5]).tolist()
+
+
 def test_works_in_place(device: Any) -> None:
     x = numbers(np.random.default_rng(1), 1029)
     results = []

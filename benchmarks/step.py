@@ -1,12 +1,13 @@
 """One whole training step of the lesson's GAN, per device, beside PyTorch where it is installed.
 
-    python benchmarks/step.py [--devices numpy cpu] [--torch] [--batch 32] [--json FILE] [--quick]
+    python benchmarks/step.py [--devices numpy cpu] [--graph] [--torch] [--json FILE] [--quick]
 
 A step draws noise, runs the generator, updates the discriminator on generated and on real images,
 then updates the generator through it: three forward and three backward passes of the discriminator
 (the third for the image gradient only), one of the generator, three Adam updates.
 
-Every device starts from the same seed. Before the timing its losses over three steps are compared
+`--graph` also times the step recorded once as a CUDA graph and replayed. Every device starts from
+the same seed. Before the timing its losses over three steps are compared
 with numpy's, after the timing they must be numbers; a device that is wrong makes the exit code 1.
 """
 
@@ -65,14 +66,35 @@ class Step:
         self.gan.step()
 
 
-def time_device(device: Any, images: Any, batch: int, samples: int, expected: np.ndarray) -> dict:
+class Replay:
+    """The same step as a CUDA graph. A replay writes its losses where the recorded step did."""
+
+    def __init__(self, gan: Any) -> None:
+        from pygan.bindings.graph import Graph
+
+        gan.step()  # compiles every kernel, which cannot be recorded
+        gan.read_losses()
+        self.gan = gan
+        self.graph = Graph(gan.device.context, gan.step)
+
+    def __call__(self) -> None:
+        self.graph.launch()
+
+    @property
+    def losses(self) -> list[Any]:
+        return self.gan.read_losses()
+
+
+def time_device(
+    device: Any, images: Any, batch: int, samples: int, expected: np.ndarray, graph: bool = False
+) -> dict:
     """Figures of one device; raises AssertionError where its losses are wrong."""
     gan = make_gan(device, images, batch)
     losses = first_losses(gan)
     apart = float(np.abs(losses - expected).max())
     if not apart <= LOSS_TOLERANCE:  # NaN fails
         raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {expected}")
-    step = Step(gan)
+    step = Replay(gan) if graph else Step(gan)
     timing = measure(device, [step], samples=samples, seconds=0.0)
     last = [(each.d_fake, each.d_real, each.g) for each in step.losses or gan.read_losses()]
     if not np.isfinite(last).all():
@@ -99,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--samples", type=int, help="steps timed (default 50 and 10 on cpu)")
+    parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
     parser.add_argument("--torch", action="store_true", help="also the same step in PyTorch")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="batch 2, few samples")
@@ -113,10 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = []
     for device in chosen:
         samples = options.samples or (3 if options.quick else 10 if device.name == "cpu" else 50)
-        try:
-            figures[device.name] = time_device(device, images, batch, samples, expected)
-        except AssertionError as error:
-            wrong.append(f"{device.name}: {error}")
+        for graph in (False, True) if options.graph and device.name != "numpy" else (False,):
+            name = f"{device.name} graph" if graph else device.name
+            try:
+                figures[name] = time_device(device, images, batch, samples, expected, graph)
+            except AssertionError as error:
+                wrong.append(f"{name}: {error}")
     if options.torch:
         from torch_step import time_torch
 

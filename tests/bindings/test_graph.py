@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+import pygan.device
 from pygan.bindings.array import DeviceArray
 from pygan.bindings.errors import DeviceUnavailable
 from pygan.bindings.graph import Graph
+from pygan.data.image_set import ImageSet
+from pygan.training.gan import GanSettings, LessonGan
 
 SOURCE = r"""
 extern "C" __global__ void increment(float* x, int n, float by) {
@@ -67,3 +70,27 @@ def test_without_cuda_bindings_the_extra_is_named(context, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(DeviceUnavailable, match="extra `graphs`"):
         Graph(context, lambda: None)
+
+
+def test_a_whole_training_step_can_be_recorded(context) -> None:
+    """A step allocates nothing and reads nothing back; replays give the bits that calls give."""
+    pytest.importorskip("cuda.bindings", reason="CUDA graphs need cuda-bindings")
+    device = pygan.device.get(context.name)
+    images = ImageSet(
+        np.random.default_rng(5).integers(0, 256, (50, 28, 28, 1)).astype(np.uint8),
+        np.zeros(50, np.uint8),
+        "random images",
+    )
+    called, replayed = (LessonGan(device, images, GanSettings(batch_size=2)) for _ in range(2))
+    for gan in (called, replayed):
+        gan.step()
+    graph = Graph(context, replayed.step)
+    for _ in range(3):
+        called.step()
+        graph.launch()
+    for part in ("generator", "discriminator"):
+        for name in ("parameters", "auxiliary", "gradients"):
+            expected = np.asarray(getattr(getattr(called, part), name))
+            assert np.isfinite(expected).all()
+            got = np.asarray(getattr(getattr(replayed, part), name))
+            np.testing.assert_array_equal(got, expected, err_msg=f"{part} {name}")

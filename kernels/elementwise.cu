@@ -12,7 +12,7 @@
 // index with strides, 0 along repeated axes, so nothing is expanded in memory; the sums of the
 // backward are taken by one thread, one warp or one block per gradient element, in a fixed order.
 //
-// variants: -DLANES_PER_SUM=1 | -DLANES_PER_SUM=32 | -DLANES_PER_SUM=256
+// variants: | -DLANES_PER_SUM=1 | -DLANES_PER_SUM=256
 
 #include "flat.cuh"
 #include "reduce.cuh"

@@ -26,7 +26,8 @@ def activation_forward(x: Any, y: Any, *, kind: str, slope: float = 0.0) -> None
     check_kind(operator, kind)
     same_shape(operator, x=x, y=y)
     if x.size:
-        kernel = x.context.kernel("activation.cu", "activation_forward", ACTIVATION=kind)
+        # FROM_INPUT only matters to the backward, but shares one compilation with it
+        kernel = x.context.kernel("activation.cu", operator, ACTIVATION=kind, FROM_INPUT=0)
         kernel(blocks_for(x.size), THREADS, x, y, x.size, slope)
 
 
@@ -54,8 +55,7 @@ def activation_backward(
     if from_input and x is None:
         raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
     if y.size:
-        kernel = y.context.kernel(
-            "activation.cu", "activation_backward", ACTIVATION=kind, FROM_INPUT=int(from_input)
-        )
+        variant = {"ACTIVATION": kind, "FROM_INPUT": int(from_input)}
+        kernel = y.context.kernel("activation.cu", operator, **variant)
         source = x if from_input else y
         kernel(blocks_for(y.size), THREADS, source, dy, dx, y.size, slope, int(accumulate))

@@ -82,7 +82,8 @@ def broadcast_multiply_backward(dy: Any, other: Any, da: Any, *, accumulate: boo
     # Threads per sum: one where sums are short, a block where they are long.
     terms = prod(repeated)
     lanes = 1 if terms < 16 else 32 if terms < 4096 else THREADS
-    kernel = da.context.kernel(FILE, operator, LANES_PER_SUM=lanes)
+    variant = {} if lanes == 32 else {"LANES_PER_SUM": lanes}  # 32 is the file's default
+    kernel = da.context.kernel(FILE, operator, **variant)
     kernel(
         -(-da.size * lanes // THREADS),
         THREADS,

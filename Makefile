@@ -39,8 +39,8 @@ lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
 	@failed=0; \
 	$(BIN)/ruff check . || failed=1; \
 	$(BIN)/ruff format --check . || failed=1; \
-	git ls-files -co --exclude-standard '*.cu' '*.cuh' '*.cpp' '*.hpp' '*.h' \
-	    | xargs -r $(BIN)/clang-format --dry-run -Werror || failed=1; \
+	find kernels bindings benchmarks examples tests -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \
+	    | xargs $(BIN)/clang-format --dry-run -Werror || failed=1; \
 	exit $$failed
 
 doctor: $(VENV)/.base ## say which devices work on this machine, and what mends the others

@@ -87,7 +87,6 @@ struct Current {
     std::vector<Parameter> pointers;
     Range driver[4];            // the driver's own structures, which compiled launch code may read
     std::vector<Range> values;  // arguments as passed
-    const Module* info = nullptr;
     void* library = nullptr;
     unsigned dynamic_shared = 0;
 };
@@ -317,10 +316,11 @@ Word* shadow(uintptr_t address) {
     return &last_page->words[word % kPageWords];
 }
 
-bool ordered(const Access& before, const Access& now) {
+bool ordered(const Access& before, const Access& now, bool is_shared) {
     if (before.epoch < launch_epoch) return true;  // also: never accessed
     if (before.atomic && now.atomic) return true;
     if (before.epoch < block_epoch) {
+        if (is_shared) return true;  // every block has shared memory of its own
         const size_t index =
             std::upper_bound(block_epochs.begin(), block_epochs.end(), before.epoch) -
             block_epochs.begin() - 1;
@@ -332,7 +332,8 @@ bool ordered(const Access& before, const Access& now) {
 }
 
 struct Target {
-    const char* space;  // "shared" or "global"
+    bool is_shared;
+    const char* space;
     std::string (*name)(uintptr_t);
 };
 
@@ -353,11 +354,11 @@ void report_race(const Access& before, bool before_writes, const Access& now, bo
 
 void check_cell(Cell& cell, const Access& now, bool write, uintptr_t address, size_t size,
                 const Target& target) {
-    if (!ordered(cell.write, now))
+    if (!ordered(cell.write, now, target.is_shared))
         report_race(cell.write, true, now, write, address, size, target);
     else if (write)
         for (const Access& reader : cell.read)
-            if (!ordered(reader, now)) {
+            if (!ordered(reader, now, target.is_shared)) {
                 report_race(reader, false, now, true, address, size, target);
                 break;
             }
@@ -481,7 +482,8 @@ void check_access(uintptr_t address, size_t size, size_t alignment, bool write, 
     now.clock = lanes[thread].clock[thread % kWarpSize];
     now.pc = image_offset(pc);
     now.atomic = atomic;
-    const Target target = is_shared ? Target{"shared", shared_name} : Target{"global", global_name};
+    const Target target =
+        is_shared ? Target{true, "shared", shared_name} : Target{false, "global", global_name};
     bool uninitialised = false;
     each_cell(address, size, [&](Cell& cell) {
         if (is_shared && (!write || atomic) && cell.write.epoch < block_epoch) uninitialised = true;
@@ -538,15 +540,25 @@ Symbol make_symbol(const char* mangled, uintptr_t value, size_t size, bool threa
     return symbol;
 }
 
+// FNV-1a over 8-byte words.
+uint64_t hash(const std::vector<char>& bytes) {
+    uint64_t result = 14695981039346656037ull ^ bytes.size();
+    for (size_t i = 0; i + 8 <= bytes.size(); i += 8) {
+        uint64_t word;
+        std::memcpy(&word, bytes.data() + i, sizeof word);
+        result = (result ^ word) * 1099511628211ull;
+    }
+    return result;
+}
+
 void read_image() {
-    static const Module* read = nullptr;
-    static uintptr_t read_base = 0;
+    static uint64_t read = 0;  // an unloaded module's address may come back: the contents decide
     static std::vector<Symbol> symbols;  // begin relative to the thread-local block
     static std::vector<Symbol> objects;  // begin and segments relative to the image base
     static std::vector<Range> segments;
-    if (read != current.info || read_base != current.image_base) {
-        read = current.info;
-        read_base = current.image_base;
+    const uint64_t contents = hash(*current.image);
+    if (read != contents) {
+        read = contents;
         symbols.clear();
         objects.clear();
         segments.clear();
@@ -627,7 +639,6 @@ int on_launch_begin(Launch& launch) {
     const ModuleObject& module = *launch.function->module;
     current = {};
     current.kernel = kernel.name;
-    current.info = module.info;
     current.library = module.library;
     current.block = launch.block;
     current.dynamic_shared = launch.dynamic_shared;
@@ -764,15 +775,28 @@ const bool registered = [] {
 
 }  // namespace
 
-void check_subscript(const char* file, int line, const char* array_type, intptr_t index,
-                     uintptr_t pc) {
+void check_subscript(const char* file, int line, const char* array_type, intptr_t index) {
     Worker* worker = current_worker();
     if (!worker || !worker->in_kernel || !check_hooks) return;
     locate_shared();
     const std::string name = subscripted_name(file, line);
-    fatal(*worker, CUDA_ERROR_ILLEGAL_ADDRESS, "out_of_bounds", pc, name,
-          "index " + std::to_string(index) + " of an array of type " + array_type +
-              (name.empty() ? "" : " ('" + name + "')"));
+    const std::string what = "index " + std::to_string(index) + " of an array of type " +
+                             array_type + (name.empty() ? "" : " ('" + name + "')");
+    add_report_at("out_of_bounds", {file, line}, worker->block.current, name, what);
+    fail_from_kernel(*worker, CUDA_ERROR_ILLEGAL_ADDRESS, what);
+}
+
+void check_alignment(const char* file, int line, const char* type, uintptr_t address,
+                     size_t alignment) {
+    Worker* worker = current_worker();
+    if (!worker || !worker->in_kernel || !check_hooks) return;
+    locate_shared();
+    const std::string name = shared.touches(address) ? shared_name(address) : global_name(address);
+    const std::string what = std::string("access to type ") + type + " at address " + hex(address) +
+                             (name.empty() ? "" : " ('" + name + "')") +
+                             ", which is no multiple of " + std::to_string(alignment);
+    add_report_at("misaligned", {file, line}, worker->block.current, name, what);
+    fail_from_kernel(*worker, CUDA_ERROR_MISALIGNED_ADDRESS, what);
 }
 
 std::vector<Report> take_reports() {

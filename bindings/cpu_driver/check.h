@@ -27,8 +27,12 @@ void check_access(uintptr_t address, size_t size, size_t alignment, bool write, 
                   uintptr_t pc);
 
 // An index past the declared extent of an array. Does not return from inside a kernel.
-void check_subscript(const char* file, int line, const char* array_type, intptr_t index,
-                     uintptr_t pc);
+void check_subscript(const char* file, int line, const char* array_type, intptr_t index);
+
+// A pointer used as `type` that is no multiple of the type's alignment. Does not return from inside
+// a kernel.
+void check_alignment(const char* file, int line, const char* type, uintptr_t address,
+                     size_t alignment);
 
 // All reports since the last call, oldest first.
 std::vector<Report> take_reports();

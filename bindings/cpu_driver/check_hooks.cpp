@@ -38,6 +38,11 @@ struct TypeDescriptor {
     uint16_t kind, info;
     char name[1];
 };
+struct TypeMismatchData {
+    SourceLocation location;
+    TypeDescriptor* type;
+    uint8_t log_alignment, access_kind;
+};
 struct OutOfBoundsData {
     SourceLocation location;
     TypeDescriptor *array_type, *index_type;
@@ -142,12 +147,14 @@ CHECK_ATOMICS(64)
 
 // A subscript past the declared extent of an array of known size, found before the address is
 // formed.
-CHECK_EXPORT void __ubsan_handle_out_of_bounds(OutOfBoundsData* data, uintptr_t index) {
-    check_subscript(data->location.file, int(data->location.line), data->array_type->name,
-                    intptr_t(index), CHECK_PC);
-}
 CHECK_EXPORT void __ubsan_handle_out_of_bounds_abort(OutOfBoundsData* data, uintptr_t index) {
-    __ubsan_handle_out_of_bounds(data, index);
+    check_subscript(data->location.file, int(data->location.line), data->array_type->name,
+                    intptr_t(index));
+}
+
+CHECK_EXPORT void __ubsan_handle_type_mismatch_v1_abort(TypeMismatchData* data, uintptr_t address) {
+    check_alignment(data->location.file, int(data->location.line), data->type->name, address,
+                    size_t(1) << data->log_alignment);
 }
 
 // Reports as JSON lines. Returns the bytes needed; takes the reports only when they fit.

@@ -47,10 +47,23 @@ struct launcher<Function> {
         return value;
     }
 
-    CPU_DRIVER_UNCHECKED static void set_block(const Block& block) {
-        ::cpu_driver_index_block = {block.index.x, block.index.y, block.index.z};
-        ::cpu_driver_index_dim = {block.dim.x, block.dim.y, block.dim.z};
-        ::cpu_driver_index_grid = {block.grid.x, block.grid.y, block.grid.z};
+    // Component by component, so that nothing takes the address of these variables.
+    CPU_DRIVER_UNCHECKED static void set_block(const Index& index, const Index& dim,
+                                               const Index& grid) {
+        ::cpu_driver_index_block.x = index.x;
+        ::cpu_driver_index_block.y = index.y;
+        ::cpu_driver_index_block.z = index.z;
+        ::cpu_driver_index_dim.x = dim.x;
+        ::cpu_driver_index_dim.y = dim.y;
+        ::cpu_driver_index_dim.z = dim.z;
+        ::cpu_driver_index_grid.x = grid.x;
+        ::cpu_driver_index_grid.y = grid.y;
+        ::cpu_driver_index_grid.z = grid.z;
+    }
+    CPU_DRIVER_UNCHECKED static void set_thread(unsigned x, unsigned y, unsigned z) {
+        ::cpu_driver_index_thread.x = x;
+        ::cpu_driver_index_thread.y = y;
+        ::cpu_driver_index_thread.z = z;
     }
 
     template <size_t... I>
@@ -62,8 +75,8 @@ struct launcher<Function> {
             const unsigned position = block->next++;
             const unsigned t = block->order ? block->order[position] : position;
             block->current = t;
-            set_block(*block);
-            ::cpu_driver_index_thread = {t % dx, t / dx % dy, t / dx / dy};
+            set_block(block->index, block->dim, block->grid);
+            set_thread(t % dx, t / dx % dy, t / dx / dy);
             Function(std::get<I>(values)...);
             if (block->leave_hook) cpu_driver_thread_left();
         }
@@ -90,22 +103,12 @@ struct launcher<Function> {
                        gz = block.grid.z & 0xffff;
         const unsigned bx = block.index.x & (kPlainGrid - 1), by = block.index.y & 0xffff,
                        bz = block.index.z & 0xffff;
-        ::cpu_driver_index_block.x = bx;
-        ::cpu_driver_index_block.y = by;
-        ::cpu_driver_index_block.z = bz;
-        ::cpu_driver_index_dim.x = dx;
-        ::cpu_driver_index_dim.y = dy;
-        ::cpu_driver_index_dim.z = dz;
-        ::cpu_driver_index_grid.x = gx;
-        ::cpu_driver_index_grid.y = gy;
-        ::cpu_driver_index_grid.z = gz;
+        set_block({bx, by, bz}, {dx, dy, dz}, {gx, gy, gz});
         for (unsigned z = 0; z < dz; ++z)
             for (unsigned y = 0; y < dy; ++y) {
 #pragma GCC ivdep
                 for (unsigned x = 0; x < dx; ++x) {
-                    ::cpu_driver_index_thread.x = x;
-                    ::cpu_driver_index_thread.y = y;
-                    ::cpu_driver_index_thread.z = z;
+                    set_thread(x, y, z);
                     Function(values...);
                 }
             }

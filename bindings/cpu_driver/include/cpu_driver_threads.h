@@ -12,6 +12,16 @@ static thread_local uint3 cpu_driver_index_thread, cpu_driver_index_block, cpu_d
 #define gridDim (::cpu_driver_index_grid)
 static const int warpSize = 32;
 
+// Component by component: a copy of the whole would take the variable's address, and the compiler
+// would no longer keep it in registers.
+#define CPU_DRIVER_KEEP_INDEX()                                                              \
+    const unsigned own_x = ::cpu_driver_index_thread.x, own_y = ::cpu_driver_index_thread.y, \
+                   own_z = ::cpu_driver_index_thread.z
+#define CPU_DRIVER_PUT_INDEX_BACK()          \
+    (::cpu_driver_index_thread.x = own_x,    \
+     ::cpu_driver_index_thread.y = own_y,    \
+     (void)(::cpu_driver_index_thread.z = own_z))
+
 // Memory is what others see across a wait: nothing may stay in registers.
 #define CPU_DRIVER_FENCE() __asm__ volatile("" ::: "memory")
 // Check mode names the source line of a wait: each call hands down a SourcePlace.
@@ -41,11 +51,11 @@ namespace cpu_driver {
 
 __attribute__((always_inline)) static inline int meet(uint32_t kind, int predicate,
                                                       const void* caller) {
-    const uint3 own = ::cpu_driver_index_thread;
+    CPU_DRIVER_KEEP_INDEX();
     CPU_DRIVER_FENCE();
     const int result = cpu_driver_barrier(kind, predicate, caller);
     CPU_DRIVER_FENCE();
-    ::cpu_driver_index_thread = own;
+    CPU_DRIVER_PUT_INDEX_BACK();
     return result;
 }
 
@@ -53,21 +63,21 @@ template <typename In, typename Out>
 __attribute__((always_inline)) static inline Out warp_meet(uint32_t operation, unsigned mask,
                                                            In input, int argument, int width,
                                                            const void* caller) {
-    const uint3 own = ::cpu_driver_index_thread;
+    CPU_DRIVER_KEEP_INDEX();
     Out output{};
     CPU_DRIVER_FENCE();
     cpu_driver_warp(operation, mask, &input, &output, sizeof(In), argument, width, caller);
     CPU_DRIVER_FENCE();
-    ::cpu_driver_index_thread = own;
+    CPU_DRIVER_PUT_INDEX_BACK();
     return output;
 }
 
 __attribute__((always_inline)) static inline void lockstep() {
-    const uint3 own = ::cpu_driver_index_thread;
+    CPU_DRIVER_KEEP_INDEX();
     CPU_DRIVER_FENCE();
     cpu_driver_lockstep();
     CPU_DRIVER_FENCE();
-    ::cpu_driver_index_thread = own;
+    CPU_DRIVER_PUT_INDEX_BACK();
 }
 
 // A store through a volatile pointer in warp-synchronous code: every lane has read its operands

@@ -2,8 +2,8 @@
 
     python examples/lesson_gan.py --data DIR --batches 1000
 
-Ends with a picture of generated digits and a number: how often D scores a held-out real digit higher
-than a generated one (100 %: it tells all of them apart; 50 %: it cannot tell).
+Ends with a picture of generated digits and a number: how often D scores a held-out real digit
+higher than a generated one (100 %: it tells all of them apart; 50 %: it cannot tell).
 ``pygan train lesson`` is the same training with checkpoints, progress and a log.
 """
 

@@ -2,7 +2,7 @@
 full disk at any moment leaves the previous one whole.
 
 The new file is written beside the old one, forced to the disk, and renamed over it; the folder is
-forced to the disk too. The metadata holds a SHA-256 of all tensors, checked at load.
+forced to the disk too. A SHA-256 of all tensors and the metadata is checked at load.
 No pickle: loading a checkpoint runs no code from it.
 """
 
@@ -36,7 +36,8 @@ def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
     """
     path = Path(path)
     arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    header = dict(metadata, format_version=FORMAT_VERSION, sha256=_digest(arrays))
+    header = dict(metadata, format_version=FORMAT_VERSION)
+    header["sha256"] = _digest(arrays, header)
     content = safetensors.numpy.save(arrays, {METADATA_KEY: json.dumps(header)})
     try:
         atomic_write(path, content)
@@ -65,7 +66,13 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         loaded = safetensors.numpy.load(content)
         header = _header(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint ({len(content):,} bytes; {error}); "
             "take an earlier one"
@@ -79,9 +86,10 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: format version {version}, this pygan reads {FORMAT_VERSION}: {advice}"
         )
-    if _digest(loaded) != header.get("sha256"):
+    expected = header.pop("sha256", None)
+    if _digest(loaded, header) != expected:
         raise CheckpointError(
-            f"{path}: damaged: the tensors do not match their SHA-256; take an earlier checkpoint"
+            f"{path}: damaged: the content does not match its SHA-256; take an earlier checkpoint"
         )
     return {name: np.array(value) for name, value in loaded.items()}, header
 
@@ -147,11 +155,11 @@ def _header(content: bytes) -> dict[str, Any] | None:
     # A safetensors file is an 8-byte little-endian length, then that many bytes of JSON.
     length = int.from_bytes(content[:8], "little")
     entry = json.loads(content[8 : 8 + length]).get("__metadata__", {}).get(METADATA_KEY)
-    return None if entry is None else json.loads(entry)
+    return None if entry is None else dict(json.loads(entry))
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(repr((name, value.dtype.str, value.shape)).encode())

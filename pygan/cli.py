@@ -248,7 +248,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def _add_picture(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the noise (0)")
     parser.add_argument(
-        "--scale", type=_positive, default=2, metavar="N", help="enlarge pixels (%(default)s)"
+        "--scale", type=_scale, default=2, metavar="N", help="enlarge pixels (%(default)s)"
     )
     parser.add_argument("--out", default=name, metavar="FILE", help="picture (%(default)s)")
     _add_device(parser)
@@ -265,6 +265,10 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> int:
     return _integer(text, 1, 10**9)
+
+
+def _scale(text: str) -> int:
+    return _integer(text, 1, 64)
 
 
 def _steps(text: str) -> int:

@@ -144,14 +144,14 @@ class Run:
         if not ended:
             self._read_losses()
             self._save()
-        images = batches * self.settings.batch_size
-        self.progress.say(
-            f"{batches:,} batches in {seconds:.1f} s: {1000 * seconds / batches:.1f} ms a batch, "
-            f"{images / seconds:,.0f} images/s"
-        )
-        if not ended:
-            self._draw_samples()
-        self._draw_losses()
+        if batches:
+            self.progress.say(
+                f"{batches:,} batches in {seconds:.1f} s: {1000 * seconds / batches:.1f} ms a "
+                f"batch, {batches * self.settings.batch_size / seconds:,.0f} images/s"
+            )
+            if not ended:
+                self._draw_samples()
+            self._draw_losses()
         if self.gan.batches_done < self.epochs * self.per_epoch:
             why = "stopped" if stop else "stopped as asked"
             self.progress.say(

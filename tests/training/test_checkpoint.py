@@ -80,16 +80,15 @@ def test_full_disk_keeps_the_last_one(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_every_flipped_byte_is_noticed(tmp_path):
+def test_every_flipped_bit_is_noticed(tmp_path):
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, TENSORS, {})
+    checkpoint.save(path, TENSORS, {"batches": 12, "name": "x"})
     whole = path.read_bytes()
-    data_bytes = sum(value.nbytes for value in TENSORS.values())
-    for position in range(len(whole) - data_bytes, len(whole)):
+    for position in range(len(whole)):
         damaged = bytearray(whole)
-        damaged[position] ^= 1
+        damaged[position] ^= 1 << position % 7
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError):
             checkpoint.load(path)
 
 

@@ -21,6 +21,7 @@ from pygan.training import run as run_module
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import LessonGan
 from pygan.training.sampling import Sampler, draw_noise
+from pygan.training.stopping import StopRequest
 
 
 def test_a_run_leaves_log_pictures_and_checkpoints(unbroken):
@@ -230,6 +231,20 @@ def test_two_processes_do_not_share_a_folder(trainer, tmp_path):
         trainer(tmp_path, max_batches=1)
     folder.close()
     assert trainer(tmp_path, max_batches=1).batches == 1
+
+
+def test_a_stop_before_the_first_batch_leaves_a_run_to_go_on(trainer, tmp_path, unbroken):
+    class Stopped(StopRequest):
+        def __enter__(self):
+            self.signal_number = signal.SIGINT
+            return self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "StopRequest", Stopped)
+        assert trainer(tmp_path, epochs=3).batches == 0
+    assert "--resume" in trainer.text
+    assert trainer(tmp_path, resume=True).batches == 30
+    assert_same_run(tmp_path, unbroken)
 
 
 def test_nothing_to_do(trainer, tmp_path):

@@ -60,7 +60,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Report:
-    """All usages, and the compiler's text for each (file, defines, arch) that failed."""
+    """All usages, and what the compiler said where it refused, each text once."""
 
     nvcc: str
     usages: tuple[Usage, ...]
@@ -125,15 +125,15 @@ def make_report(
         for arch in architectures
     ]
     usages: list[Usage] = []
-    failures: list[str] = []
+    failures: dict[str, str] = {}  # by its text without the command, which differs per arch
     with ThreadPoolExecutor(workers) as pool:
         for result in pool.map(lambda job: _compile(nvcc, *job), jobs):
             if isinstance(result, str):
-                failures.append(result)
+                failures.setdefault(result.partition("\nthe command was: ")[0], result)
             else:
                 usages += result
     version = compiler.nvcc_version(nvcc).strip().splitlines()[-1]
-    return Report(f"{nvcc} ({version})", tuple(usages), tuple(failures))
+    return Report(f"{nvcc} ({version})", tuple(usages), tuple(failures.values()))
 
 
 def _compile(nvcc: Path, path: Path, defines: Sequence[str], arch: str) -> list[Usage] | str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pygan.bindings.array import DeviceArray
+from pygan.bindings.context import Context
 from pygan.bindings.errors import ArgumentError, CompileError, LaunchError, SignatureError
 
 SOURCE = r"""
@@ -213,3 +214,24 @@ def test_a_switched_off_kernel_is_explained(context, kernel_file) -> None:
     out = DeviceArray.empty(context, 1)
     context.kernel(path, "extra", EXTRA=1)(1, 1, out)
     assert out.item() == 1
+
+
+def test_check_mode_names_kernel_line_thread_and_argument(context, kernel_file) -> None:
+    if context.name != "cpu":
+        pytest.skip("check mode needs the CPU driver")
+    path = kernel_file(
+        'extern "C" __global__ void shifted(const float* x, float* result, int by) {\n'
+        "    result[threadIdx.x + by] = x[threadIdx.x];\n"
+        "}\n"
+    )
+    checked = Context.get("cpu", check=True)
+    x, result = (DeviceArray.empty(checked, 64) for _ in range(2))
+    x.fill(1)
+    kernel = checked.kernel(path, "shifted")
+    kernel(1, 64, x, result, 0)
+    with pytest.raises(LaunchError) as caught:
+        kernel(1, 64, x, result, 1)
+    for part in ("shifted", f"{path.name}:2", "thread (63, 0, 0)", "'result'"):
+        assert part in str(caught.value)
+    kernel(1, 64, x, result, 0)  # and the context can still be used
+    assert (np.asarray(result) == 1).all()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import cpu_driver
 from . import signature as signatures
 from .array import DeviceArray
 from .errors import ArgumentError, LaunchError, SignatureError
@@ -65,6 +66,8 @@ class Kernel:
         shared memory, a failure on the device).
         """
         packed = self._packed(arguments)
+        if self.context.check:
+            self._tell_extents(arguments)
         try:
             grid, block = self._launches[grid, block, shared_bytes]
         except (KeyError, TypeError):
@@ -106,6 +109,11 @@ class Kernel:
                     except (struct.error, OverflowError, TypeError):
                         raise ArgumentError(self._complaint(index, values[index])) from None
             raise
+
+    def _tell_extents(self, arguments: tuple[Any, ...]) -> None:
+        """Check mode then holds the launch to the arrays it was given, also within one arena."""
+        arrays = (arguments[index] for index, _ in self._pointers)
+        cpu_driver.set_extents([(0, 0) if a is None else (a.ptr, a.nbytes) for a in arrays])
 
     def _complaint(self, index: int, value: Any) -> str:
         parameter = self.signature.parameters[index]
@@ -206,6 +214,8 @@ class BoundLaunch:
 
     def run(self) -> None:
         """Launch on the context's stream, with the arrays' present contents."""
+        if self.kernel.context.check:
+            self.kernel._tell_extents(self._arguments)
         try:
             self.kernel.function._launch_kernel(*self._launch)
         except self.kernel.context.cuda.Error as error:

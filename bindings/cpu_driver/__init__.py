@@ -124,6 +124,24 @@ class Report:
         return self.text
 
 
+def set_extents(arrays: Sequence[tuple[int, int]]) -> None:
+    """Tells check mode which memory the next launch may touch, and nothing else.
+
+    Without it a launch may touch all of any allocation, so that an index that leaves one array of
+    an arena for the next one goes unseen.
+
+    :param arrays: (address, bytes) of every pointer parameter, in order; (0, 0) for a null pointer
+    """
+    if _library is None:
+        raise DriverError("the CPU driver is not active: call cpu_driver.activate() first")
+    numbers = ctypes.c_size_t * len(arrays)
+    _library.pygan_check_set_extents(
+        numbers(*(address for address, _ in arrays)),
+        numbers(*(size for _, size in arrays)),
+        ctypes.c_size_t(len(arrays)),
+    )
+
+
 def take_reports() -> list[Report]:
     """What check mode has found since the last call, oldest first.
 

@@ -76,6 +76,7 @@ struct Range {
 struct Parameter {
     std::string name;
     uintptr_t value;  // of a pointer
+    size_t bytes;     // of the array passed, where the caller told (set_extents), else 0
 };
 
 // What is checked now. Filled from the scheduler's Launch.
@@ -117,7 +118,9 @@ std::vector<uint32_t> block_epochs;  // of every block started so far in this la
 std::vector<Index> block_indices;
 std::vector<Lane> lanes;                         // of the running block
 std::vector<const SourcePlace*> barrier_places;  // by thread: the barrier it came to last
-Range last_home;                                 // of the last access to memory that is not shared
+bool extents_known = false;  // the running launch may touch the arrays passed, nothing else
+std::vector<std::pair<uintptr_t, size_t>> next_extents;  // for the next launch with these pointers
+Range last_home;  // of the last access to memory that is not shared
 
 // Blocks whose effects the running block may rely on, and those released at each atomic address.
 using BlockSet = std::vector<bool>;
@@ -202,9 +205,23 @@ uint32_t image_offset(uintptr_t pc) {
     return uint32_t(pc - 1 - current.image_base);
 }
 
+// Bytes between an array and an address outside it.
+uintptr_t nearness(const Parameter& p, uintptr_t address) {
+    if (!p.bytes) return ~uintptr_t(0);
+    return address < p.value ? p.value - address : address - (p.value + p.bytes) + 1;
+}
+
 // The kernel parameter an address was most likely computed from: one that points into the same
 // allocation, else the nearest one.
 std::string parameter_name(uintptr_t address) {
+    if (extents_known) {
+        const Parameter* owner = nullptr;
+        for (const Parameter& p : current.pointers) {
+            if (p.bytes && address >= p.value && address < p.value + p.bytes) return p.name;
+            if (p.bytes && (!owner || nearness(p, address) < nearness(*owner, address))) owner = &p;
+        }
+        if (owner) return owner->name;
+    }
     Allocation home;
     const bool inside = find_allocation(address, &home);
     std::string best;
@@ -436,7 +453,18 @@ Range home_of(Worker& worker, uintptr_t address, size_t size, bool write, uintpt
         return {symbol->begin, symbol->begin + symbol->size};
     }
     Allocation home;
-    if (find_allocation(address, &home)) return {home.address, home.address + home.requested};
+    if (find_allocation(address, &home)) {
+        if (!extents_known) return {home.address, home.address + home.requested};
+        const Parameter* owner = nullptr;
+        for (const Parameter& p : current.pointers) {
+            const Range extent{p.value, p.value + p.bytes};
+            if (extent.contains(address, size)) return extent;
+            if (extent.touches(address) || !owner ||
+                nearness(p, address) < nearness(*owner, address))
+                owner = &p;
+        }
+        if (owner) return {owner->value, owner->value + owner->bytes};
+    }
     if (on_driver_memory(worker, address)) return {};
     for (const Range& segment : image_segments)
         if (segment.contains(address, size)) return segment;
@@ -651,8 +679,14 @@ int on_launch_begin(Launch& launch) {
         if (kernel.arguments[i].kind != kPointer) continue;
         uintptr_t value;
         std::memcpy(&value, bytes, sizeof value);
-        current.pointers.push_back({parameter_name_at(kernel.parameters, i), value});
+        current.pointers.push_back({parameter_name_at(kernel.parameters, i), value, 0});
     }
+    extents_known = next_extents.size() == current.pointers.size() && !next_extents.empty();
+    for (size_t i = 0; extents_known && i < next_extents.size(); ++i) {
+        extents_known = next_extents[i].first == current.pointers[i].value;
+        current.pointers[i].bytes = next_extents[i].second;
+    }
+    next_extents.clear();
     current.driver[0] = range_of(&launch);
     current.driver[1] = range_of(launch.arguments, kernel.argument_count);
     read_image();
@@ -797,6 +831,11 @@ void check_alignment(const char* file, int line, const char* type, uintptr_t add
                              ", which is no multiple of " + std::to_string(alignment);
     add_report_at("misaligned", {file, line}, worker->block.current, name, what);
     fail_from_kernel(*worker, CUDA_ERROR_MISALIGNED_ADDRESS, what);
+}
+
+void set_extents(const uintptr_t* pointers, const size_t* bytes, size_t count) {
+    next_extents.clear();
+    for (size_t i = 0; i < count; ++i) next_extents.push_back({pointers[i], bytes[i]});
 }
 
 std::vector<Report> take_reports() {

@@ -157,6 +157,11 @@ CHECK_EXPORT void __ubsan_handle_type_mismatch_v1_abort(TypeMismatchData* data, 
                     size_t(1) << data->log_alignment);
 }
 
+CHECK_EXPORT void pygan_check_set_extents(const uintptr_t* pointers, const size_t* bytes,
+                                          size_t count) {
+    set_extents(pointers, bytes, count);
+}
+
 // Reports as JSON lines. Returns the bytes needed; takes the reports only when they fit.
 CHECK_EXPORT size_t pygan_check_take_reports(char* out, size_t capacity) {
     static std::string pending;

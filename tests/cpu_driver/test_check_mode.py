@@ -95,3 +95,28 @@ def test_at_least_25_bugs_are_planted():
         "divergent_barrier",
         "dead_lane",
     }
+
+
+def test_leaving_one_array_of_an_arena_for_the_next_is_reported(driver, tmp_path):
+    from pygan.bindings.array import Arena
+    from pygan.bindings.context import Context
+    from pygan.bindings.errors import LaunchError
+
+    source = tmp_path / "neighbour.cu"
+    source.write_text(
+        'extern "C" __global__ void shift(const float* x, float* y) {\n'
+        "    y[threadIdx.x] = x[threadIdx.x + 1];\n"
+        "}\n"
+    )
+    context = Context.get("cpu", check=True)
+    arena = Arena(context, 1024)
+    x, y = arena.view(0, (64,), np.float32), arena.view(512, (64,), np.float32)
+    kernel = context.kernel(source, "shift")
+    cpu_driver.take_reports()
+    for launch in (lambda: kernel(1, 64, x, y), kernel.bind(1, 64, x, y).run):
+        with pytest.raises(LaunchError, match=r"neighbour\.cu:2"):
+            launch()
+        (report,) = cpu_driver.take_reports()
+        assert (report.kind, report.variable, report.thread) == ("out_of_bounds", "x", (63, 0, 0))
+    kernel(1, 63, x, y)
+    assert cpu_driver.take_reports() == []

@@ -68,19 +68,15 @@ def save_picture(picture: Image.Image, path: str | Path) -> None:
 
 
 def save_page(images: np.ndarray, path: str | Path, rows: int = 3, columns: int = 3) -> None:
-    """The lesson's page: rows x columns digits, white on black, on one PDF page without axes."""
+    """The lesson's page: a PDF with rows x columns images and nothing else."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 6 * rows / columns))
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, wspace=0.03, hspace=0.03)
-    for cell in axes:
-        cell.axis("off")
-    for cell, image in zip(axes, images, strict=False):
-        single = image.shape[-1] == 1
-        cell.imshow(
-            image[..., 0] if single else image, cmap="gray" if single else None, vmin=0, vmax=1
-        )
+    picture = grid(images, rows, columns)
+    figure = Figure(figsize=(6, 6 * picture.height / picture.width))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    # The image's own pixels go into the file; the viewer enlarges them.
+    axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="none")
     _save_figure(figure, path)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BindingsError, CompileError
-from . import build, nvcc_standin
+from . import build, curandom_import, nvcc_standin
 
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
@@ -69,6 +69,7 @@ def activate() -> None:
         except nvcc_standin.CompileError as error:
             raise CompileError(str(error)) from None
         _library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        curandom_import.install()
         os.environ["PATH"] = f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"
 
 

@@ -63,8 +63,8 @@ ContextObject* create(bool primary, unsigned flags) {
     auto* context = new ContextObject;
     context->primary = primary;
     context->flags = flags;
-    context->limits = {{0, 256 * 1024}, {1, 1 << 20}, {2, 8 << 20}, {3, 2}, {4, 2048}, {5, 128},
-                       {6, 0}};
+    context->limits = {{0, 256 * 1024}, {1, 1 << 20}, {2, 8 << 20}, {3, 2},
+                       {4, 2048},       {5, 128},     {6, 0}};
     Contexts& c = contexts();
     std::lock_guard<std::mutex> lock(c.mutex);
     c.alive.insert(context);
@@ -85,7 +85,9 @@ std::string processor_name() {
 
 }  // namespace
 
-ContextObject* current_context() { return stack.empty() ? nullptr : stack.back(); }
+ContextObject* current_context() {
+    return stack.empty() ? nullptr : stack.back();
+}
 
 CUresult need_context() {
     if (CUresult error = need_initialized()) return error;
@@ -127,8 +129,7 @@ CPU_DRIVER_API CUresult cuDeviceGet(CUdevice* device, int ordinal) {
 CPU_DRIVER_API CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
     if (CUresult error = need_device(device)) return error;
     if (!name || length < 1) return fail(CUDA_ERROR_INVALID_VALUE, "no room for the name");
-    snprintf(name, static_cast<size_t>(length), "pygan CPU driver on %s",
-             processor_name().c_str());
+    snprintf(name, static_cast<size_t>(length), "pygan CPU driver on %s", processor_name().c_str());
     return CUDA_SUCCESS;
 }
 
@@ -161,50 +162,39 @@ CPU_DRIVER_API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice
     if (CUresult error = need_device(device)) return error;
     if (!value) return fail(CUDA_ERROR_INVALID_VALUE, "");
     static const std::map<int, int> known = {
-        {1, 1024},         // threads per block
-        {2, 1024},         // block x, y, z
-        {3, 1024},
-        {4, 64},
-        {5, 0x7fffffff},   // grid x, y, z
-        {6, 65535},
-        {7, 65535},
-        {8, 48 * 1024},    // shared memory per block
-        {9, 64 * 1024},    // constant memory
-        {10, 32},          // warp
-        {11, 0x7fffffff},  // pitch
-        {12, 65536},       // registers per block
-        {13, 1000000},     // clock, kHz: clock64() counts nanoseconds
-        {14, 512},         // texture alignment
-        {15, 0},           // copies overlap kernels
-        {17, 0},           // kernel time limit
-        {18, 1},           // integrated
-        {19, 1},           // can map host memory
-        {20, 0},           // compute mode: default
-        {31, 0},           // concurrent kernels
-        {32, 0},           // ECC
-        {33, 0},
-        {34, 0},
-        {35, 0},
-        {36, 1000000},     // memory clock, kHz
-        {37, 64},          // bus width
-        {39, 1024},        // threads per multiprocessor
-        {40, 0},           // copy engines
-        {41, 1},           // unified addressing
-        {50, 0},
-        {75, 9},           // compute capability
-        {76, 0},
-        {78, 0},           // stream priorities
-        {81, 227 * 1024},  // shared memory per multiprocessor
-        {82, 65536},
-        {83, 1},           // managed memory
-        {84, 0},
-        {88, 0},           // pageable memory access: host addresses are refused
-        {89, 1},           // concurrent managed access
-        {95, 0},           // cooperative launch
-        {97, 227 * 1024},  // shared memory per block, opt-in
-        {99, 1},           // host registration
-        {106, 1},          // blocks per multiprocessor
-        {115, 0},          // stream-ordered allocator
+        {1, 1024},                                      // threads per block
+        {2, 1024},                                      // block x, y, z
+        {3, 1024},        {4, 64},    {5, 0x7fffffff},  // grid x, y, z
+        {6, 65535},       {7, 65535}, {8, 48 * 1024},   // shared memory per block
+        {9, 64 * 1024},                                 // constant memory
+        {10, 32},                                       // warp
+        {11, 0x7fffffff},                               // pitch
+        {12, 65536},                                    // registers per block
+        {13, 1000000},                                  // clock, kHz: clock64() counts nanoseconds
+        {14, 512},                                      // texture alignment
+        {15, 0},                                        // copies overlap kernels
+        {17, 0},                                        // kernel time limit
+        {18, 1},                                        // integrated
+        {19, 1},                                        // can map host memory
+        {20, 0},                                        // compute mode: default
+        {31, 0},                                        // concurrent kernels
+        {32, 0},                                        // ECC
+        {33, 0},          {34, 0},    {35, 0},         {36, 1000000},  // memory clock, kHz
+        {37, 64},                                                      // bus width
+        {39, 1024},                                                    // threads per multiprocessor
+        {40, 0},                                                       // copy engines
+        {41, 1},                                                       // unified addressing
+        {50, 0},          {75, 9},                                     // compute capability
+        {76, 0},          {78, 0},                                     // stream priorities
+        {81, 227 * 1024},           // shared memory per multiprocessor
+        {82, 65536},      {83, 1},  // managed memory
+        {84, 0},          {88, 0},  // pageable memory access: host addresses are refused
+        {89, 1},                    // concurrent managed access
+        {95, 0},                    // cooperative launch
+        {97, 227 * 1024},           // shared memory per block, opt-in
+        {99, 1},                    // host registration
+        {106, 1},                   // blocks per multiprocessor
+        {115, 0},                   // stream-ordered allocator
     };
     if (attribute == 16) {
         *value = static_cast<int>(worker_count());
@@ -256,8 +246,7 @@ CPU_DRIVER_API CUresult cuCtxCreate_v3(CUcontext* context, void*, int, unsigned 
                                        CUdevice device) {
     return cuCtxCreate_v2(context, flags, device);
 }
-CPU_DRIVER_API CUresult cuCtxCreate_v4(CUcontext* context, void*, unsigned flags,
-                                       CUdevice device) {
+CPU_DRIVER_API CUresult cuCtxCreate_v4(CUcontext* context, void*, unsigned flags, CUdevice device) {
     return cuCtxCreate_v2(context, flags, device);
 }
 
@@ -269,7 +258,9 @@ CPU_DRIVER_API CUresult cuCtxDestroy_v2(CUcontext context) {
     if (!stack.empty() && stack.back() == context) stack.pop_back();
     return CUDA_SUCCESS;
 }
-CPU_DRIVER_API CUresult cuCtxDetach(CUcontext context) { return cuCtxDestroy_v2(context); }
+CPU_DRIVER_API CUresult cuCtxDetach(CUcontext context) {
+    return cuCtxDestroy_v2(context);
+}
 
 CPU_DRIVER_API CUresult cuCtxAttach(CUcontext* context, unsigned) {
     if (CUresult error = need_context()) return error;
@@ -436,5 +427,9 @@ CPU_DRIVER_API CUresult cuCtxDisablePeerAccess(CUcontext) {
 CPU_DRIVER_API CUresult cuProfilerInitialize(const char*, const char*, int) {
     return CUDA_SUCCESS;
 }
-CPU_DRIVER_API CUresult cuProfilerStart() { return CUDA_SUCCESS; }
-CPU_DRIVER_API CUresult cuProfilerStop() { return CUDA_SUCCESS; }
+CPU_DRIVER_API CUresult cuProfilerStart() {
+    return CUDA_SUCCESS;
+}
+CPU_DRIVER_API CUresult cuProfilerStop() {
+    return CUDA_SUCCESS;
+}

@@ -13,8 +13,7 @@ namespace {
 void* find(const char* name) {
     // Names come without their version; the newest one this library has is meant.
     for (int version = 4; version >= 1; --version) {
-        const std::string full =
-            version > 1 ? format("%s_v%d", name, version) : std::string(name);
+        const std::string full = version > 1 ? format("%s_v%d", name, version) : std::string(name);
         if (void* found = dlsym(RTLD_DEFAULT, full.c_str())) {
             Dl_info own, other;
             if (dladdr(reinterpret_cast<void*>(&find), &own) && dladdr(found, &other) &&

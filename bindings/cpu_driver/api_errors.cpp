@@ -18,7 +18,12 @@ struct ErrorText {
 
 const std::map<int, ErrorText>& error_texts() {
     static const std::map<int, ErrorText> table = {
-#define ENTRY(code, text) {code, {#code, text}}
+#define ENTRY(code, text) \
+    {                     \
+        code, {           \
+            #code, text   \
+        }                 \
+    }
         ENTRY(CUDA_SUCCESS, "no error"),
         ENTRY(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
         ENTRY(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),

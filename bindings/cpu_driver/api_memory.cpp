@@ -9,7 +9,9 @@ namespace cpu_driver {
 
 namespace {
 
-void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
+void* pointer(uintptr_t address) {
+    return reinterpret_cast<void*>(address);
+}
 
 CUresult copy(const char* what, CUstream stream, bool asynchronous, void* destination,
               const void* source, size_t bytes, bool check_destination, bool check_source) {
@@ -40,9 +42,9 @@ CUresult fill(const char* what, CUstream stream, bool asynchronous, CUdeviceptr 
     if (CUresult error = need_context()) return error;
     if (!width || !height) return CUDA_SUCCESS;
     if (address % sizeof(T) || (height > 1 && pitch % sizeof(T)))
-        return fail(CUDA_ERROR_INVALID_VALUE,
-                    format("%s: address 0x%zx is not aligned to %zu bytes", what, address,
-                           sizeof(T)));
+        return fail(
+            CUDA_ERROR_INVALID_VALUE,
+            format("%s: address 0x%zx is not aligned to %zu bytes", what, address, sizeof(T)));
     if (height > 1 && pitch < width * sizeof(T))
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("%s: rows of %zu bytes with pitch %zu", what, width * sizeof(T), pitch));
@@ -214,8 +216,8 @@ CPU_DRIVER_API CUresult cuPointerGetAttribute(void* value, int attribute, CUdevi
     if (!value || !find_allocation(address, &found))
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("0x%zx lies in no device allocation", address));
-    const bool host = found.kind == MemoryKind::kHostAllocated ||
-                      found.kind == MemoryKind::kHostRegistered;
+    const bool host =
+        found.kind == MemoryKind::kHostAllocated || found.kind == MemoryKind::kHostRegistered;
     switch (attribute) {
         case 1:
             *static_cast<CUcontext*>(value) = found.context;
@@ -363,31 +365,33 @@ CPU_DRIVER_API CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* c, CUstream stre
     if (!c) return fail(CUDA_ERROR_INVALID_VALUE, "no description of the copy");
     return copy_3d("cuMemcpy3DAsync", *c, stream, true);
 }
-CPU_DRIVER_API CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D* c) { return cuMemcpy3D_v2(c); }
+CPU_DRIVER_API CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D* c) {
+    return cuMemcpy3D_v2(c);
+}
 CPU_DRIVER_API CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D* c, CUstream stream) {
     return cuMemcpy3DAsync_v2(c, stream);
 }
 
 // --- fills ----------------------------------------------------------------------------------
 
-#define CPU_DRIVER_FILL(BITS, TYPE)                                                               \
-    CPU_DRIVER_API CUresult cuMemsetD##BITS##_v2(CUdeviceptr address, TYPE value, size_t count) { \
-        return fill<TYPE>("cuMemsetD" #BITS, nullptr, false, address, 0, value, count, 1);        \
-    }                                                                                             \
-    CPU_DRIVER_API CUresult cuMemsetD##BITS##Async(CUdeviceptr address, TYPE value, size_t count, \
-                                                   CUstream stream) {                             \
-        return fill<TYPE>("cuMemsetD" #BITS "Async", stream, true, address, 0, value, count, 1);  \
-    }                                                                                             \
-    CPU_DRIVER_API CUresult cuMemsetD2D##BITS##_v2(CUdeviceptr address, size_t pitch, TYPE value, \
-                                                   size_t width, size_t height) {                 \
-        return fill<TYPE>("cuMemsetD2D" #BITS, nullptr, false, address, pitch, value, width,      \
-                          height);                                                                \
-    }                                                                                             \
-    CPU_DRIVER_API CUresult cuMemsetD2D##BITS##Async(CUdeviceptr address, size_t pitch,           \
-                                                     TYPE value, size_t width, size_t height,     \
-                                                     CUstream stream) {                           \
-        return fill<TYPE>("cuMemsetD2D" #BITS "Async", stream, true, address, pitch, value,       \
-                          width, height);                                                         \
+#define CPU_DRIVER_FILL(BITS, TYPE)                                                                \
+    CPU_DRIVER_API CUresult cuMemsetD##BITS##_v2(CUdeviceptr address, TYPE value, size_t count) {  \
+        return fill<TYPE>("cuMemsetD" #BITS, nullptr, false, address, 0, value, count, 1);         \
+    }                                                                                              \
+    CPU_DRIVER_API CUresult cuMemsetD##BITS##Async(CUdeviceptr address, TYPE value, size_t count,  \
+                                                   CUstream stream) {                              \
+        return fill<TYPE>("cuMemsetD" #BITS "Async", stream, true, address, 0, value, count, 1);   \
+    }                                                                                              \
+    CPU_DRIVER_API CUresult cuMemsetD2D##BITS##_v2(CUdeviceptr address, size_t pitch, TYPE value,  \
+                                                   size_t width, size_t height) {                  \
+        return fill<TYPE>("cuMemsetD2D" #BITS, nullptr, false, address, pitch, value, width,       \
+                          height);                                                                 \
+    }                                                                                              \
+    CPU_DRIVER_API CUresult cuMemsetD2D##BITS##Async(CUdeviceptr address, size_t pitch,            \
+                                                     TYPE value, size_t width, size_t height,      \
+                                                     CUstream stream) {                            \
+        return fill<TYPE>("cuMemsetD2D" #BITS "Async", stream, true, address, pitch, value, width, \
+                          height);                                                                 \
     }
 CPU_DRIVER_FILL(8, uint8_t)
 CPU_DRIVER_FILL(16, uint16_t)

@@ -87,9 +87,9 @@ size_t static_shared_bytes(const ModuleObject& module, const char* kernel_symbol
             others.push_back(info.dli_sname);
     }
     auto prefix_of = [](const std::string& symbol) {
-        return symbol.compare(0, 2, "_Z") == 0 ? "_ZZ" + symbol.substr(2) + "E"
-                                               : "_ZZ" + std::to_string(symbol.size()) + symbol +
-                                                     "E";
+        return symbol.compare(0, 2, "_Z") == 0
+                   ? "_ZZ" + symbol.substr(2) + "E"
+                   : "_ZZ" + std::to_string(symbol.size()) + symbol + "E";
     };
     std::vector<std::string> foreign;
     for (const std::string& other : others) foreign.push_back(prefix_of(other));
@@ -132,8 +132,8 @@ void* open_image(const std::vector<char>& image, std::string* why) {
     // No folder takes it (read-only, full, or mounted noexec): memory does. The descriptor stays
     // open, so that its number does not come back under another module.
     const int descriptor = memfd_create("pygan-module", 0);
-    if (descriptor >= 0 && write(descriptor, image.data(), image.size()) ==
-                               static_cast<ssize_t>(image.size())) {
+    if (descriptor >= 0 &&
+        write(descriptor, image.data(), image.size()) == static_cast<ssize_t>(image.size())) {
         void* library =
             dlopen(format("/proc/self/fd/%d", descriptor).c_str(), RTLD_NOW | RTLD_LOCAL);
         if (library) return library;
@@ -156,8 +156,7 @@ CUresult load(CUmodule* result, const void* data, size_t known_size) {
     std::string why;
     module->library = open_image(module->image, &why);
     if (!module->library) return fail(CUDA_ERROR_SHARED_OBJECT_INIT_FAILED, why);
-    auto entry =
-        reinterpret_cast<const Module* (*)()>(dlsym(module->library, "cpu_driver_module"));
+    auto entry = reinterpret_cast<const Module* (*)()>(dlsym(module->library, "cpu_driver_module"));
     module->info = entry ? entry() : nullptr;
     if (!module->info || module->info->abi != CPU_DRIVER_ABI) {
         dlclose(module->library);
@@ -180,9 +179,8 @@ void unload(ModuleObject* module) {
 }
 
 CUresult need_module(ModuleObject* module) {
-    return modules().alive.count(module)
-               ? CUDA_SUCCESS
-               : fail(CUDA_ERROR_INVALID_HANDLE, "not a loaded module");
+    return modules().alive.count(module) ? CUDA_SUCCESS
+                                         : fail(CUDA_ERROR_INVALID_HANDLE, "not a loaded module");
 }
 
 }  // namespace
@@ -332,9 +330,8 @@ CPU_DRIVER_API CUresult cuFuncGetParamInfo(CUfunction handle, size_t index, size
     if (CUresult error = need_function(handle, &function)) return error;
     const Kernel& kernel = *function->kernel;
     if (index >= kernel.argument_count)
-        return fail(CUDA_ERROR_INVALID_VALUE,
-                    format("parameter %zu of kernel %s, which has %u", index, kernel.name,
-                           kernel.argument_count));
+        return fail(CUDA_ERROR_INVALID_VALUE, format("parameter %zu of kernel %s, which has %u",
+                                                     index, kernel.name, kernel.argument_count));
     size_t end = 0, start = 0;
     for (size_t i = 0; i <= index; ++i) {
         const Argument& argument = kernel.arguments[i];
@@ -395,8 +392,9 @@ CPU_DRIVER_API CUresult cuFuncSetAttribute(CUfunction handle, int attribute, int
     if (attribute != 8)
         return fail(CUDA_ERROR_INVALID_VALUE, format("function attribute %d", attribute));
     if (value < 0 || value + static_cast<int>(function->static_shared) > kLimit)
-        return fail(CUDA_ERROR_INVALID_VALUE,
-                    format("%d bytes of dynamic shared memory; a block may have %d", value, kLimit));
+        return fail(
+            CUDA_ERROR_INVALID_VALUE,
+            format("%d bytes of dynamic shared memory; a block may have %d", value, kLimit));
     function->max_dynamic_shared = value;
     return CUDA_SUCCESS;
 }
@@ -408,4 +406,22 @@ CPU_DRIVER_API CUresult cuFuncSetCacheConfig(CUfunction handle, int) {
 CPU_DRIVER_API CUresult cuFuncSetSharedMemConfig(CUfunction handle, int) {
     Function* function;
     return need_function(handle, &function);
+}
+
+// --- the JIT linker, which the CPU driver lacks ---------------------------------------------
+
+// Callers show the error log they gave a buffer for, so it is filled in: 5 and 6 are the options
+// CU_JIT_ERROR_LOG_BUFFER and its size, 3 and 4 those of the information log.
+CPU_DRIVER_API CUresult cuLinkCreate_v2(unsigned count, int* options, void** values, void** state) {
+    static const char kText[] = "the CPU driver has no JIT linker";
+    if (state) *state = nullptr;
+    for (unsigned i = 0; options && values && i < count; ++i) {
+        if (options[i] != 3 && options[i] != 5) continue;
+        size_t room = 0;
+        for (unsigned j = 0; j < count; ++j)
+            if (options[j] == options[i] + 1) room = reinterpret_cast<uintptr_t>(values[j]);
+        char* log = static_cast<char*>(values[i]);
+        if (log && room) snprintf(log, room, "%s", options[i] == 5 ? kText : "");
+    }
+    return fail(CUDA_ERROR_NOT_SUPPORTED, kText);
 }

@@ -74,7 +74,9 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 thread_local int restricting_captures = 0;
 
 // The default streams: the null handle and the constants CU_STREAM_LEGACY and _PER_THREAD.
-bool is_default(CUstream stream) { return reinterpret_cast<uintptr_t>(stream) <= 2; }
+bool is_default(CUstream stream) {
+    return reinterpret_cast<uintptr_t>(stream) <= 2;
+}
 
 CUresult need_stream(CUstream stream) {
     if (CUresult error = need_context()) return error;
@@ -167,8 +169,7 @@ using namespace cpu_driver;
 
 // --- streams --------------------------------------------------------------------------------
 
-CPU_DRIVER_API CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags,
-                                                   int priority) {
+CPU_DRIVER_API CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int priority) {
     if (CUresult error = need_context()) return error;
     if (!stream || flags > 1) return fail(CUDA_ERROR_INVALID_VALUE, format("flags %u", flags));
     Lock lock(registry().mutex);
@@ -189,8 +190,7 @@ CPU_DRIVER_API CUresult cuStreamDestroy_v2(CUstream stream) {
     if (is_default(stream)) return fail(CUDA_ERROR_INVALID_HANDLE, "the default stream");
     if (stream->capture) {
         stream->capture->invalid = true;
-        if (stream->capture->origin == stream && stream->capture->mode != 2)
-            --restricting_captures;
+        if (stream->capture->origin == stream && stream->capture->mode != 2) --restricting_captures;
     }
     registry().streams.erase(stream);
     delete stream;
@@ -265,7 +265,8 @@ CPU_DRIVER_API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsign
         capture->joined.insert(stream);
         capture->unjoined.insert(stream);
     }
-    if (stream == capture->origin && event->captured_in) capture->unjoined.erase(event->captured_in);
+    if (stream == capture->origin && event->captured_in)
+        capture->unjoined.erase(event->captured_in);
     return CUDA_SUCCESS;
 }
 
@@ -284,7 +285,8 @@ CPU_DRIVER_API CUresult cuStreamBeginCapture_v2(CUstream stream, int mode) {
     if (CUresult error = need_stream(stream)) return error;
     if (is_default(stream))
         return fail(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "the default stream cannot capture");
-    if (mode < 0 || mode > 2) return fail(CUDA_ERROR_INVALID_VALUE, format("capture mode %d", mode));
+    if (mode < 0 || mode > 2)
+        return fail(CUDA_ERROR_INVALID_VALUE, format("capture mode %d", mode));
     if (stream->capture) return fail(CUDA_ERROR_INVALID_VALUE, "the stream is capturing already");
     stream->capture = std::make_shared<Capture>();
     stream->capture->origin = stream;
@@ -302,8 +304,7 @@ CPU_DRIVER_API CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
     if (is_default(stream) || !stream->capture)
         return fail(CUDA_ERROR_ILLEGAL_STATE, "the stream is not capturing");
     std::shared_ptr<Capture> capture = stream->capture;
-    if (capture->origin != stream)
-        return fail(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "");
+    if (capture->origin != stream) return fail(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "");
     stream->capture = nullptr;
     for (StreamObject* other : capture->joined)
         if (registry().streams.count(other)) other->capture = nullptr;

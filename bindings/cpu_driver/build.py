@@ -85,7 +85,7 @@ def nvcc_folder() -> Path:
     """A folder with an executable ``nvcc`` that starts the stand-in, for PATH."""
     script = (
         "#!/bin/sh\n"
-        f"exec {_quoted(sys.executable)} -I -S {_quoted(str(HERE / 'nvcc_standin.py'))} \"$@\"\n"
+        f'exec {_quoted(sys.executable)} -I -S {_quoted(str(HERE / "nvcc_standin.py"))} "$@"\n'
     )
     key = hashlib.sha256(script.encode()).hexdigest()[:16]
     folder = nvcc_standin.cache_root() / "bin" / key

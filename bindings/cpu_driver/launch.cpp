@@ -59,7 +59,8 @@ const Settings& settings() {
 
 // Takes blocks until none is left or the launch has failed. With `alone_until`, stops at that time.
 // Returns whether blocks are left.
-bool work(Worker& worker, Launch& launch, const std::chrono::steady_clock::time_point* alone_until) {
+bool work(Worker& worker, Launch& launch,
+          const std::chrono::steady_clock::time_point* alone_until) {
     begin_blocks(worker, launch);
     const uint64_t plane = static_cast<uint64_t>(launch.grid.x) * launch.grid.y;
     // Few, large takes when there are very many blocks; never so large that a thread idles long.
@@ -165,8 +166,12 @@ class Pool {
 std::mutex launch_mutex;  // one grid at a time, as on a device whose streams are all busy
 Pool* pool = nullptr;     // never destroyed: its threads may outlive main
 
-void before_fork() { launch_mutex.lock(); }
-void after_fork_parent() { launch_mutex.unlock(); }
+void before_fork() {
+    launch_mutex.lock();
+}
+void after_fork_parent() {
+    launch_mutex.unlock();
+}
 void after_fork_child() {
     pool = nullptr;  // the threads are gone; what they used is left behind
     launch_mutex.unlock();
@@ -212,7 +217,9 @@ int check_pointers(const Kernel& kernel, const PreparedLaunch& prepared) {
 
 }  // namespace
 
-unsigned worker_count() { return settings().workers; }
+unsigned worker_count() {
+    return settings().workers;
+}
 
 int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Index block,
                    unsigned dynamic_shared, const void* packed, size_t packed_bytes,
@@ -230,10 +237,10 @@ int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Ind
                            kernel.name, block.x, block.y, block.z,
                            static_cast<unsigned long long>(threads)));
     if (kernel.max_threads && threads > kernel.max_threads)
-        return fail(CUDA_ERROR_INVALID_VALUE,
-                    format("kernel %s: block of %llu threads, but __launch_bounds__ allows %u",
-                           kernel.name, static_cast<unsigned long long>(threads),
-                           kernel.max_threads));
+        return fail(
+            CUDA_ERROR_INVALID_VALUE,
+            format("kernel %s: block of %llu threads, but __launch_bounds__ allows %u", kernel.name,
+                   static_cast<unsigned long long>(threads), kernel.max_threads));
     if (grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("kernel %s: grid (%u,%u,%u) exceeds (2147483647,65535,65535)",
@@ -268,11 +275,11 @@ int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Ind
             for (unsigned i = 0; i < kernel.argument_count; ++i)
                 expected += format("%s%u%s", i ? "+" : "", kernel.arguments[i].size,
                                    kernel.arguments[i].kind == kPointer ? "(pointer)" : "");
-            return fail(CUDA_ERROR_INVALID_VALUE,
-                        format("kernel %s takes %u arguments in %u bytes (%s, aligned), but %zu "
-                               "bytes were passed: wrong number or types of arguments",
-                               kernel.name, kernel.argument_count, end, expected.c_str(),
-                               packed_bytes));
+            return fail(
+                CUDA_ERROR_INVALID_VALUE,
+                format("kernel %s takes %u arguments in %u bytes (%s, aligned), but %zu "
+                       "bytes were passed: wrong number or types of arguments",
+                       kernel.name, kernel.argument_count, end, expected.c_str(), packed_bytes));
         }
         std::memcpy(prepared.storage.data(), packed, end);
     } else if (kernel.argument_count && pointers) {

@@ -53,15 +53,16 @@ struct CheckHooks {
     int (*launch_end)(Launch& launch, int result);
     void (*block_begin)(Worker& worker);
     void (*block_end)(Worker& worker);
-    void (*thread_switch)(Worker& worker);                // block.current has changed
+    void (*thread_switch)(Worker& worker);  // block.current has changed
     void (*barrier_arrive)(Worker& worker, const void* caller);
-    void (*barrier_complete)(Worker& worker);             // barrier_epoch has been advanced
+    void (*barrier_complete)(Worker& worker);  // barrier_epoch has been advanced
     void (*warp_arrive)(Worker& worker, uint32_t operation, uint32_t mask, const void* caller);
     void (*warp_complete)(Worker& worker, unsigned warp, uint32_t lanes);
     void (*thread_left)(Worker& worker, unsigned thread);
     void (*allocated)(uintptr_t address, size_t requested, size_t rounded);
     void (*freed)(uintptr_t address, size_t requested, size_t rounded);
-    // A launch is about to fail: `kind` is "divergent_barrier" or "dead_lane", `caller` may be null.
+    // A launch is about to fail: `kind` is "divergent_barrier" or "dead_lane", `caller` may be
+    // null.
     void (*problem)(Worker& worker, const char* kind, unsigned thread, const void* caller,
                     const std::string& text);
 };

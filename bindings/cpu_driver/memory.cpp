@@ -30,7 +30,9 @@ Table& table() {
     return *instance;
 }
 
-size_t round_up(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+size_t round_up(size_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 // PYGAN_CPU_MEMORY (bytes), else half of the machine's memory.
 size_t capacity() {
@@ -46,9 +48,13 @@ size_t capacity() {
     return value;
 }
 
-bool counts(MemoryKind kind) { return kind == MemoryKind::kDevice || kind == MemoryKind::kManaged; }
+bool counts(MemoryKind kind) {
+    return kind == MemoryKind::kDevice || kind == MemoryKind::kManaged;
+}
 
-bool owned(MemoryKind kind) { return counts(kind) || kind == MemoryKind::kHostAllocated; }
+bool owned(MemoryKind kind) {
+    return counts(kind) || kind == MemoryKind::kHostAllocated;
+}
 
 void drop(const Allocation& entry) {
     if (registered_checks && registered_checks->freed)
@@ -71,8 +77,7 @@ CUresult allocate(size_t bytes, MemoryKind kind, unsigned flags, uintptr_t* addr
                            bytes, t.used, capacity()));
     void* memory = nullptr;
     if (posix_memalign(&memory, kAlignment, rounded) != 0)
-        return fail(CUDA_ERROR_OUT_OF_MEMORY,
-                    format("the machine has no %zu bytes left", bytes));
+        return fail(CUDA_ERROR_OUT_OF_MEMORY, format("the machine has no %zu bytes left", bytes));
     Allocation entry;
     entry.address = reinterpret_cast<uintptr_t>(memory);
     entry.requested = bytes;
@@ -111,9 +116,9 @@ CUresult add_foreign(uintptr_t address, size_t bytes, MemoryKind kind, unsigned 
     if (after != t.entries.begin()) {
         const Allocation& before = std::prev(after)->second;
         if (before.address + before.rounded > address)
-            return fail(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
-                        format("0x%zx (%zu bytes) overlaps memory the driver knows", address,
-                               bytes));
+            return fail(
+                CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
+                format("0x%zx (%zu bytes) overlaps memory the driver knows", address, bytes));
     }
     Allocation entry;
     entry.address = address;
@@ -170,10 +175,10 @@ CUresult check_range(const char* what, uintptr_t address, size_t bytes) {
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("%s 0x%zx lies in no device allocation", what, address));
     if (bytes > found.address + found.rounded - address)
-        return fail(CUDA_ERROR_INVALID_VALUE,
-                    format("%s 0x%zx: %zu bytes asked for, the allocation ends after %zu", what,
-                           address, bytes,
-                           static_cast<size_t>(found.address + found.rounded - address)));
+        return fail(
+            CUDA_ERROR_INVALID_VALUE,
+            format("%s 0x%zx: %zu bytes asked for, the allocation ends after %zu", what, address,
+                   bytes, static_cast<size_t>(found.address + found.rounded - address)));
     return CUDA_SUCCESS;
 }
 

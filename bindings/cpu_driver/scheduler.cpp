@@ -370,8 +370,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         worker->in_kernel = false;
         Launch& launch = *worker->mutable_launch;
         int expected = 0;
-        const bool overflow =
-            signal == SIGSEGV && in_guard_page(worker->running, info->si_addr);
+        const bool overflow = signal == SIGSEGV && in_guard_page(worker->running, info->si_addr);
         const int code = signal == SIGSEGV && !overflow ? CUDA_ERROR_ILLEGAL_ADDRESS
                          : signal == SIGBUS             ? CUDA_ERROR_MISALIGNED_ADDRESS
                          : signal == SIGILL             ? CUDA_ERROR_ILLEGAL_INSTRUCTION
@@ -388,9 +387,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
             else
                 what = format("illegal address %p", info->si_addr);
             launch.error_text =
-                format("kernel %s, %s: ", launch.kernel->name,
-                       describe_thread(*worker, worker->plain ? ~0u : worker->block.current)
-                           .c_str()) +
+                format(
+                    "kernel %s, %s: ", launch.kernel->name,
+                    describe_thread(*worker, worker->plain ? ~0u : worker->block.current).c_str()) +
                 what;
         }
         siglongjmp(worker->fault, 1);
@@ -479,12 +478,13 @@ Worker::~Worker() {
     for (Fiber* fiber : all) destroy_fiber(fiber);
 }
 
-Worker* current_worker() { return this_worker; }
+Worker* current_worker() {
+    return this_worker;
+}
 
 std::string describe_thread(const Worker& worker, unsigned t) {
     const Block& block = worker.block;
-    std::string text =
-        format("block (%u,%u,%u)", block.index.x, block.index.y, block.index.z);
+    std::string text = format("block (%u,%u,%u)", block.index.x, block.index.y, block.index.z);
     if (t == ~0u) return text;
     const unsigned x = t % block.dim.x, y = t / block.dim.x % block.dim.y,
                    z = t / block.dim.x / block.dim.y;
@@ -502,7 +502,7 @@ void fail_from_kernel(Worker& worker, int code, const std::string& text) {
 
 void install_fault_handler() {
     static bool installed = [] {
-        struct sigaction action {};
+        struct sigaction action{};
         action.sa_sigaction = on_fault;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
         sigemptyset(&action.sa_mask);
@@ -618,15 +618,15 @@ void cpu_driver_warp(uint32_t operation, uint32_t mask, const void* input, void*
     if (!block.leave_hook) start_bookkeeping(worker);
     const unsigned self = block.current, w = self / kWarpSize, lane = self % kWarpSize;
     if (!(mask >> lane & 1))
-        fail_waiting(worker, "dead_lane", self, caller,
-                         format("%s calls %s with mask 0x%08x, which does not name its own lane %u",
-                                describe_thread(worker, self).c_str(), operation_name(operation),
-                                mask, lane));
+        fail_waiting(
+            worker, "dead_lane", self, caller,
+            format("%s calls %s with mask 0x%08x, which does not name its own lane %u",
+                   describe_thread(worker, self).c_str(), operation_name(operation), mask, lane));
     if (width < 1 || width > 32 || (width & (width - 1)))
-        fail_from_kernel(worker, CUDA_ERROR_LAUNCH_FAILED,
-                         format("%s calls %s with width %d, which is no power of two up to 32",
-                                describe_thread(worker, self).c_str(), operation_name(operation),
-                                width));
+        fail_from_kernel(
+            worker, CUDA_ERROR_LAUNCH_FAILED,
+            format("%s calls %s with width %d, which is no power of two up to 32",
+                   describe_thread(worker, self).c_str(), operation_name(operation), width));
     WarpState& warp = worker.warps[w];
     warp.request[lane] = {operation, mask, input, output, size, argument, width, caller};
     warp.waiting |= 1u << lane;
@@ -676,20 +676,22 @@ void cpu_driver_thread_left(void) {
 void cpu_driver_assert_failed(const char* expression, const char* file, int line,
                               const char* function) {
     Worker& worker = *this_worker;
-    fail_from_kernel(worker, CUDA_ERROR_ASSERT,
-                     format("%s: assertion `%s` failed in %s, %s:%d",
-                            describe_thread(worker, worker.plain ? ~0u : worker.block.current)
-                                .c_str(),
-                            expression, function, file, line));
+    fail_from_kernel(
+        worker, CUDA_ERROR_ASSERT,
+        format("%s: assertion `%s` failed in %s, %s:%d",
+               describe_thread(worker, worker.plain ? ~0u : worker.block.current).c_str(),
+               expression, function, file, line));
 }
 
 void cpu_driver_trap(void) {
     Worker& worker = *this_worker;
-    fail_from_kernel(worker, CUDA_ERROR_LAUNCH_FAILED,
-                     describe_thread(worker, worker.plain ? ~0u : worker.block.current) +
-                         ": __trap()");
+    fail_from_kernel(
+        worker, CUDA_ERROR_LAUNCH_FAILED,
+        describe_thread(worker, worker.plain ? ~0u : worker.block.current) + ": __trap()");
 }
 
-unsigned cpu_driver_dynamic_shared_bytes(void) { return this_worker->launch->dynamic_shared; }
+unsigned cpu_driver_dynamic_shared_bytes(void) {
+    return this_worker->launch->dynamic_shared;
+}
 
 }  // extern "C"

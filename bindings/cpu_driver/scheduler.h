@@ -31,7 +31,7 @@ struct ThreadSet {
     void clear() {
         for (auto& word : words) word = 0;
     }
-    int first(unsigned count) const;   // lowest member, -1 when empty
+    int first(unsigned count) const;                  // lowest member, -1 when empty
     int pick(unsigned count, uint64_t random) const;  // a member chosen by the random word
 };
 
@@ -73,9 +73,9 @@ struct Worker {
     std::vector<unsigned> order;
     uint64_t random = 0;
 
-    sigjmp_buf fault;           // back to the OS thread's own stack after a fault
-    bool in_kernel = false;     // a fault now is the kernel's
-    bool plain = false;         // the vectorised loop is running: the thread is not known
+    sigjmp_buf fault;        // back to the OS thread's own stack after a fault
+    bool in_kernel = false;  // a fault now is the kernel's
+    bool plain = false;      // the vectorised loop is running: the thread is not known
     unsigned number = 0;
 
     ~Worker();

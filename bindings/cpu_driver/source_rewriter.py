@@ -29,7 +29,7 @@ DYNAMIC_SHARED_BYTES = 227 * 1024
 
 MARKER = re.compile(r'^# (\d+) "((?:[^"\\]|\\.)*)"((?: \d)*)[ \t]*$', re.MULTILINE)
 TOKEN = re.compile(
-    r'(?P<marker>^[ \t]*#[^\n]*$)'
+    r"(?P<marker>^[ \t]*#[^\n]*$)"
     r'|(?P<string>(?:u8|[uUL])?R"(?P<delimiter>[^()\\\s]{0,16})\([\s\S]*?\)(?P=delimiter)"'
     r'|(?:u8|[uUL])?"(?:[^"\\\n]|\\.)*"|(?:u8|[uUL])?\'(?:[^\'\\\n]|\\.)*\')'
     r"|(?P<word>[A-Za-z_]\w*)"
@@ -37,7 +37,9 @@ TOKEN = re.compile(
     r"|(?P<punctuation><<=|>>=|\.\.\.|->\*|::|->|\+\+|--|<<|&&|\|\||[-+*/%&|^=!<>]=|[^\s\w])",
     re.MULTILINE,
 )
-PRAGMA_UNROLL = re.compile(r"^([ \t]*#[ \t]*pragma[ \t]+)unroll\b[ \t]*(\(?)([^\n]*?)\)?[ \t]*$", re.M)
+PRAGMA_UNROLL = re.compile(
+    r"^([ \t]*#[ \t]*pragma[ \t]+)unroll\b[ \t]*(\(?)([^\n]*?)\)?[ \t]*$", re.M
+)
 OPENING = {"(": ")", "[": "]", "{": "}"}
 
 # A kernel whose text (and that of every function it can reach) has none of these needs no fibers:
@@ -155,9 +157,8 @@ def _matching(tokens: list[Token]) -> dict[int, int]:
             continue
         if token.text in OPENING:
             stack.append(i)
-        elif token.text in (")", "]", "}"):
-            if stack and OPENING[tokens[stack[-1]].text] == token.text:
-                pairs[stack.pop()] = i
+        elif stack and token.text == OPENING[tokens[stack[-1]].text]:
+            pairs[stack.pop()] = i
     return pairs
 
 
@@ -202,7 +203,7 @@ class _Reader:
             elif token.text == "{":
                 scope = self.classify(head, i, scopes)
                 if scope.kind in ("function", "other"):
-                    words = {t.text for t in tokens[head:scope.close] if t.kind == "word"}
+                    words = {t.text for t in tokens[head : scope.close] if t.kind == "word"}
                     if scope.kind == "function":
                         self.mentions.setdefault(scope.name, set()).update(words)
                     else:

@@ -48,14 +48,14 @@ struct Argument {
 };
 
 struct Kernel {
-    const char* name;            // as written in the source, namespace-qualified
-    const char* parameters;      // parameter names, comma-separated ("" where unnamed)
-    const char* file;            // where the kernel is defined
+    const char* name;        // as written in the source, namespace-qualified
+    const char* parameters;  // parameter names, comma-separated ("" where unnamed)
+    const char* file;        // where the kernel is defined
     int line;
-    const void* address;         // the function itself: dlsym(name) finds the same one
+    const void* address;  // the function itself: dlsym(name) finds the same one
     const Argument* arguments;
     uint32_t argument_count;
-    uint32_t max_threads;        // __launch_bounds__, 0 when absent
+    uint32_t max_threads;  // __launch_bounds__, 0 when absent
     // Runs threads from block->next on until none is left to start.
     void (*run)(Block* block, const void* const* arguments);
     // Runs a whole block as a loop the compiler may vectorise; null unless the kernel is known to

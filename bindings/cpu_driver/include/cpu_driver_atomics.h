@@ -37,21 +37,21 @@ CPU_DRIVER_DEVICE T atomic_change(T* address, Change change) {
 
 }  // namespace cpu_driver
 
-#define CPU_DRIVER_ATOMIC_FORMS(NAME)                                                  \
-    template <typename T>                                                              \
-    CPU_DRIVER_DEVICE T NAME##_block(T* address, ::cpu_driver::as<T> value) {          \
-        return NAME(address, value);                                                   \
-    }                                                                                  \
-    template <typename T>                                                              \
-    CPU_DRIVER_DEVICE T NAME##_system(T* address, ::cpu_driver::as<T> value) {         \
-        return NAME(address, value);                                                   \
+#define CPU_DRIVER_ATOMIC_FORMS(NAME)                                          \
+    template <typename T>                                                      \
+    CPU_DRIVER_DEVICE T NAME##_block(T* address, ::cpu_driver::as<T> value) {  \
+        return NAME(address, value);                                           \
+    }                                                                          \
+    template <typename T>                                                      \
+    CPU_DRIVER_DEVICE T NAME##_system(T* address, ::cpu_driver::as<T> value) { \
+        return NAME(address, value);                                           \
     }
 
-#define CPU_DRIVER_ATOMIC_INTEGER(NAME, BUILTIN)                                       \
-    template <typename T>                                                              \
-    CPU_DRIVER_DEVICE T NAME(T* address, ::cpu_driver::as<T> value) {                  \
-        return BUILTIN(address, value, __ATOMIC_RELAXED);                              \
-    }                                                                                  \
+#define CPU_DRIVER_ATOMIC_INTEGER(NAME, BUILTIN)                      \
+    template <typename T>                                             \
+    CPU_DRIVER_DEVICE T NAME(T* address, ::cpu_driver::as<T> value) { \
+        return BUILTIN(address, value, __ATOMIC_RELAXED);             \
+    }                                                                 \
     CPU_DRIVER_ATOMIC_FORMS(NAME)
 
 template <typename T>
@@ -89,8 +89,8 @@ CPU_DRIVER_DEVICE T atomicMax(T* address, ::cpu_driver::as<T> value) {
 CPU_DRIVER_ATOMIC_FORMS(atomicMax)
 template <typename T>
 CPU_DRIVER_DEVICE T atomicInc(T* address, ::cpu_driver::as<T> limit) {
-    return ::cpu_driver::atomic_change(
-        address, [=](T old) { return old >= limit ? T(0) : T(old + 1); });
+    return ::cpu_driver::atomic_change(address,
+                                       [=](T old) { return old >= limit ? T(0) : T(old + 1); });
 }
 CPU_DRIVER_ATOMIC_FORMS(atomicInc)
 template <typename T>

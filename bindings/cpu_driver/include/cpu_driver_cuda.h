@@ -34,9 +34,8 @@
 #define __CUDACC_RTC_VERSION_NONE__ 1
 
 #undef assert
-#define assert(condition)                                                         \
-    ((condition) ? (void)0                                                        \
-                 : ::cpu_driver_assert_failed(#condition, __FILE__, __LINE__, __func__))
+#define assert(condition) \
+    ((condition) ? (void)0 : ::cpu_driver_assert_failed(#condition, __FILE__, __LINE__, __func__))
 
 #include "cpu_driver_vectors.h"
 #include "cpu_driver_threads.h"

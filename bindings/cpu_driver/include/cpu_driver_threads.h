@@ -17,9 +17,8 @@ static const int warpSize = 32;
 #define CPU_DRIVER_KEEP_INDEX()                                                              \
     const unsigned own_x = ::cpu_driver_index_thread.x, own_y = ::cpu_driver_index_thread.y, \
                    own_z = ::cpu_driver_index_thread.z
-#define CPU_DRIVER_PUT_INDEX_BACK()          \
-    (::cpu_driver_index_thread.x = own_x,    \
-     ::cpu_driver_index_thread.y = own_y,    \
+#define CPU_DRIVER_PUT_INDEX_BACK()                                            \
+    (::cpu_driver_index_thread.x = own_x, ::cpu_driver_index_thread.y = own_y, \
      (void)(::cpu_driver_index_thread.z = own_z))
 
 // Memory is what others see across a wait: nothing may stay in registers.

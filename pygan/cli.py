@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
+        print("\npygan: interrupted; a run's last checkpoint is whole", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output (say, head) is gone; nothing can be printed any more.

@@ -95,7 +95,7 @@ class Run:
             self.where = os.path.abspath(self.where)
 
         images = load_digits(self.where)
-        self.fingerprint = images.fingerprint
+        self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
         progress.say(f"device: {device.name}: {device.description}")
         self.gan = self._make_gan(images)
@@ -178,7 +178,8 @@ class Run:
         expected = {name: array.shape for name, array in self.gan.state_dict().items()}
         if saved["fingerprint"] != self.fingerprint:
             raise CheckpointError(
-                f"{path} was trained on other data ({saved['data']}); name that data with --data"
+                f"{path} was trained on other data: {saved['source']}, not {self.source}; name "
+                "the folder of that data with --data"
             )
         checkpoint.require_shapes(path, state, expected)
         self.gan.load_state_dict(state, saved["batches_done"])
@@ -246,6 +247,7 @@ class Run:
             "batches_done": self.gan.batches_done,
             "batches_per_epoch": self.per_epoch,
             "data": self.where,
+            "source": self.source,
             "fingerprint": self.fingerprint,
             "log_bytes": self.log.flush(to_disk=True),
         }

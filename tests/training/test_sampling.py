@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pygan import checkpoint, cli, device
+from pygan import checkpoint, cli, device, doctor
 from pygan.errors import CheckpointError, PyganError
 from pygan.training.gan import bind_generator
 from pygan.training.sampling import Sampler, draw_noise, interpolate
@@ -186,6 +186,30 @@ def test_summary_lists_layers_shapes_and_parameters(capsys):
     text = capsys.readouterr().out
     for part in ("gen_deconv1", "gen_bn3", "dis_conv5", "32"):
         assert part in text
+
+
+def test_devices_lists_what_works_and_why_the_others_do_not(capsys, monkeypatch):
+    def examine(name):
+        if name == "cuda":
+            return doctor.DeviceReport(name, False, why="no driver", mend="install it")
+        return doctor.DeviceReport(name, True, description=f"about {name}")
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert cli.main(["devices"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["numpy", "cpu", "cuda", "auto"]
+    assert "works: about cpu" in lines[1]
+    assert "does not work: no driver; install it" in lines[2]
+    assert lines[3].split() == ["auto", "takes", "numpy"]
+
+
+def test_an_error_that_is_ours_is_not_hidden(monkeypatch):
+    def broken(name):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(doctor, "examine", broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["devices"])
 
 
 def test_version(capsys):

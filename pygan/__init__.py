@@ -13,6 +13,8 @@ import importlib
 from types import ModuleType
 
 _MODULES = (
+    "checkpoint",
+    "data",
     "device",
     "drawing",
     "errors",
@@ -21,9 +23,11 @@ _MODULES = (
     "layout",
     "networks",
     "optimizer",
+    "pictures",
     "reference",
     "summary",
     "symbol",
+    "training",
 )
 
 __all__ = list(_MODULES)

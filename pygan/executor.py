@@ -58,7 +58,8 @@ class Executor:
     starts at a multiple of 256 bytes, and the gaps hold 0. Parameters start as 0, moving means as 0
     and moving variances as 1.
     grad_req: "write", "add" or "null", for all arguments or by name (those not named: "write").
-    shared: another executor of the same parameters, whose buffers this one uses.
+    shared: another executor with the same parameters (or more), whose buffers this one uses: to
+    train in one batch size and draw samples in another.
     fuse: whether batch norm takes the activation that follows into its kernels.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
@@ -109,67 +110,74 @@ class Executor:
     # Memory
 
     def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
+        """Plans and makes the one arena: arrays, workspace, then the three flat buffers."""
         graph, itemsize = self._graph, np.dtype(self.dtype).itemsize
-        parameters = [name for name in graph.arguments if name not in self.input_names]
-        trainable = [name for name in parameters if name in graph.argument_gradients]
-        ordered = trainable + [name for name in parameters if name not in graph.argument_gradients]
-        flat_parameters = _Flat([graph.arguments[name] for name in ordered], itemsize)
-        flat_gradients = _Flat([graph.argument_gradients[name] for name in trainable], itemsize)
-        flat_auxiliary = _Flat(list(graph.auxiliary.values()), itemsize)
-        flats = (flat_parameters, flat_gradients, flat_auxiliary)
-
+        self._flats = self._lay_out(itemsize)
+        if shared is not None:
+            _adopt_places(self, shared)
         kept = [graph.arguments[name] for name in self.input_names]
         kept += [g for name, g in graph.argument_gradients.items() if name in self.input_names]
         kept.append(graph.random_state)
-        persistent = {a for flat in flats for a in flat.arrays} | set(kept)
+        persistent = {array for flat in self._flats for array in flat.arrays} | set(kept)
         lives, in_place = lifetimes(graph, persistent, self.keep_forward)
         forever = 2 * len(graph.steps) + 1
         requests = [Request(_nbytes(array), -1, forever) for array in kept]
         requests += [Request(_nbytes(life.array), life.start, life.end) for life in lives]
         planned = plan(requests)
         workspace = self._workspace_size()
-        own = shared is None
+        flat_bytes = [flat.nbytes if shared is None else 0 for flat in self._flats]
         self.memory = MemoryUse(
-            parameters=flat_parameters.nbytes if own else 0,
-            gradients=flat_gradients.nbytes if own else 0,
-            auxiliary=flat_auxiliary.nbytes if own else 0,
+            *flat_bytes,
             arrays=planned.nbytes,
             workspace=aligned(workspace * itemsize),
             unplanned=sum(aligned(request.nbytes) for request in requests)
             + sum(aligned(_nbytes(array)) for array in in_place),
         )
         arena = self._arena(inferred)
-        start = planned.nbytes
         arrays = kept + [life.array for life in lives]
         for array, offset in zip(arrays, planned.offsets, strict=True):
             self._memory[array] = arena.view(offset, array.shape, array.dtype)
         for array, owner in in_place.items():
             self._memory[array] = self._memory[owner].reshape(array.shape)
+        start = planned.nbytes
         self._workspace = arena.view(start, (workspace,), self.dtype) if workspace else None
         start += self.memory.workspace
         if shared is None:
             buffers = []
-            for flat in flats:
-                size = flat.nbytes // itemsize
-                buffers.append(arena.view(start, (size,), self.dtype))
-                start += flat.nbytes
+            for nbytes in flat_bytes:
+                buffers.append(arena.view(start, (nbytes // itemsize,), self.dtype))
+                start += nbytes
         else:
-            self._require_same(shared, flats)
             buffers = [shared.parameters, shared.gradients, shared.auxiliary]
         self.parameters, self.gradients, self.auxiliary = buffers
-        self._flats = flats
-        for flat, buffer in zip(flats, buffers, strict=True):
+        for flat, buffer in zip(self._flats, buffers, strict=True):
             for array, place in zip(flat.arrays, flat.places, strict=True):
                 self._memory[array] = buffer[place : place + array.size].reshape(array.shape)
-        cleared = [self._memory[array] for array in kept if array.dtype == self.dtype]
-        for buffer in cleared + (buffers if own else []):
+        self._clear(kept, buffers if shared is None else [])
+
+    def _lay_out(self, itemsize: int) -> tuple[_Flat, _Flat, _Flat]:
+        """The flat buffers of parameters (those with a gradient first), gradients, statistics."""
+        graph = self._graph
+        parameters = [name for name in graph.arguments if name not in self.input_names]
+        trainable = [name for name in parameters if name in graph.argument_gradients]
+        ordered = trainable + [name for name in parameters if name not in graph.argument_gradients]
+        return (
+            _Flat([graph.arguments[name] for name in ordered], itemsize),
+            _Flat([graph.argument_gradients[name] for name in trainable], itemsize),
+            _Flat(list(graph.auxiliary.values()), itemsize),
+        )
+
+    def _clear(self, kept: list[Array], buffers: list[Any]) -> None:
+        """Starts inputs, their gradients and this executor's own flat buffers as documented."""
+        fill = self.device.ops.fill
+        for buffer in buffers + [self._memory[a] for a in kept if a.dtype == self.dtype]:
             if buffer.size:
-                self.device.ops.fill(buffer, value=0.0)
-        self._memory[graph.random_state][...] = np.zeros(2, np.uint64)
-        if own:
-            for name, array in graph.auxiliary.items():
+                fill(buffer, value=0.0)
+        self._memory[self._graph.random_state][...] = np.zeros(2, np.uint64)
+        if buffers:
+            for name, array in self._graph.auxiliary.items():
                 if name.endswith("_moving_var"):
-                    self.device.ops.fill(self._memory[array], value=1.0)
+                    fill(self._memory[array], value=1.0)
 
     def _arena(self, inferred: InferredShapes) -> Any:
         needed = self.memory.total
@@ -188,18 +196,6 @@ class Executor:
                 needed,
                 free,
             ) from (error if str(error) else None)
-
-    def _require_same(self, shared: Executor, flats: Sequence[_Flat]) -> None:
-        if shared.device is not self.device or shared.dtype != self.dtype:
-            raise GraphError("executors that share parameters must have one device and one dtype")
-        for mine, theirs in zip(flats, shared._flats, strict=True):
-            a, b = mine.describe(), theirs.describe()
-            if a != b:
-                differing = sorted(set(a) ^ set(b)) or [item for item in a if item not in b]
-                raise ShapeError(
-                    "the executors cannot share buffers; these differ in name, shape, order or "
-                    f"grad_req: {', '.join(f'{label} {shape}' for label, shape in differing)}"
-                )
 
     def _workspace_size(self) -> int:
         """Elements of the largest workspace that any call asks for."""
@@ -394,8 +390,24 @@ class _Flat:
             place += aligned(array.size * itemsize) // itemsize
         self.nbytes = place * itemsize
 
-    def describe(self) -> list[tuple[str, Shape]]:
-        return [(array.label, array.shape) for array in self.arrays]
+
+def _adopt_places(executor: Executor, shared: Executor) -> None:
+    """Puts every array of the flat buffers where `shared` has the one of that name and shape."""
+    if shared.device is not executor.device or shared.dtype != executor.dtype:
+        raise GraphError("executors that share parameters must have one device and one dtype")
+    for mine, theirs in zip(executor._flats, shared._flats, strict=True):
+        known = {
+            (array.label, array.shape): place
+            for array, place in zip(theirs.arrays, theirs.places, strict=True)
+        }
+        missing = [a for a in mine.arrays if (a.label, a.shape) not in known]
+        if missing:
+            listed = ", ".join(f"{array.label} {array.shape}" for array in missing)
+            raise ShapeError(
+                f"the executor to share with has no {listed}; parameters must agree in name and "
+                "shape, and gradients must be bound there too"
+            )
+        mine.places = [known[array.label, array.shape] for array in mine.arrays]
 
 
 def _nbytes(array: Array) -> int:

@@ -313,17 +313,32 @@ def test_sharing_saves_memory_and_inference_needs_less(numpy_device: Any) -> Non
     assert f"{training.total:,} bytes" in str(training)
 
 
-def test_executors_share_parameters(device: Any) -> None:
-    executor = bound(device)
-    other = small_net().bind(device, {"x": (2, 5, 5, 2)}, shared=executor)
-    assert other.memory.parameters == 0
+@pytest.mark.parametrize("requests", ["write", "null", {"fc_weight": "null"}])
+def test_executors_share_parameters(device: Any, requests: Any) -> None:
+    executor = bound(device, {"conv_weight": "null"} if requests == "null" else "write")
+    other = small_net().bind(device, {"x": (2, 5, 5, 2)}, requests, shared=executor)
+    assert other.memory.parameters == other.memory.gradients == 0
     executor.arg_dict["fc_bias"][...] = np.full(1, 3, np.float32)
     images = np.ones((4, 5, 5, 2), np.float32)
-    assert np.array_equal(
-        np.asarray(executor.forward(x=images)[1])[:2], np.asarray(other.forward(x=images[:2])[1])
-    )
-    with pytest.raises(ShapeError, match=r"conv_weight \(3, 3, 3, 1\)"):
+    images[1] = 2
+    first = np.asarray(executor.forward(x=images)[1])[:2]
+    assert np.array_equal(first, np.asarray(other.forward(x=images[:2])[1]))
+    if requests == "write":
+        other.forward(is_train=True)
+        other.backward()
+        for name in other.parameter_names:
+            gradients = executor.grad_dict[name], other.grad_dict[name]
+            assert np.array_equal(*map(np.asarray, gradients))
+
+
+def test_executors_that_differ_cannot_share(device: Any) -> None:
+    executor = bound(device, {"fc_weight": "null"})
+    with pytest.raises(ShapeError, match=r"no conv_weight \(3, 3, 3, 1\)"):
         small_net().bind(device, {"x": (4, 5, 5, 1)}, shared=executor)
+    with pytest.raises(ShapeError, match=r"gradient of fc_weight"):
+        small_net().bind(device, {"x": (4, 5, 5, 2)}, shared=executor)
+    with pytest.raises(GraphError, match="one device and one dtype"):
+        small_net().bind(Counting(device), {"x": (4, 5, 5, 2)}, shared=executor)
 
 
 def test_too_little_memory_says_how_much_was_needed(numpy_device: Any) -> None:

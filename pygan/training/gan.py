@@ -17,6 +17,7 @@ import numpy as np
 
 from pygan import initializer, networks, optimizer, symbol
 from pygan.data import ImageSet, ResidentImages
+from pygan.errors import StateError
 
 NOISE_SIZE = 10
 IMAGE_SHAPE = (28, 28, 1)
@@ -119,7 +120,10 @@ class LessonGan:
 
         The batch norm layers of D see three batches a step and move their statistics three times,
         as they do in MXNet; G's move once.
+        Raises StateError where the losses kept fill their place and were not read.
         """
+        if self.losses_full:
+            raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
         generator, discriminator = self.generator, self.discriminator
 
         self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])

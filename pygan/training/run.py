@@ -97,7 +97,7 @@ class Run:
         images = load_digits(self.where)
         self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
-        progress.say(f"device: {device.name}: {device.description}")
+        progress.say(f"device: {device.description}")
         self.gan = self._make_gan(images)
         self.per_epoch = self.gan.data.batches_per_epoch
         self.sampler = Sampler(device, PICTURE_ROWS * PICTURE_COLUMNS)

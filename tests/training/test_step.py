@@ -13,6 +13,7 @@ from run_support import IMAGES
 import pygan.device
 from pygan import layout
 from pygan.data import ImageSet, load_digits
+from pygan.errors import StateError
 from pygan.training.gan import GanSettings, LessonGan
 
 STEPS = ("it1", "it2", "it3")
@@ -115,6 +116,8 @@ def test_losses_must_be_read_in_time(small_data):
     assert not gan.losses_full
     gan.step()
     assert gan.losses_full
+    with pytest.raises(StateError, match="2 batches wait"):
+        gan.step()
     assert [entry.batch for entry in gan.read_losses()] == [0, 1]
     gan.step()
     assert [entry.batch for entry in gan.read_losses()] == [2]

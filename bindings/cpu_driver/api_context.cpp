@@ -258,9 +258,6 @@ CPU_DRIVER_API CUresult cuCtxDestroy_v2(CUcontext context) {
     if (!stack.empty() && stack.back() == context) stack.pop_back();
     return CUDA_SUCCESS;
 }
-CPU_DRIVER_API CUresult cuCtxDetach(CUcontext context) {
-    return cuCtxDestroy_v2(context);
-}
 
 CPU_DRIVER_API CUresult cuCtxAttach(CUcontext* context, unsigned) {
     if (CUresult error = need_context()) return error;
@@ -299,6 +296,12 @@ CPU_DRIVER_API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
 }
 CPU_DRIVER_API CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
     return cuDevicePrimaryCtxRelease_v2(device);
+}
+
+// PyCUDA lets go of every context this way, also of the primary one.
+CPU_DRIVER_API CUresult cuCtxDetach(CUcontext context) {
+    const bool primary = is_alive(context) && context->primary;
+    return primary ? cuDevicePrimaryCtxRelease_v2(0) : cuCtxDestroy_v2(context);
 }
 
 CPU_DRIVER_API CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {

@@ -66,9 +66,10 @@ CPU_DRIVER_API CUresult cuFuncSetBlockShape(CUfunction handle, int x, int y, int
     if (CUresult error = need_function(handle, &function)) return error;
     if (x < 1 || y < 1 || z < 1 || x > 1024 || y > 1024 || z > 64 ||
         static_cast<long>(x) * y * z > 1024)
-        return fail(
-            CUDA_ERROR_INVALID_VALUE,
-            format("block (%d,%d,%d); the limits are (1024,1024,64) and 1024 together", x, y, z));
+        return fail(CUDA_ERROR_INVALID_VALUE,
+                    format("kernel %s: block (%d,%d,%d); the limits are (1024,1024,64) and 1024 "
+                           "together",
+                           function->kernel->name, x, y, z));
     function->block = {static_cast<unsigned>(x), static_cast<unsigned>(y),
                        static_cast<unsigned>(z)};
     return CUDA_SUCCESS;

@@ -165,9 +165,14 @@ def cache_root() -> Path:
     return base / "cpu_driver"
 
 
-def _run(command: list[str], text: str | None = None, cwd: str | None = None) -> str:
+def _run(command: list[str]) -> str:
     result = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, cwd=cwd, errors="replace"
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        errors="replace",
+        env=os.environ | {"LC_ALL": "C"},  # messages in one language, with plain quotes
     )
     if result.returncode != 0:
         raise CompileError(result.stderr or f"{command[0]} exited with {result.returncode}")

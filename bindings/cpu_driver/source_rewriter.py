@@ -13,6 +13,7 @@ What is rewritten:
   names and types, become one block of memory;
 - stores through volatile pointers become lockstep stores: code written for warps that execute in
   lockstep (PyCUDA's own reductions are) is wrong when threads run one after the other;
+- ``__device__`` variables are kept visible to the driver;
 - ``#pragma unroll`` becomes GCC's.
 
 Standard library only: the nvcc stand-in runs this file by itself.
@@ -222,6 +223,8 @@ class _Reader:
                 self.shared(i, head)
             elif token.text == "__noinline__":
                 self.noinline(i)
+            elif token.text == "__device__":
+                self.device(i)
             i += 1
 
     def classify(self, head: int, brace: int, scopes: list[_Scope]) -> _Scope:
@@ -301,6 +304,29 @@ class _Reader:
                 self.shared(i, start)
             elif text == "__noinline__":
                 self.noinline(i)
+            elif text == "__device__":
+                self.edits.replace(self.tokens[i].start, self.tokens[i].end, "")
+
+    def device(self, i: int) -> None:
+        """``__device__`` outside a function body: before a function it means nothing here; a
+        variable must stay visible, or the compiler takes its initial value for its only one."""
+        new = ""
+        j = i + 1
+        while j < len(self.tokens):
+            text = self.tokens[j].text
+            if text in ("__attribute__", "alignas", "decltype"):
+                j = self.pairs.get(j + 1, j + 1) + 1
+                continue
+            if text == "<":
+                j = self.skip_angles(j)
+                continue
+            if text in ("(", "operator", "{", "}", "struct", "class", "union", "~"):
+                break
+            if text in (";", "=", "[", ","):
+                new = '__attribute__((visibility("default")))'
+                break
+            j += 1
+        self.edits.replace(self.tokens[i].start, self.tokens[i].end, new)
 
     # --- shared memory ---
 
@@ -355,6 +381,8 @@ class _Reader:
                 continue
             if text == "__noinline__":
                 self.noinline(j)
+            if text == "__device__":
+                self.edits.replace(tokens[j].start, tokens[j].end, "")
             if text == "(":
                 break
             if text in (";", "{", "}"):

@@ -88,9 +88,13 @@ def pooling_backward(
     row_shares = np.empty((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
     for target, source, axis in ((row_shares, share, 1), (dx, row_shares, 0)):
         adding = accumulate and target is dx
-        # Windows that do not overlap are copied, which is cheaper than adding.
+        # Windows that do not overlap are copied, which is cheaper than adding; those that leave no
+        # pixel out need no zeros below them.
         copying = stride[axis] >= kernel[axis] and not adding
-        if not adding:
+        tiling = stride[axis] == kernel[axis] and target.shape[1 + axis] == (
+            kernel[axis] * source.shape[1 + axis]
+        )
+        if not adding and not (tiling and pad[axis] == 0):
             target[...] = 0
         for x_part, y_part in _axis_taps(dx, dy, axis, kernel, stride, pad):
             if copying:

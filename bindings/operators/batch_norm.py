@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .activation import check_kind
-from .validation import THREADS, device_array, has_shape, has_workspace, same_shape
+from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
 
 FILE = "batch_norm.cu"
 WARP = 32
@@ -315,4 +315,6 @@ def _check(operator: str, x: Any, *, y: Any, dx: Any = None, **channel_arrays: A
     same_shape(operator, x=x, the_other_side=y, dx=dx)
     for name, array in channel_arrays.items():
         has_shape(operator, name, array, shape[-1:], f"x {tuple(shape)}")
-    return plan_for(shape)
+    plan = plan_for(shape)
+    countable(operator, "rows", plan.rows)
+    return plan

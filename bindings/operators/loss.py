@@ -9,6 +9,7 @@ from typing import Any
 from .validation import (
     THREADS,
     blocks_for,
+    countable,
     device_array,
     has_rank,
     has_shape,
@@ -182,7 +183,10 @@ def _rows(operator: str, array: Any) -> tuple[int, int]:
     shape = device_array(operator, "array", array).shape
     if not shape:
         has_rank(operator, "array", array, 2, "(..., K)")
-    return prod(shape[:-1]), shape[-1]
+    rows, columns = prod(shape[:-1]), shape[-1]
+    countable(operator, "rows", rows)
+    countable(operator, "columns", columns)
+    return rows, columns
 
 
 def _partial(operator: str, workspace: Any | None, blocks: int) -> Any | None:

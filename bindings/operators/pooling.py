@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .validation import THREADS, blocks_for, has_rank, same_shape
+from .validation import THREADS, blocks_for, countable, has_rank, same_shape
 
 FILE = "pooling.cu"
 KINDS = ("max", "avg")
@@ -95,4 +95,5 @@ def _check(
             f"{tuple(kernel)}, stride {tuple(stride)}, pad {tuple(pad)}; one of "
             f"{windows[0]} x {windows[1]} windows is expected"
         )
+    countable(operator, "pixels", x.shape[1] * x.shape[2])
     return (*x.shape, *y.shape[1:3], *kernel, *stride, *pad)

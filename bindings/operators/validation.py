@@ -16,6 +16,9 @@ THREADS = 256
 MAX_BLOCKS = 4096
 """Of kernels that stride over their work: enough to fill any GPU several times over."""
 
+MAX_COUNT = 2**31 - 2**16
+"""What kernels count in an int, with room for the stride of a loop; offsets are 64 bits wide."""
+
 
 def blocks_for(n: int, per_block: int = 4 * THREADS, most: int = MAX_BLOCKS) -> int:
     """Blocks for n elements at `per_block` each: at least 1, at most `most`."""
@@ -62,6 +65,15 @@ def has_shape(operator: str, name: str, array: Any, expected: Sequence[int], bec
 def has_rank(operator: str, name: str, array: Any, rank: int, layout: str) -> None:
     if len(device_array(operator, name, array).shape) != rank:
         raise ValueError(f"{operator}: {name} has shape {tuple(array.shape)}; it must be {layout}")
+
+
+def countable(operator: str, what: str, n: int) -> None:
+    """n fits the int in which a kernel counts `what`."""
+    if n > MAX_COUNT:
+        raise ValueError(
+            f"{operator}: {n} {what} are more than the {MAX_COUNT} that a kernel can count; "
+            "split the batch"
+        )
 
 
 def has_workspace(operator: str, workspace: Any, needed: int) -> None:

@@ -13,6 +13,7 @@ import pygan.bindings.operators
 import pygan.kernels
 from pygan import reference
 from pygan.bindings import operators, signature
+from pygan.bindings.operators import validation
 
 KERNELS = sorted(Path(pygan.kernels.__file__).parent.glob("*.cu"))
 LAUNCHERS = sorted(Path(pygan.bindings.operators.__file__).parent.glob("*.py"))
@@ -70,3 +71,9 @@ def test_unknown_operator_has_no_workspace() -> None:
         with pytest.raises(ValueError, match=name):
             operators.workspace_size(name, (3, 4))
     assert operators.workspace_size("add_forward", (3,), (3,), (3,)) == 0
+
+
+def test_more_than_a_kernel_counts_is_refused() -> None:
+    validation.countable("batch_norm_backward", "rows", 2**31 - 2**16)
+    with pytest.raises(ValueError, match=r"batch_norm_backward: 2147483647 rows.*split the batch"):
+        validation.countable("batch_norm_backward", "rows", 2**31 - 1)

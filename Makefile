@@ -13,7 +13,7 @@ SHELL := /bin/sh
 # make train: where the digits are (empty: downloaded or scikit-learn's), epochs in all, where to,
 # on what. A run that was stopped goes on.
 DATA ?= $(PYGAN_DATA)
-EPOCHS ?= 5
+EPOCHS ?=
 OUT ?= runs/lesson
 DEVICE ?= auto
 TRAIN_ARGS ?=
@@ -30,7 +30,7 @@ help: ## list these commands
 
 train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
 	@resume=; test ! -e "$(OUT)/checkpoint.safetensors" || resume=--resume; \
-	$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) --epochs $(EPOCHS) --out "$(OUT)" $$resume $(TRAIN_ARGS)
+	$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) $(if $(EPOCHS),--epochs $(EPOCHS)) --out "$(OUT)" $$resume $(TRAIN_ARGS)
 
 test: $(VENV)/.test ## run every test [PYTEST_ARGS]
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

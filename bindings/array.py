@@ -17,7 +17,7 @@ import numpy as np
 from .errors import DeviceMemoryError
 
 if TYPE_CHECKING:
-    from .context import Context
+    from .context import Allocation, Context
 
 ALIGNMENT = 256  # bytes; every CUDA allocation starts at a multiple of it
 _DTYPES = {
@@ -60,7 +60,7 @@ class DeviceArray:
         that kernels do not have."""
         shape, dtype = _shape(shape), _dtype(dtype)
         memory = allocate(context, math.prod(shape) * dtype.itemsize, f"{shape} {dtype.name}")
-        return cls(context, shape, dtype, int(memory) if memory is not None else 0, memory)
+        return cls(context, shape, dtype, memory.ptr if memory is not None else 0, memory)
 
     @classmethod
     def from_numpy(cls, context: Context, host: Any) -> DeviceArray:
@@ -82,7 +82,8 @@ class DeviceArray:
                 f"{self.shape}; it is {out.dtype.name} with shape {out.shape}"
             )
         if self.nbytes:
-            self.context.cuda.memcpy_dtoh_async(out, self.ptr, self.context.stream)
+            context = self.context
+            context.run(context.cuda.memcpy_dtoh_async, out, self.ptr, context.stream)
         self.context.synchronize()
         return out
 
@@ -122,7 +123,8 @@ class DeviceArray:
 
     def _upload(self, host: np.ndarray) -> None:
         if self.nbytes:
-            self.context.cuda.memcpy_htod_async(self.ptr, host, self.context.stream)
+            context = self.context
+            context.run(context.cuda.memcpy_htod_async, self.ptr, host, context.stream)
             self.context.synchronize()  # `host` may be changed or freed as soon as we return
 
     def _copy_from(self, source: DeviceArray) -> None:
@@ -136,28 +138,29 @@ class DeviceArray:
             return
         if distance < self.nbytes:  # overlapping: the order of a device copy is not defined
             source = source.copy()
-        self.context.cuda.memcpy_dtod_async(self.ptr, source.ptr, self.nbytes, self.context.stream)
+        context, copy = self.context, self.context.cuda.memcpy_dtod_async
+        context.run(copy, self.ptr, source.ptr, self.nbytes, context.stream)
 
     def _fill(self, value: np.ndarray) -> None:
         element = np.empty(1, self.dtype)
         element[...] = value
         if not self.size:
             return
-        cuda, stream = self.context.cuda, self.context.stream
+        context, cuda, stream = self.context, self.context.cuda, self.context.stream
         width = self.dtype.itemsize
         if width == 8:
             low, high = element.view(np.uint32)
             if low != high:
                 self._upload(np.full(self.shape, element[0]))
             else:
-                cuda.memset_d32_async(self.ptr, int(low), 2 * self.size, stream)
+                context.run(cuda.memset_d32_async, self.ptr, int(low), 2 * self.size, stream)
         else:
             memset = {
                 1: cuda.memset_d8_async,
                 2: cuda.memset_d16_async,
                 4: cuda.memset_d32_async,
             }[width]
-            memset(self.ptr, int(element.view(f"u{width}")[0]), self.size, stream)
+            context.run(memset, self.ptr, int(element.view(f"u{width}")[0]), self.size, stream)
 
     # -- views ---------------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class Arena:
         if self.nbytes < 0:
             raise ValueError(f"an arena cannot have {nbytes} bytes")
         self._memory = allocate(context, self.nbytes, "an arena")
-        self._start = int(self._memory) if self._memory is not None else 0
+        self._start = self._memory.ptr if self._memory is not None else 0
 
     def view(self, byte_offset: int, shape: int | Sequence[int], dtype: Any) -> DeviceArray:
         """An array of `shape` and `dtype` at `byte_offset`; not initialised.
@@ -304,17 +307,19 @@ class Arena:
         return DeviceArray(self.context, shape, dtype, self._start + byte_offset, self._memory)
 
 
-def allocate(context: Context, nbytes: int, purpose: str) -> Any:
-    """Device memory (pycuda.driver.DeviceAllocation, freed with its last reference), or None for
-    0 bytes. Raises DeviceMemoryError saying how much was needed and how much is free."""
+def allocate(context: Context, nbytes: int, purpose: str) -> Allocation | None:
+    """Device memory that lives as long as the result is referred to; None for 0 bytes.
+
+    Raises DeviceMemoryError saying how much was needed and how much is free.
+    """
     if nbytes == 0:
         return None
     try:
-        return context.cuda.mem_alloc(nbytes)
+        return context.allocate(nbytes)
     except (context.cuda.MemoryError, OverflowError):
         gc.collect()  # arrays in reference cycles still hold memory
     try:
-        return context.cuda.mem_alloc(nbytes)
+        return context.allocate(nbytes)
     except (context.cuda.MemoryError, OverflowError) as error:
         free, total = context.memory_info()
         raise DeviceMemoryError(purpose, nbytes, free, total) from error

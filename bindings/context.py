@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import threading
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +43,25 @@ class Driver:
             raise DeviceUnavailable(f"device {name!r}: the driver reports no GPU")
         self.device = self.cuda.Device(0)
         self.primary = self.device.retain_primary_context()
-        self.primary.push()
-        self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        with self.entered():
+            self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
+        # PyCUDA aborts the process if a thread ends with a context pushed, so only the main
+        # thread, which ends last, keeps it; the others enter it for each call.
+        self.thread = None
+        if threading.current_thread() is threading.main_thread():
+            self.thread = threading.get_ident()
+            self.primary.push()
+        self.orphans: list[Any] = []
         atexit.register(self._leave)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Makes the context current in the calling thread for a while."""
+        self.primary.push()
+        try:
+            yield
+        finally:
+            self.cuda.Context.pop()
 
     def _leave(self) -> None:
         """PyCUDA aborts the process if a context is still pushed when the interpreter ends, and
@@ -53,8 +70,10 @@ class Driver:
         Memory and modules that outlive this notice that their context is gone, and do nothing.
         """
         with contextlib.suppress(self.cuda.Error):  # a failed launch was reported at its time
+            if self.thread is None:
+                self.primary.push()
             self.stream.synchronize()
-        self.cuda.Context.pop()
+            self.orphans.clear()
         self.primary.detach()
 
 
@@ -132,21 +151,59 @@ class Context:
             else:
                 image = compiler.compile_for_gpu(path, defines, self.arch)
             try:
-                self._modules[key] = self.cuda.module_from_buffer(image)
+                self._modules[key] = self.call(self.cuda.module_from_buffer, image)
             except self.cuda.Error as error:
                 raise LaunchError(f"{path.name} was compiled but not loaded: {error}") from error
         return self._modules[key]
 
-    def synchronize(self) -> None:
-        """Wait for all launched work. An error of an earlier launch is raised as LaunchError."""
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A call of PyCUDA, in any thread.
+
+        The context is current in the main thread. In another thread the driver refuses the call,
+        and it is made again with the context current; so the usual case costs nothing.
+        """
         try:
-            self.stream.synchronize()
+            return function(*arguments)
+        except self.cuda.Error:
+            if self.is_at_home:
+                raise
+        with self._driver.entered():
+            return function(*arguments)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """:meth:`call`, with what goes wrong raised as LaunchError."""
+        try:
+            return self.call(function, *arguments)
         except self.cuda.Error as error:
             raise LaunchError(str(error)) from error
 
+    def allocate(self, nbytes: int) -> Allocation:
+        """Device memory that is freed with its last reference, in whichever thread that goes.
+
+        Raises pycuda's MemoryError where there is not enough.
+        """
+        self.collect()
+        return Allocation(self.call(self.cuda.mem_alloc, nbytes), self._driver)
+
+    def collect(self) -> None:
+        """Frees memory whose last reference went in another thread than the context's own."""
+        driver = self._driver
+        if driver.orphans:
+            with contextlib.nullcontext() if self.is_at_home else driver.entered():
+                driver.orphans.clear()
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether the calling thread is the one that keeps the context current."""
+        return threading.get_ident() == self._driver.thread
+
+    def synchronize(self) -> None:
+        """Wait for all launched work. An error of an earlier launch is raised as LaunchError."""
+        self.run(self.stream.synchronize)
+
     def memory_info(self) -> tuple[int, int]:
         """(free, total) bytes of device memory."""
-        return self.cuda.mem_get_info()
+        return self.run(self.cuda.mem_get_info)
 
     @cached_property
     def arch(self) -> str:
@@ -177,11 +234,32 @@ class Context:
         return f"<pygan context {self.name}{' (checked)' if self.check else ''}>"
 
 
+class Allocation:
+    """Device memory; `ptr` is its address.
+
+    PyCUDA can free memory only where the context is current, and a garbage collection may run in
+    any thread: elsewhere the memory is put aside for the next allocation to free.
+    """
+
+    __slots__ = ("_driver", "_memory", "ptr")
+
+    def __init__(self, memory: Any, driver: Driver) -> None:
+        self._memory = memory
+        self._driver = driver
+        self.ptr = int(memory)
+
+    def __del__(self, current_thread: Callable[[], int] = threading.get_ident) -> None:
+        if current_thread() != self._driver.thread:
+            self._driver.orphans.append(self._memory)
+
+
 class Limits:
     """The launch limits of a context's device, read once."""
 
     def __init__(self, context: Context) -> None:
-        get = context.device.get_attribute
+        def get(attribute: Any) -> int:
+            return context.call(context.device.get_attribute, attribute)
+
         names = context.cuda.device_attribute
         self.block = tuple(get(getattr(names, f"MAX_BLOCK_DIM_{axis}")) for axis in "XYZ")
         self.grid = tuple(get(getattr(names, f"MAX_GRID_DIM_{axis}")) for axis in "XYZ")

@@ -75,7 +75,8 @@ class Kernel:
         try:
             self.function._launch_kernel(grid, block, packed, shared_bytes, self._stream)
         except self._errors as error:
-            raise LaunchError(f"{self.name}: {error}") from error
+            launch = (grid, block, packed, shared_bytes, self._stream)
+            _launch_elsewhere(self, launch, error)
 
     def bind(
         self, grid: Dimensions, block: Dimensions, *arguments: Any, shared_bytes: int = 0
@@ -143,7 +144,7 @@ class Kernel:
         full_grid = self._triple(grid, "grid", self.context.limits.grid)
         full_block = self._triple(block, "block", self.context.limits.block)
         threads = full_block[0] * full_block[1] * full_block[2]
-        most = self.function.max_threads_per_block
+        most = self.context.call(getattr, self.function, "max_threads_per_block")
         if threads > most:
             raise LaunchError(
                 f"{self.name}: a block of {full_block} is {threads} threads; this kernel can be "
@@ -177,16 +178,16 @@ class Kernel:
         return sizes
 
     def _check_shared(self, shared_bytes: int) -> None:
-        static = self.function.shared_size_bytes
-        limits = self.context.limits
+        context, limits = self.context, self.context.limits
+        static = context.call(getattr, self.function, "shared_size_bytes")
         if not 0 <= shared_bytes <= limits.shared_bytes_opt_in - static:
             raise LaunchError(
                 f"{self.name}: {shared_bytes} bytes of dynamic and {static} of static shared "
                 f"memory were asked for; a block can have {limits.shared_bytes_opt_in} in all"
             )
         if shared_bytes > limits.shared_bytes - static:  # more than the default needs consent
-            attribute = self.context.cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self.function.set_attribute(attribute, shared_bytes)
+            attribute = context.cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
+            context.call(self.function.set_attribute, attribute, shared_bytes)
 
     def __repr__(self) -> str:
         return f"<kernel {self.signature} of {self.path.name}>"
@@ -219,16 +220,28 @@ class BoundLaunch:
         try:
             self.kernel.function._launch_kernel(*self._launch)
         except self.kernel.context.cuda.Error as error:
-            raise LaunchError(f"{self.kernel.name}: {error}") from error
+            _launch_elsewhere(self.kernel, self._launch, error)
 
     def __repr__(self) -> str:
         return f"<launch of {self.kernel.name}, grid {self.grid}, block {self.block}>"
 
 
+def _launch_elsewhere(kernel: Kernel, launch: tuple[Any, ...], error: Exception) -> None:
+    """Makes a launch again that was refused because another thread than the context's own asked
+    for it; any other `error` is raised as LaunchError."""
+    context = kernel.context
+    try:
+        if context.is_at_home:
+            raise error
+        context.call(kernel.function._launch_kernel, *launch)
+    except context.cuda.Error as final:
+        raise LaunchError(f"{kernel.name}: {final}") from final
+
+
 def _function(context: Context, path: Path, entry: str, defines: dict[str, Any]) -> Any:
     module = context.module(path, defines)
     try:
-        return module.get_function(entry)
+        return context.call(module.get_function, entry)
     except context.cuda.Error as error:
         raise SignatureError(
             f"{path.name} declares {entry!r}, but its compiled module does not have it ({error}); "

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 import pytest
 
 import pygan.device
 from pygan.bindings.context import Context
+from pygan.bindings.errors import ArgumentError, DeviceMemoryError
 from pygan.device import DeviceError
 
 
@@ -162,3 +164,68 @@ def test_the_interpreter_ends_cleanly_with_arrays_alive(run_python, context, end
 
 def test_this_process_has_not_mixed_contexts(context) -> None:
     assert "pycuda.autoinit" not in sys.modules
+
+
+def in_a_thread(work):
+    """What `work` returns, or the exception it raises, from another thread."""
+    results: list = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_every_thread_can_work_on_a_device(device) -> None:
+    array = device.zeros(10)
+
+    def work():
+        device.ops.fill(array, value=3.0)
+        other = device.from_numpy(np.full(10, 2, np.float32))
+        device.ops.multiply_forward(array, other, array)
+        array[0:2] = 1
+        device.synchronize()
+        return np.asarray(array).tolist(), device.memory_info()
+
+    values, (free, total) = in_a_thread(work)
+    assert values == [1, 1] + [6] * 8
+    assert 0 < free <= total
+    assert np.asarray(array).tolist() == values
+
+
+def test_errors_in_a_thread_are_the_same(context) -> None:
+    device = pygan.device.get(context.name)
+    assert isinstance(in_a_thread(lambda: device.empty(1 << 50)), DeviceMemoryError)
+    kernel = context.kernel("elementwise.cu", "fill")
+    assert isinstance(in_a_thread(lambda: kernel(1, 5000)), ArgumentError)
+
+
+def test_memory_that_dies_in_another_thread_comes_back(context) -> None:
+    """As where a garbage collection runs in the thread that draws a progress bar."""
+    device = pygan.device.get(context.name)
+    size = 1 << 24
+    holder = [device.empty(size, np.uint8)]
+    free, _ = device.memory_info()
+    in_a_thread(holder.clear)
+    device.empty(1)
+    assert device.memory_info()[0] >= free + size // 2
+
+
+def test_a_device_may_be_made_in_a_thread(run_python, context) -> None:
+    done = run_python(
+        "import threading, numpy as np\n"
+        "def work():\n"
+        "    global array\n"
+        "    import pygan.device\n"
+        f"    device = pygan.device.get({context.name!r})\n"
+        "    array = device.zeros(3); device.ops.fill(array, value=2.0)\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "print(np.asarray(array).tolist())\n"
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[2.0, 2.0, 2.0]", "")

@@ -86,10 +86,12 @@ $(VENV)/.nvcc: $(VENV)/.base
 	@$(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'
 	@touch $@
 
-# Tests run the kernels on device `cpu` and compile them with nvcc for several GPUs.
+# Tests run the kernels on device `cpu` and compile them with nvcc for several GPUs. scikit-cuda comes
+# without what it requires, which would build PyCUDA again.
 $(VENV)/.test: $(VENV)/.base $(VENV)/.pycuda $(VENV)/.nvcc
 	@echo "installing what tests need"
-	@$(PIP) install --editable '.[data,test]'
+	@$(PIP) install --editable '.[data,graphs,test]'
+	@$(PIP) install --no-deps 'scikit-cuda>=0.5.3'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.base

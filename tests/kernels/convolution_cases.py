@@ -14,7 +14,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pygan import reference
-from support import check_write_and_accumulate, gamma, numbers, upload, workspace_for
+from support import check_write_and_accumulate, numbers, random_sum_bound, upload, workspace_for
 
 Pair = tuple[int, int]
 
@@ -166,7 +166,7 @@ class Problem:
     @property
     def allowed(self) -> np.ndarray:
         """Every product and every addition of the longest sum rounds once, and so may the bias."""
-        return gamma(self.terms + 2) * self.exact(absolute=True)
+        return random_sum_bound(self.terms + 2) * self.exact(absolute=True)
 
 
 def check(device: Any, operator: str, case: Case) -> None:

@@ -33,6 +33,17 @@ def gamma(roundings: float) -> float:
     return product / (1 - product)
 
 
+def random_sum_bound(roundings: float) -> float:
+    """Like gamma(n), for sums of products of independent random numbers.
+
+    Their roundings are as often up as down, so that errors grow with sqrt(n): the bound
+    gamma(6 sqrt(n)) fails with a probability below 2 n exp(-18) (Higham and Mary, A New Approach to
+    Probabilistic Rounding Error Analysis, SIAM J. Sci. Comput. 41, 2019). It tells
+    float32 from a shorter format in longer sums than gamma(n) does.
+    """
+    return min(gamma(roundings), gamma(6 * roundings**0.5))
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The element that used the largest share of the error it was allowed."""

@@ -13,8 +13,8 @@ from support import (
     check_write_and_accumulate,
     examples_for,
     for_all,
-    gamma,
     numbers,
+    random_sum_bound,
     upload,
     workspace_for,
 )
@@ -57,7 +57,7 @@ def check(device: Any, operator: str, sizes: tuple[int, int, int], bias: bool) -
         run(*sources, out, accumulate=accumulate, workspace=workspace)
 
     # Every product and every addition of the longest sum rounds once, and so may the bias.
-    allowed = gamma(terms + 2) * magnitude
+    allowed = random_sum_bound(terms + 2) * magnitude
     check_write_and_accumulate(device, launch, expected, allowed, rng, f"{operator} {sizes}")
 
 

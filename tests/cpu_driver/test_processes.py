@@ -1,0 +1,276 @@
+"""The driver as a program meets it: forks, the command lines, the cache, its settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pygan.bindings.cpu_driver import build, nvcc_standin, source_rewriter
+
+pytest.importorskip("pycuda")
+
+PROGRAM = """
+import os, sys
+import numpy as np
+import pycuda.autoinit, pycuda.driver as drv
+from pycuda.compiler import SourceModule
+
+SOURCE = '''
+__global__ void reduce(const float *x, float *sums) {
+    __shared__ float s[256];
+    s[threadIdx.x] = x[blockIdx.x * 256 + threadIdx.x];
+    __syncthreads();
+    for (int n = 128; n; n /= 2) {
+        if (threadIdx.x < n) s[threadIdx.x] += s[threadIdx.x + n];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) sums[blockIdx.x] = s[0];
+}
+'''
+kernel = SourceModule(SOURCE).get_function("reduce")
+x = np.random.default_rng(0).integers(0, 50, (400, 256)).astype(np.float32)
+
+def right():
+    sums = np.zeros(400, np.float32)
+    kernel(drv.In(x), drv.Out(sums), grid=(400, 1), block=(256, 1, 1))
+    return np.array_equal(sums, x.sum(1))
+"""
+
+
+def run(
+    tmp_path: Path, program: str, *arguments: str, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    return subprocess.run(
+        [sys.executable, "-m", "pygan.bindings.cpu_driver", str(path), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | settings,
+        timeout=300,
+    )
+
+
+def test_runner_hands_arguments_to_the_program(tmp_path: Path) -> None:
+    result = run(tmp_path, PROGRAM + "print(right(), sys.argv[1:], __name__)", "one", "--two")
+    assert result.stdout == "True ['one', '--two'] __main__\n", result.stderr
+
+
+def test_forked_children_launch_on_threads_of_their_own(tmp_path: Path) -> None:
+    program = (
+        PROGRAM
+        + """
+assert right()
+children = []
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if all(right() for _ in range(20)) else 1)
+    children.append(child)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+print(codes, right())
+"""
+    )
+    result = run(tmp_path, program, PYGAN_CPU_THREADS="4")
+    assert result.stdout == "[0, 0, 0] True\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"PYGAN_CPU_THREADS": "1"}, {"PYGAN_CPU_THREADS": "5"},
+     {"PYGAN_CPU_THREAD_ORDER": "random:1"}, {"PYGAN_CPU_THREAD_ORDER": "random:2"}],
+)  # fmt: skip
+def test_results_do_not_depend_on_workers_or_thread_order(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    result = run(tmp_path, PROGRAM + "print(all(right() for _ in range(5)))", **settings)
+    assert result.stdout == "True\n", result.stderr
+
+
+def test_random_order_shows_a_missing_barrier(tmp_path: Path) -> None:
+    program = PROGRAM.replace("        __syncthreads();\n    }", "    }") + "print(right())"
+    assert run(tmp_path, program, PYGAN_CPU_THREAD_ORDER="random:7").stdout == "False\n"
+
+
+def test_portable_fibers_behave_as_the_assembly_ones(tmp_path: Path) -> None:
+    """The form for processors without an assembly switch, built here on purpose."""
+    library = build.library(("-DCPU_DRIVER_PORTABLE_FIBERS", "-O0"))
+    program = "\n".join(
+        [
+            "import ctypes, os",
+            f"ctypes.CDLL({str(library)!r}, mode=ctypes.RTLD_GLOBAL)",
+            f"os.environ['PATH'] = {str(build.nvcc_folder())!r} + ':' + os.environ['PATH']",
+            PROGRAM,
+            "print(all(right() for _ in range(5)))",
+        ]
+    )
+    path = tmp_path / "portable.py"
+    path.write_text(program)
+    result = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert result.stdout == "True\n", result.stderr
+
+
+def test_a_real_driver_in_the_process_is_an_error_not_a_mixture(tmp_path: Path) -> None:
+    # Any library of that name will do: the driver must not load beside it.
+    fake = tmp_path / "libcuda.so.1"
+    source = tmp_path / "empty.c"
+    source.write_text("int cuInit(unsigned f) { return 100; }\n")
+    subprocess.run(
+        [nvcc_standin.find_compiler(), "-shared", "-fPIC", "-o", str(fake), str(source)], check=True
+    )
+    program = f"""
+import ctypes
+ctypes.CDLL({str(fake)!r})
+from pygan.bindings import cpu_driver
+try:
+    cpu_driver.activate()
+except cpu_driver.DriverError as error:
+    print(cpu_driver.is_active(), error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.startswith("False a CUDA driver is loaded already"), result.stderr
+    assert str(fake) in result.stdout
+
+
+# --- the stand-in for nvcc ------------------------------------------------------------------
+
+
+def nvcc(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(build.nvcc_folder() / "nvcc"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | settings,
+    )
+
+
+def test_nvcc_command_lines(tmp_path: Path) -> None:
+    (tmp_path / "inc").mkdir()
+    (tmp_path / "inc" / "n.h").write_text("#define N 3\n")
+    source = tmp_path / "kernel.cu"
+    source.write_text(
+        '#include "n.h"\n#ifdef EXTRA\n#define V (N + EXTRA)\n#endif\n'
+        'extern "C" __global__ void f(int *x) { *x = V; }\n'
+    )
+    version = nvcc(tmp_path, "--version")
+    assert version.returncode == 0 and "release 13.0" in version.stdout
+    assert nvcc_standin.fingerprint() in version.stdout
+
+    options = ["-arch", "sm_90", "-Iinc", "-DEXTRA=4", "-use_fast_math", "-Xptxas", "-v", "-O3"]
+    for target in ("cubin", "fatbin", "ptx"):
+        done = nvcc(tmp_path, f"--{target}", *options, "kernel.cu")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (tmp_path / f"kernel.{target}").read_bytes()[:4] == b"\x7fELF"
+    done = nvcc(tmp_path, "-cubin", "-gencode=arch=compute_90,code=sm_90", *options, "--keep",
+                "-o", "out.bin", "kernel.cu")  # fmt: skip
+    assert done.returncode == 0 and (tmp_path / "out.bin").exists()
+
+    text = nvcc(tmp_path, "--preprocess", *options, str(source), "--compiler-options", "-P").stdout
+    assert "*x = (3 + 4)" in text and "#" not in text
+
+    wrong = nvcc(tmp_path, "--cubin", "-Iinc", "kernel.cu")
+    assert wrong.returncode == 1 and "kernel.cu:5:" in wrong.stderr and "V" in wrong.stderr
+    assert "one source file" in nvcc(tmp_path, "--cubin", "a.cu", "b.cu").stderr
+    assert nvcc(tmp_path, "--cubin", "absent.cu").returncode == 1
+
+
+def test_second_compile_takes_the_image_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYGAN_CACHE", str(tmp_path / "cache"))
+    header = tmp_path / "value.h"
+    header.write_text("#define VALUE 1\n")
+    source = tmp_path / "k.cu"
+    source.write_text('#include "value.h"\n__global__ void f(int *x) { *x = VALUE; }\n')
+    compiled = []
+    original = source_rewriter.rewrite
+
+    def counted(*arguments: object, **options: object) -> object:
+        compiled.append(1)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(source_rewriter, "rewrite", counted)
+    first = nvcc_standin.compile_image(str(source), [])
+    assert nvcc_standin.compile_image(str(source), []) == first and len(compiled) == 1
+    header.write_text("#define VALUE 2\n")  # an include counts
+    assert nvcc_standin.compile_image(str(source), []) != first and len(compiled) == 2
+    nvcc_standin.compile_image(str(source), ["-DOTHER"])  # the source does not look at it
+    assert len(compiled) == 2
+    leftovers = [p for p in (tmp_path / "cache").rglob(".new-*")]
+    assert leftovers == []
+
+
+# --- which kernels run as plain loops -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "plain"),
+    [
+        ("x[i] = 2 * x[i];", True),
+        ("if (i < n) x[i] = helper(x[i]);", True),
+        ("for (int k = i; k < n; k += blockDim.x * gridDim.x) x[k] = 0;", True),
+        ("__syncthreads(); x[i] = 0;", False),
+        ("waits(); x[i] = 0;", False),
+        ("MACRO; x[i] = 0;", False),
+        ("__shared__ float s[32]; s[i] = x[i]; x[i] = s[i];", False),
+        ("atomicAdd(x, 1.0f);", False),
+        ("x[i] = __shfl_xor_sync(~0u, x[i], 1);", False),
+        ("volatile float *v = x; v[i] = 1;", False),
+    ],
+)
+def test_only_kernels_without_any_cooperation_become_plain_loops(
+    tmp_path: Path, body: str, plain: bool
+) -> None:
+    source = tmp_path / "k.cu"
+    source.write_text(
+        "#define MACRO __syncwarp()\n"
+        "__device__ float helper(float v) { return v > 0 ? v : 0.1f * v; }\n"
+        "__device__ void deep() { __syncthreads(); }\n"
+        "__device__ void waits() { deep(); }\n"
+        "__global__ void other() { __syncthreads(); }\n"
+        "__global__ void k(float *x, int n) {\n"
+        f"  int i = blockIdx.x * blockDim.x + threadIdx.x; {body} }}\n"
+    )
+    expanded = nvcc_standin.preprocess(str(source), [], standard="gnu++17", check=False)
+    kernels = {k.name: k for k in source_rewriter.rewrite(expanded).kernels}
+    assert kernels["k"].plain is plain
+    assert not kernels["other"].plain
+    assert kernels["k"].parameters == ["x", "n"] and kernels["k"].line == 6
+
+
+def test_plain_loop_and_fibers_give_the_same_bits(tmp_path: Path) -> None:
+    program = """
+import hashlib
+import numpy as np
+import pycuda.autoinit, pycuda.driver as drv
+from pycuda.compiler import SourceModule
+
+adam = SourceModule('''
+__global__ void adam(float *w, const float *g, float *m, float *v, int n) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
+        m[i] = 0.5f * m[i] + 0.5f * g[i];
+        v[i] = 0.999f * v[i] + 0.001f * g[i] * g[i];
+        w[i] -= 2e-4f * m[i] / (sqrtf(v[i]) + 1e-8f);
+    }
+}
+''').get_function("adam")
+rng = np.random.default_rng(0)
+arrays = [rng.random(10007, np.float32) for _ in range(4)]
+adam(*[drv.InOut(a) for a in arrays], np.int32(10007), grid=(13, 1), block=(96, 1, 1))
+print(hashlib.sha256(np.concatenate(arrays).tobytes()).hexdigest())
+"""
+    plain = run(tmp_path, program)
+    fibers = run(tmp_path, program, PYGAN_CPU_THREAD_ORDER="random:3")
+    assert plain.returncode == 0 == fibers.returncode, plain.stderr
+    assert plain.stdout == fibers.stdout

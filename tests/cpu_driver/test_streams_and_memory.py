@@ -1,0 +1,211 @@
+"""Memory kinds, structured copies, streams, events, and graphs through cuda-bindings."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+def test_memory_kinds_and_pools(drv: Any) -> None:
+    from pycuda.tools import DeviceMemoryPool, PageLockedMemoryPool
+
+    free, total = drv.mem_get_info()
+    memory = drv.mem_alloc(10**6)
+    assert drv.mem_get_info() == (free - -(-(10**6) // 256) * 256, total)
+    assert drv.mem_get_address_range(int(memory) + 1000) == (int(memory), 10**6)
+    memory.free()
+    assert drv.mem_get_info() == (free, total)
+
+    host = drv.pagelocked_empty(100, np.float32)
+    host[:] = np.arange(100)
+    copy = drv.to_device(host)
+    assert np.array_equal(drv.from_device(copy, 100, np.float32), np.arange(100))
+    managed = drv.managed_zeros(100, np.int32, mem_flags=drv.mem_attach_flags.GLOBAL)
+    drv.memset_d32(managed.base.get_device_pointer(), 7, 100)
+    assert (managed == 7).all()
+
+    pool = DeviceMemoryPool()
+    first = pool.allocate(1000)
+    address = int(first)
+    del first
+    assert int(pool.allocate(1000)) == address  # given back to the pool, not to the driver
+    pool.stop_holding()
+    locked = PageLockedMemoryPool().allocate((64,), np.float64)
+    assert locked.shape == (64,)
+
+
+def test_copies_and_fills_of_parts_of_2d_and_3d_memory(drv: Any) -> None:
+    source = np.arange(5 * 6 * 7, dtype=np.float32).reshape(5, 6, 7)
+    memory, pitch = drv.mem_alloc_pitch(7 * 4, 6 * 5, 4)
+    assert pitch % 512 == 0
+    copy = drv.Memcpy3D()
+    copy.set_src_host(source)
+    copy.set_dst_device(memory)
+    copy.src_pitch, copy.src_height, copy.dst_pitch, copy.dst_height = 7 * 4, 6, pitch, 6
+    copy.width_in_bytes, copy.height, copy.depth = 7 * 4, 6, 5
+    copy()
+    part = np.zeros((2, 3), np.float32)
+    window = drv.Memcpy2D()
+    window.set_src_device(memory)
+    window.set_dst_host(part)
+    window.src_pitch, window.dst_pitch = pitch, 3 * 4
+    window.src_x_in_bytes, window.src_y = 2 * 4, 6 * 3 + 1  # plane 3, row 1, column 2
+    window.width_in_bytes, window.height = 3 * 4, 2
+    window(aligned=True)
+    assert np.array_equal(part, source[3, 1:3, 2:5])
+
+    drv.memset_d2d8(memory, pitch, 255, 8, 2)
+    row = np.zeros(7, np.uint32)
+    drv.memcpy_dtoh(row, memory)
+    assert row[0] == row[1] == 0xFFFFFFFF and row[2] == source[0, 0, 2].view(np.uint32)
+    window.height = 6 * 5
+    with pytest.raises(drv.LogicError, match="allocation ends"):
+        window(aligned=True)
+
+
+def test_events_measure_true_time(drv: Any) -> None:
+    stream = drv.Stream()
+    start, end = drv.Event(), drv.Event()
+    begun = time.perf_counter()
+    start.record(stream)
+    time.sleep(0.05)
+    end.record(stream)
+    taken = 1000 * (time.perf_counter() - begun)
+    end.synchronize()
+    assert end.query() and stream.is_done()
+    assert 50 <= start.time_till(end) <= taken
+    with pytest.raises(drv.LogicError, match="must have been recorded"):
+        start.time_till(drv.Event())
+
+
+def test_gpuarray_reductions_scans_and_elementwise_kernels(drv: Any) -> None:
+    import pycuda.gpuarray as gpuarray
+    from pycuda.elementwise import ElementwiseKernel
+    from pycuda.reduction import ReductionKernel
+    from pycuda.scan import InclusiveScanKernel
+
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(-9, 9, 5000).astype(np.float32), rng.integers(1, 9, 5000)
+    a, b = gpuarray.to_gpu(x), gpuarray.to_gpu(y.astype(np.float32))
+    assert np.array_equal((2 * a + b / b).get(), 2 * x + 1)
+    assert gpuarray.sum(a).get() == x.sum() and gpuarray.max(a).get() == x.max()
+    assert gpuarray.dot(a, b).get() == (x * y).sum()
+    saxpy = ElementwiseKernel("float s, float *x, float *y", "y[i] += s * x[i]", "saxpy")
+    saxpy(3, a, b)
+    assert np.array_equal(b.get(), y + 3 * x)
+    norm = ReductionKernel(
+        np.float32, "0", "a+b", map_expr="x[i]*x[i]", arguments="float *x", name="norm"
+    )
+    assert norm(a).get() == (x * x).sum()
+    counts = gpuarray.to_gpu(np.arange(5000, dtype=np.int32))
+    InclusiveScanKernel(np.int32, "a+b")(counts)
+    assert np.array_equal(counts.get(), np.arange(5000).cumsum())
+
+
+def test_random_numbers_without_curand(drv: Any) -> None:
+    from pycuda.curandom import rand
+
+    numbers = rand((100, 100), dtype=np.float32).get()
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert len(np.unique(numbers)) > 9900
+    assert abs(numbers.mean() - 0.5) < 5 * np.sqrt(1 / 12) / 100  # five standard errors
+
+
+# --- graphs ---------------------------------------------------------------------------------
+
+ADD = """
+__global__ void add(float *x, const float *y, float scale) {
+    x[threadIdx.x] += scale * y[threadIdx.x];
+}
+"""
+
+
+def succeed(result: tuple[Any, ...]) -> Any:
+    code, *values = result
+    assert int(code) == 0, code
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@pytest.fixture
+def cuda(drv: Any) -> Any:
+    return pytest.importorskip("cuda.bindings.driver")
+
+
+def test_captured_work_runs_only_when_launched_and_as_often(drv: Any, cuda: Any) -> None:
+    from pycuda.compiler import SourceModule
+
+    add = SourceModule(ADD).get_function("add")
+    add.prepare("PPf")
+    x, y = drv.mem_alloc(64), drv.mem_alloc(64)
+    drv.memset_d32(x, 0, 16)
+    drv.memcpy_htod(y, np.arange(16, dtype=np.float32))
+    out = np.full(16, -1, np.float32)
+
+    stream = drv.Stream()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    succeed(cuda.cuStreamBeginCapture(stream.handle, mode))
+    drv.memset_d32_async(x, 0, 16, stream)
+    for scale in (1.0, 2.0):
+        add.prepared_async_call((1, 1), (16, 1, 1), stream, x, y, scale)
+    add.prepared_async_call((1, 1), (16, 1, 1), stream, x, x, 1.0)
+    drv.memcpy_dtoh_async(out, x, stream)
+    graph = succeed(cuda.cuStreamEndCapture(stream.handle))
+    assert (out == -1).all()
+    assert succeed(cuda.cuGraphGetNodes(graph))[1] == 5
+
+    program = succeed(cuda.cuGraphInstantiate(graph, 0))
+    succeed(cuda.cuGraphDestroy(graph))
+    for factor in (1, 10):
+        drv.memcpy_htod(y, factor * np.arange(16, dtype=np.float32))
+        succeed(cuda.cuGraphLaunch(program, stream.handle))
+        stream.synchronize()
+        assert np.array_equal(out, 6 * factor * np.arange(16))
+    succeed(cuda.cuGraphExecDestroy(program))
+
+
+def test_a_second_stream_joins_a_capture_through_events(drv: Any, cuda: Any) -> None:
+    from pycuda.compiler import SourceModule
+
+    add = SourceModule(ADD).get_function("add")
+    add.prepare("PPf")
+    x, y = drv.mem_alloc(64), drv.mem_alloc(64)
+    drv.memcpy_htod(x, np.zeros(16, np.float32))
+    drv.memcpy_htod(y, np.ones(16, np.float32))
+    main, side, fork, join = drv.Stream(), drv.Stream(), drv.Event(), drv.Event()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+    def capture(joined: bool) -> tuple[Any, ...]:
+        succeed(cuda.cuStreamBeginCapture(main.handle, mode))
+        fork.record(main)
+        side.wait_for_event(fork)
+        add.prepared_async_call((1, 1), (16, 1, 1), side, x, y, 5.0)
+        join.record(side)
+        if joined:
+            main.wait_for_event(join)
+        return cuda.cuStreamEndCapture(main.handle)
+
+    assert int(capture(joined=False)[0]) == 904  # work that nothing waits for
+    program = succeed(cuda.cuGraphInstantiate(succeed(capture(joined=True)), 0))
+    succeed(cuda.cuGraphLaunch(program, main.handle))
+    assert (drv.from_device(x, 16, np.float32) == 5).all()
+
+
+def test_what_a_gpu_forbids_during_capture_is_refused(drv: Any, cuda: Any) -> None:
+    stream = drv.Stream()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    memory = drv.mem_alloc(64)
+    forbidden = [
+        stream.synchronize,
+        drv.Context.synchronize,
+        lambda: drv.mem_alloc(64),
+        lambda: drv.memcpy_htod(memory, np.zeros(16, np.float32)),
+    ]
+    for call in forbidden:
+        succeed(cuda.cuStreamBeginCapture(stream.handle, mode))
+        with pytest.raises(drv.LogicError, match="captur"):
+            call()
+        assert int(cuda.cuStreamEndCapture(stream.handle)[0]) == 901  # and the capture is void
+    stream.synchronize()

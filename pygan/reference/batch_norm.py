@@ -12,6 +12,7 @@ so that a block's intermediate results stay in the processor's cache.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -198,7 +199,15 @@ class _Normalise:
     subtracted from it: mean or 0.
     """
 
-    def __init__(self, mean, var, gamma, beta, eps, repeat):
+    def __init__(
+        self,
+        mean: np.ndarray,
+        var: np.ndarray,
+        gamma: np.ndarray,
+        beta: np.ndarray,
+        eps: float,
+        repeat: int,
+    ) -> None:
         scale = gamma * _inverse_deviation(var, eps)
         small = _mean_is_small(mean, var)
         self.centre = None if small else np.tile(mean, repeat)
@@ -255,7 +264,9 @@ def _mean_is_small(mean: np.ndarray, var: np.ndarray) -> bool:
     return bool((mean * mean <= 4 * var).all())
 
 
-def _activation_gradient(z, dy, g, activation, slope) -> None:
+def _activation_gradient(
+    z: np.ndarray, dy: np.ndarray, g: np.ndarray, activation: str | None, slope: float
+) -> None:
     """g = dy act'(z); z is overwritten; g may be dy."""
     if activation is None:
         if g is not dy:
@@ -273,9 +284,14 @@ def _wide(x: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, int
     """x and other (..., C) as (rows, repeat C), views, with the largest fitting repeat."""
     channels = x.shape[-1]
     count = x.size // channels
-    repeat = next((r for r in range(min(count, WIDE // channels), 1, -1) if count % r == 0), 1)
+    repeat = _largest_divisor(count, WIDE // channels)
     shape = (count // repeat, repeat * channels)
     return x.reshape(shape), other.reshape(shape), repeat
+
+
+@functools.lru_cache(maxsize=1024)
+def _largest_divisor(number: int, limit: int) -> int:
+    return next((d for d in range(min(number, limit), 1, -1) if number % d == 0), 1)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[slice]:
@@ -298,7 +314,13 @@ def _inverse_deviation(var: np.ndarray, eps: float) -> np.ndarray:
     return 1 / np.sqrt(var + var.dtype.type(eps))
 
 
-def _check(operator: str, x: np.ndarray, activation: str | None, y=None, **channel_arrays) -> None:
+def _check(
+    operator: str,
+    x: np.ndarray,
+    activation: str | None,
+    y: np.ndarray | None = None,
+    **channel_arrays: np.ndarray | None,
+) -> None:
     if activation is not None and activation not in activations.KINDS:
         raise ValueError(
             f"{operator}: activation {activation!r} is unknown; "

@@ -166,7 +166,18 @@ def bias_backward(
     store(dbias, dy.reshape(-1, dy.shape[-1]).sum(axis=0), accumulate)
 
 
-def _gather(operator, large, weight, bias, small, stride, pad, dilation, groups, accumulate):
+def _gather(
+    operator: str,
+    large: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    small: np.ndarray,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool,
+) -> None:
     """small = patches of large @ weight^T"""
     taps = _check(operator, large, weight, bias, small, small, stride, pad, dilation, groups)
     whole = columns.whole_matrix(large, small, taps, groups)
@@ -182,7 +193,18 @@ def _gather(operator, large, weight, bias, small, stride, pad, dilation, groups,
         small += bias
 
 
-def _spread(operator, small, weight, bias, large, stride, pad, dilation, groups, accumulate):
+def _spread(
+    operator: str,
+    small: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    large: np.ndarray,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool,
+) -> None:
     """large = the patches small @ weight, added where they overlap"""
     taps = _check(operator, large, weight, bias, large, small, stride, pad, dilation, groups)
     whole = columns.whole_matrix(large, small, taps, groups)
@@ -199,7 +221,17 @@ def _spread(operator, small, weight, bias, large, stride, pad, dilation, groups,
         large += bias
 
 
-def _weigh(operator, large, small, dw, stride, pad, dilation, groups, accumulate):
+def _weigh(
+    operator: str,
+    large: np.ndarray,
+    small: np.ndarray,
+    dw: np.ndarray,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+    accumulate: bool,
+) -> None:
     """dw = small^T @ patches of large"""
     taps = _check(operator, large, dw, None, dw, small, stride, pad, dilation, groups)
     whole = columns.whole_matrix(large, small, taps, groups)
@@ -243,7 +275,18 @@ def _groups(large: np.ndarray, small: np.ndarray, groups: int) -> Iterator[tuple
         yield slice(group * few, (group + 1) * few), slice(group * many, (group + 1) * many)
 
 
-def _check(operator, large, weight, bias, output, small, stride, pad, dilation, groups):
+def _check(
+    operator: str,
+    large: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    output: np.ndarray,
+    small: np.ndarray,
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> columns.Taps:
     shapes.check_convolution(
         operator, large, weight, small, stride=stride, pad=pad, dilation=dilation, groups=groups
     )

@@ -52,7 +52,9 @@ def advance_cursor(cursor: np.ndarray, *, step: int, modulo: int) -> None:
     cursor[0] = (int(cursor[0]) + step) % modulo
 
 
-def _rows(operator, table, order, cursor, n) -> np.ndarray:
+def _rows(
+    operator: str, table: np.ndarray, order: np.ndarray, cursor: np.ndarray, n: int
+) -> np.ndarray:
     shapes.check_rank(operator, "order", order, 1, "(K,)")
     shapes.check_shape(operator, "cursor", cursor, (1,), "one position")
     if len(order) == 0:

@@ -76,7 +76,9 @@ def fill(y: np.ndarray, *, value: float) -> None:
     y.fill(value)
 
 
-def _part(operator, part, whole, axis, offset) -> tuple[slice, ...]:
+def _part(
+    operator: str, part: np.ndarray, whole: np.ndarray, axis: int, offset: int
+) -> tuple[slice, ...]:
     """The index of `part` in `whole`: all of every axis but `axis`, which starts at `offset`."""
     rank = len(whole.shape)
     if not -rank <= axis < rank:

@@ -133,7 +133,13 @@ def rmsprop_update(
     step += 1
 
 
-def _decayed_then_clipped(w, g, weight_decay, rescale_grad, clip_gradient) -> np.ndarray:
+def _decayed_then_clipped(
+    w: np.ndarray,
+    g: np.ndarray,
+    weight_decay: float,
+    rescale_grad: float,
+    clip_gradient: float | None,
+) -> np.ndarray:
     """clip(g rescale_grad + weight_decay w); g itself where nothing is asked for."""
     number = w.dtype.type
     gradient = g if rescale_grad == 1 else g * number(rescale_grad)

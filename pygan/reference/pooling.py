@@ -130,7 +130,9 @@ def _taps(
             yield (*x_rows, x_columns[-1]), (*y_rows, y_columns[-1])
 
 
-def _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad) -> np.ndarray:
+def _reciprocal_counts(
+    x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair, count_include_pad: bool
+) -> np.ndarray:
     """1 / pixels of each window, (P, Q, 1), or () where all have as many.
 
     A window without pixels counts 1: its sum is 0.
@@ -149,7 +151,15 @@ def _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad) -> np.ndarr
     return (1 / counts).astype(y.dtype)
 
 
-def _check(operator, x, y, kind, kernel, stride, pad) -> None:
+def _check(
+    operator: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    kind: str,
+    kernel: Pair,
+    stride: Pair,
+    pad: Pair,
+) -> None:
     if kind not in ("max", "avg"):
         raise ValueError(f"{operator}: pooling kind {kind!r} is unknown; use 'max' or 'avg'")
     shapes.check_pooling(operator, x, y, kernel=kernel, stride=stride, pad=pad)

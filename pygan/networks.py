@@ -12,7 +12,16 @@ def lesson_generator() -> Symbol:
     Transposed convolutions 10 -> 256 (4x4) -> 128 (7x7) -> 64 (14x14) -> 1 (28x28) without biases,
     batch norm (fix_gamma, eps 1e-3) and ReLU between them, sigmoid at the end.
     """
-    x = sym.Variable("noise")
+    return _generator(sym.Variable("noise"))
+
+
+def conditional_generator() -> Symbol:
+    """The lesson's generator of a digit asked for: noise and digit, both (N, 1, 1, 10), the digit
+    one-hot, are concatenated to 20 channels; the rest is `lesson_generator`'s."""
+    return _generator(sym.Concat(sym.Variable("noise"), sym.Variable("digit"), name="gen_input"))
+
+
+def _generator(x: Symbol) -> Symbol:
     # num_filter, kernel, pad; the stride is 2 throughout
     for index, (num_filter, kernel, pad) in enumerate([(256, 4, 0), (128, 3, 1), (64, 4, 1)], 1):
         x = sym.TransposedConvolution(
@@ -39,7 +48,38 @@ def lesson_discriminator() -> Symbol:
     norm (fix_gamma, eps 1e-3) and leaky ReLU 0.25, then one unit with bias. Outputs: the mean
     sigmoid cross-entropy (1,) and the probabilities of "real" (N, 1, 1, 1).
     """
-    x = sym.Variable("img")
+    return _discriminator(sym.Variable("img"), slope=0.25)
+
+
+def conditional_discriminator() -> Symbol:
+    """The lesson's discriminator of images with the digit that they should show.
+
+    img (N, 28, 28, 1), digit (N, 1, 1, 10) one-hot, label (N, 1, 1, 1). The image times the digit
+    has ten channels, (N, 28, 28, 10): the image stands in the digit's channel, the others are 0.
+    Then `lesson_discriminator` with slope 0.2.
+    """
+    x = sym.BroadcastMultiply(sym.Variable("img"), sym.Variable("digit"), name="dis_input")
+    return _discriminator(x, slope=0.2)
+
+
+def classifier(classes: int = 10) -> Symbol:
+    """The lesson's classifier: the discriminator's layers up to the last, then one unit a class.
+
+    data (N, 28, 28, 1), label (N, classes) one-hot -> the softmax cross-entropy (1,), divided by N
+    times classes as the lesson does, and the probabilities (N, classes).
+    """
+    features = sym.Flatten(_trunk(sym.Variable("data"), slope=0.25), name="features")
+    logits = sym.FullyConnected(features, num_hidden=classes, name="fc1")
+    return sym.SoftmaxCrossEntropy(logits, sym.Variable("label"), normalization="mean", name="net")
+
+
+def _discriminator(x: Symbol, slope: float) -> Symbol:
+    logits = sym.Convolution(_trunk(x, slope), num_filter=1, kernel=1, name="dis_conv5")
+    return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="dis")
+
+
+def _trunk(x: Symbol, slope: float) -> Symbol:
+    """Images (N, 28, 28, C) -> features (N, 1, 1, 64)."""
     # num_filter, kernel, stride
     for index, (num_filter, kernel, stride) in enumerate(
         [(24, 3, 1), (32, 3, 2), (64, 3, 1), (64, 4, 1)], 1
@@ -53,8 +93,7 @@ def lesson_discriminator() -> Symbol:
             name=f"dis_conv{index}",
         )
         x = sym.BatchNorm(x, eps=1e-3, momentum=0.9, fix_gamma=True, name=f"dis_bn{index}")
-        x = sym.LeakyReLU(x, slope=0.25, name=f"dis_act{index}")
+        x = sym.LeakyReLU(x, slope=slope, name=f"dis_act{index}")
         if index == 1:
             x = sym.Pooling(x, kernel=2, stride=2, kind="avg", name="dis_pool1")
-    logits = sym.Convolution(x, num_filter=1, kernel=1, name="dis_conv5")
-    return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="dis")
+    return x

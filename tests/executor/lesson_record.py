@@ -85,6 +85,7 @@ def start_and_inputs() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 def is_result(key: str) -> bool:
     """Whether a key of the full record holds a result (and no start or input)."""
     given = ("noise", "img", "label_fake", "label_real", "label_gen")
+    given += ("digit", "digit_fake", "digit_real", "data", "label")
     parts = key.split("/")
     return parts[0] != "init" and (len(parts) > 2 or parts[-1] not in given)
 

@@ -34,17 +34,16 @@ class Driver:
         self.cuda = _import_pycuda(name)
         try:
             self.cuda.init()
-            count = self.cuda.Device.count()
+            if self.cuda.Device.count() == 0:
+                raise DeviceUnavailable(f"device {name!r}: the driver reports no GPU")
+            self.device = self.cuda.Device(0)
+            self.primary = self.device.retain_primary_context()
+            with self.entered():
+                self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
         except self.cuda.Error as error:
             raise DeviceUnavailable(
                 f"device {name!r} is not usable: {error}; `pygan doctor` shows what was found"
             ) from error
-        if count == 0:
-            raise DeviceUnavailable(f"device {name!r}: the driver reports no GPU")
-        self.device = self.cuda.Device(0)
-        self.primary = self.device.retain_primary_context()
-        with self.entered():
-            self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
         # PyCUDA aborts the process if a thread ends with a context pushed, so only the main
         # thread, which ends last, keeps it; the others enter it for each call.
         self.thread = None

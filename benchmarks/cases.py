@@ -295,6 +295,8 @@ def _losses(make: _Builder) -> list[Case]:
         ),
         Case("mean_squared_error_forward", "784", (a, b, one), (2,), (), scale),
         Case("mean_squared_error_backward", "784", (a, b, np.zeros_like(a)), (2,), (), scale),
+        Case("kullback_leibler_forward", "784", (a, b, one), (2,), (), scale),
+        Case("kullback_leibler_backward", "784", (a, np.zeros_like(a)), (1,), (), scale),
     ]  # fmt: skip
 
 
@@ -313,6 +315,10 @@ def _elementwise(make: _Builder) -> list[Case]:
         Case("multiply_forward", label, (a, b, make.out(*shape)), (2,)),
         Case("multiply_backward", label, (a, b, make.out(*shape)), (2,)),
         Case("axpy", label, (a, make.out(*shape)), (), (1,), {"alpha": 1e-3, "accumulate": True}),
+        Case("exp_forward", label, (a, make.out(*shape)), (1,)),
+        Case("reparametrization_forward", label, (a, b, a, make.out(*shape)), (3,)),
+        Case("reparametrization_backward_lnsd", label, (a, b, a, make.out(*shape)), (3,)),
+        Case("reparametrization_backward_noise", label, (a, b, make.out(*shape)), (2,)),
         Case("broadcast_multiply_forward", label, (a, row, make.out(*shape)), (2,)),
         Case("broadcast_multiply_backward", label, (a, b, make.out(*row.shape)), (2,)),
         Case(

@@ -97,3 +97,60 @@ def _trunk(x: Symbol, slope: float) -> Symbol:
         if index == 1:
             x = sym.Pooling(x, kernel=2, stride=2, kind="avg", name="dis_pool1")
     return x
+
+
+# MXNet's example adds these two, in double; both are a single number in float32.
+DCGAN_EPS = 1e-5 + 1e-12
+
+
+def dcgan_generator(ngf: int = 64, nc: int = 3) -> Symbol:
+    """DCGAN's generator as in MXNet's example: rand (N, 1, 1, Z) -> (N, 64, 64, nc) in (-1, 1).
+
+    Radford et al., "Unsupervised representation learning with deep convolutional generative
+    adversarial networks" (2015). Transposed convolutions 4x4 without biases, 8 ngf (4x4), 4 ngf
+    (8x8), 2 ngf (16x16), ngf (32x32) with batch norm (fix_gamma) and ReLU, then nc and tanh.
+    """
+    x = sym.Variable("rand")
+    for index, multiple in enumerate([8, 4, 2, 1], 1):
+        stride, pad = (1, 0) if index == 1 else (2, 1)
+        x = sym.TransposedConvolution(
+            x,
+            num_filter=multiple * ngf,
+            kernel=4,
+            stride=stride,
+            pad=pad,
+            no_bias=True,
+            name=f"g{index}",
+        )
+        x = sym.BatchNorm(x, eps=DCGAN_EPS, momentum=0.9, fix_gamma=True, name=f"gbn{index}")
+        x = sym.Activation(x, kind="relu", name=f"gact{index}")
+    x = sym.TransposedConvolution(
+        x, num_filter=nc, kernel=4, stride=2, pad=1, no_bias=True, name="g5"
+    )
+    return sym.Activation(x, kind="tanh", name="gact5")
+
+
+def dcgan_discriminator(ndf: int = 64) -> Symbol:
+    """DCGAN's discriminator as in MXNet's example: data (N, 64, 64, nc), label (N, 1).
+
+    Convolutions 4x4 with stride 2 and no biases, ndf (32x32), 2 ndf (16x16), 4 ndf (8x8), 8 ndf
+    (4x4), leaky ReLU 0.2, batch norm (fix_gamma) from the second on; then one number an image and
+    LogisticRegressionOutput, whose gradient is not divided by N. Output: the probabilities (N, 1).
+    """
+    x = sym.Variable("data")
+    for index, multiple in enumerate([1, 2, 4, 8], 1):
+        x = sym.Convolution(
+            x,
+            num_filter=multiple * ndf,
+            kernel=4,
+            stride=2,
+            pad=1,
+            no_bias=True,
+            name=f"d{index}",
+        )
+        if index > 1:
+            x = sym.BatchNorm(x, eps=DCGAN_EPS, momentum=0.9, fix_gamma=True, name=f"dbn{index}")
+        x = sym.LeakyReLU(x, slope=0.2, name=f"dact{index}")
+    x = sym.Convolution(x, num_filter=1, kernel=4, no_bias=True, name="d5")
+    x = sym.Flatten(x, name="flatten")
+    return sym.LogisticRegressionOutput(x, sym.Variable("label"), name="dloss")

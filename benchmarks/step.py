@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = {
             "machine": about,
             "batch": batch,
-            "data": images.source,
+            "data": f"{len(images)} images, {images.source.partition(' in ')[0]}",
             "flops_per_step": flops(batch),
             "wrong": wrong,
             "devices": figures,

@@ -1,9 +1,11 @@
-// Sums, products, copies and joins of arrays.
+// Sums, products, exponentials, copies and joins of arrays.
 //
 //   add, multiply        y = a + b, a * b                    flat; y may be a or b
 //   multiply_backward    da (+)= dy * other                  flat
 //   axpy                 y (+)= alpha * x                    flat; copy, scale, gradient of add
 //   fill                 y = value                           flat
+//   exp                  y = exp(x)                          flat; y may be x
+//   reparametrization    code = mean + exp(lnsd) * noise     flat; and its gradients
 //   broadcast_multiply   y = a * b with numpy's broadcasting, up to 4 axes; its backward sums
 //                        dy * other over the axes along which da was repeated
 //   concatenate          y[.., offset : offset + k, ..] = x, one input at a time, and back
@@ -108,6 +110,69 @@ extern "C" __global__ void fill(float* __restrict__ y, long long n, float value)
             pack.at[k] = value;
         }
         store<W>(y + i, pack);
+    });
+}
+
+extern "C" __global__ void exp_forward(const float* x, float* y, long long n) {
+    for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> power = load<W>(x + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            power.at[k] = expf(power.at[k]);
+        }
+        store<W>(y + i, power);
+    });
+}
+
+extern "C" __global__ void reparametrization_forward(const float* __restrict__ mean,
+                                                     const float* __restrict__ lnsd,
+                                                     const float* __restrict__ noise,
+                                                     float* __restrict__ code, long long n) {
+    for_each_pack(n, aligned(mean, lnsd, noise, code), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> sample = load<W>(mean + i);
+        const Pack<W> spread = load<W>(lnsd + i);
+        const Pack<W> unit = load<W>(noise + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            sample.at[k] = fmaf(expf(spread.at[k]), unit.at[k], sample.at[k]);
+        }
+        store<W>(code + i, sample);
+    });
+}
+
+extern "C" __global__ void reparametrization_backward_lnsd(const float* __restrict__ lnsd,
+                                                           const float* __restrict__ noise,
+                                                           const float* __restrict__ dcode,
+                                                           float* __restrict__ dlnsd, long long n,
+                                                           int accumulate) {
+    for_each_pack(n, aligned(lnsd, noise, dcode, dlnsd), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> gradient = load<W>(dcode + i);
+        const Pack<W> spread = load<W>(lnsd + i);
+        const Pack<W> unit = load<W>(noise + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] *= unit.at[k] * expf(spread.at[k]);
+        }
+        store_gradient<W>(dlnsd + i, gradient, accumulate);
+    });
+}
+
+extern "C" __global__ void reparametrization_backward_noise(const float* __restrict__ lnsd,
+                                                            const float* __restrict__ dcode,
+                                                            float* __restrict__ dnoise, long long n,
+                                                            int accumulate) {
+    for_each_pack(n, aligned(lnsd, dcode, dnoise), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> gradient = load<W>(dcode + i);
+        const Pack<W> spread = load<W>(lnsd + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] *= expf(spread.at[k]);
+        }
+        store_gradient<W>(dnoise + i, gradient, accumulate);
     });
 }
 

@@ -1,10 +1,12 @@
 // Softmax and the losses: sigmoid cross-entropy and softmax cross-entropy from logits, mean squared
-// error. Every loss is one number, scale * sum; scale carries the mean (1 / N, 1 / (N * K), ...).
+// error, and the prior of a variational code. Every loss is one number, scale * sum; scale carries
+// the mean (1 / N, 1 / (N * K), ...).
 //
 //   softmax                   x, y (rows, K): over the last axis
 //   sigmoid_cross_entropy     z, t (n):    scale * sum(max(z, 0) - z t + log(1 + exp(-|z|)))
 //   softmax_cross_entropy     z, t (N, K): -scale * sum(t log softmax(z)), t soft
 //   mean_squared_error        x, t (n):    scale * sum((x - t)^2)
+//   kullback_leibler          m, s (n):    scale * sum(exp(s) - 1 - s + m^2)
 //
 // From logits, because log(sigmoid(z)) is infinite where the sigmoid rounds to 0 or 1; these forms
 // never overflow and keep full precision in both tails. The sums go to one float per block and are
@@ -97,6 +99,32 @@ extern "C" __global__ void mean_squared_error_backward(const float* __restrict__
          i += step) {
         const float gradient = 2.0f * scale * (x[i] - target[i]);
         dx[i] = accumulate ? dx[i] + gradient : gradient;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    kullback_leibler_forward(const float* __restrict__ mean, const float* __restrict__ lnsd,
+                             float* __restrict__ partial, float* __restrict__ loss, long long n,
+                             float scale) {
+    const long long step = static_cast<long long>(gridDim.x) * THREADS;
+    float sum = 0.0f;
+    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
+         i += step) {
+        // expm1: near the least value, at s = 0, exp(s) - 1 would cancel
+        sum += fmaf(mean[i], mean[i], expm1f(lnsd[i]) - lnsd[i]);
+    }
+    finish_sum(sum, partial, loss, scale);
+}
+
+// dlnsd (+)= scale * (exp(s) - 1)
+extern "C" __global__ void kullback_leibler_backward(const float* __restrict__ lnsd,
+                                                     float* __restrict__ dlnsd, long long n,
+                                                     float scale, int accumulate) {
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+         i += step) {
+        const float gradient = scale * expm1f(lnsd[i]);
+        dlnsd[i] = accumulate ? dlnsd[i] + gradient : gradient;
     }
 }
 

@@ -52,6 +52,47 @@ def fill(y: Any, *, value: float) -> None:
         kernel(blocks_for(y.size), THREADS, y, y.size, value)
 
 
+def exp_forward(x: Any, y: Any) -> None:
+    """y = exp(x), any shape; y may be x. Its gradient is multiply_backward with y as the factor."""
+    same_shape("exp_forward", x=x, y=y)
+    if y.size:
+        kernel = y.context.kernel(FILE, "exp_forward")
+        kernel(blocks_for(y.size), THREADS, x, y, y.size)
+
+
+def reparametrization_forward(mean: Any, lnsd: Any, noise: Any, code: Any) -> None:
+    """code = mean + exp(lnsd) * noise, one shape. ValueError where shapes differ."""
+    operator = "reparametrization_forward"
+    same_shape(operator, mean=mean, lnsd=lnsd, noise=noise, code=code)
+    if code.size:
+        kernel = code.context.kernel(FILE, operator)
+        kernel(blocks_for(code.size), THREADS, mean, lnsd, noise, code, code.size)
+
+
+def reparametrization_backward_lnsd(
+    lnsd: Any, noise: Any, dcode: Any, dlnsd: Any, *, accumulate: bool = False
+) -> None:
+    """dlnsd = dcode * noise * exp(lnsd); the mean's gradient is dcode itself."""
+    operator = "reparametrization_backward_lnsd"
+    same_shape(operator, lnsd=lnsd, noise=noise, dcode=dcode, dlnsd=dlnsd)
+    n = dlnsd.size
+    if n:
+        kernel = dlnsd.context.kernel(FILE, operator)
+        kernel(blocks_for(n), THREADS, lnsd, noise, dcode, dlnsd, n, int(accumulate))
+
+
+def reparametrization_backward_noise(
+    lnsd: Any, dcode: Any, dnoise: Any, *, accumulate: bool = False
+) -> None:
+    """dnoise = dcode * exp(lnsd)"""
+    operator = "reparametrization_backward_noise"
+    same_shape(operator, lnsd=lnsd, dcode=dcode, dnoise=dnoise)
+    n = dnoise.size
+    if n:
+        kernel = dnoise.context.kernel(FILE, operator)
+        kernel(blocks_for(n), THREADS, lnsd, dcode, dnoise, n, int(accumulate))
+
+
 def broadcast_multiply_forward(a: Any, b: Any, y: Any) -> None:
     """y = a * b with numpy's broadcasting, up to 4 axes. ValueError where it does not fit."""
     operator = "broadcast_multiply_forward"

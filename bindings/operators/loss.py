@@ -39,6 +39,7 @@ WORKSPACE = {
     "sigmoid_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_element_blocks(z)),
     "softmax_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_row_blocks(z)),
     "mean_squared_error_forward": lambda x, *_, **__: _partial_sums(_element_blocks(x)),
+    "kullback_leibler_forward": lambda mean, *_, **__: _partial_sums(_element_blocks(mean)),
 }
 
 
@@ -176,6 +177,35 @@ def mean_squared_error_backward(
         kernel = x.context.kernel(FILE, operator)
         blocks = blocks_for(x.size, THREADS)
         kernel(blocks, THREADS, x, target, dx, x.size, scale, int(accumulate))
+
+
+def kullback_leibler_forward(
+    mean: Any, lnsd: Any, loss: Any, *, scale: float, workspace: Any | None = None
+) -> None:
+    """loss (1,) = scale * sum(exp(lnsd) - 1 - lnsd + mean^2), mean and lnsd of one shape.
+
+    ValueError where shapes differ or the workspace is too small.
+    """
+    operator = "kullback_leibler_forward"
+    same_shape(operator, mean=mean, lnsd=lnsd)
+    has_shape(operator, "loss", loss, (1,), "a sum")
+    blocks = _element_blocks(mean.shape)
+    partial = _partial(operator, workspace, blocks)
+    kernel = mean.context.kernel(FILE, operator)
+    kernel(blocks, THREADS, mean, lnsd, partial, loss, mean.size, scale)
+    _finish(partial, loss, blocks, scale)
+
+
+def kullback_leibler_backward(
+    lnsd: Any, dlnsd: Any, *, scale: float, accumulate: bool = False
+) -> None:
+    """dlnsd = scale * (exp(lnsd) - 1); the mean's gradient is 2 * scale * mean (axpy)."""
+    operator = "kullback_leibler_backward"
+    same_shape(operator, lnsd=lnsd, dlnsd=dlnsd)
+    if lnsd.size:
+        kernel = lnsd.context.kernel(FILE, operator)
+        blocks = blocks_for(lnsd.size, THREADS)
+        kernel(blocks, THREADS, lnsd, dlnsd, lnsd.size, scale, int(accumulate))
 
 
 def _rows(operator: str, array: Any) -> tuple[int, int]:

@@ -5,9 +5,16 @@ from pygan.operators.base import Array, Arrays, Call, Gradient, Operator, Shape,
 from pygan.operators.batch_norm import BatchNorm
 from pygan.operators.convolution import Convolution, TransposedConvolution
 from pygan.operators.dropout import Dropout
-from pygan.operators.elementwise import Add, BroadcastMultiply, Multiply
+from pygan.operators.elementwise import (
+    Add,
+    BroadcastMultiply,
+    Exp,
+    Multiply,
+    Reparametrization,
+)
 from pygan.operators.fully_connected import FullyConnected
 from pygan.operators.loss import (
+    KullbackLeibler,
     LogisticRegressionOutput,
     MeanSquaredError,
     SigmoidCrossEntropy,
@@ -27,13 +34,16 @@ OPERATORS: dict[str, type[Operator]] = {
         Concat,
         Convolution,
         Dropout,
+        Exp,
         Flatten,
         FullyConnected,
+        KullbackLeibler,
         LeakyReLU,
         LogisticRegressionOutput,
         MeanSquaredError,
         Multiply,
         Pooling,
+        Reparametrization,
         Reshape,
         SigmoidCrossEntropy,
         Softmax,

@@ -1,4 +1,4 @@
-"""Sums and products of two arrays."""
+"""Sums and products of two arrays, exponentials, and the sample of a variational code."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pygan.operators.base import (
     Shape,
     Shapes,
     data_shape,
+    expect,
 )
 
 
@@ -100,3 +101,68 @@ class BroadcastMultiply(Multiply):
             raise ShapeError(f"left of shape {left} and right of {right} do not broadcast")
         result = tuple(b if a == 1 else a for a, b in zip(*padded, strict=True))
         return Shapes((left, right), (result,))
+
+
+@dataclass(frozen=True)
+class Exp(Operator):
+    """exp(data), any shape. It may work in place: backward reads the output."""
+
+    in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        data = data_shape(inputs)
+        return Shapes((data,), (data,))
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        return [Call("exp_forward", (arrays.inputs[0], arrays.outputs[0]))]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        target = gradients[0]
+        operands = (output_gradients[0], arrays.outputs[0], target.array)
+        return [Call("multiply_backward", operands, {"accumulate": target.accumulate})]
+
+
+@dataclass(frozen=True)
+class Reparametrization(Operator):
+    """mean + exp(lnsd) * noise, equal shapes: with standard normal noise, a sample of
+    N(mean, exp(lnsd)^2) through which gradients reach mean and lnsd.
+
+    Kingma and Welling, "Auto-encoding variational Bayes" (2014), section 2.4. Gradients: that of
+    the sample for mean, times noise * exp(lnsd) for lnsd, times exp(lnsd) for noise.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("lnsd", "mean", "noise")
+
+    def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
+        known = data_shape([shape for shape in inputs if shape is not None] or [None])
+        for name, shape in zip(self.inputs, inputs, strict=True):
+            expect(shape, known, name, f"a sample of shape {known}")
+        return Shapes((known,) * 3, (known,))
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        lnsd, mean, noise = arrays.inputs
+        return [Call("reparametrization_forward", (mean, lnsd, noise, arrays.outputs[0]))]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        lnsd, _, noise = arrays.inputs
+        dcode = output_gradients[0]
+        functions = (
+            ("reparametrization_backward_lnsd", (lnsd, noise, dcode)),
+            ("axpy", (dcode,)),
+            ("reparametrization_backward_noise", (lnsd, dcode)),
+        )
+        return [
+            Call(function, (*operands, target.array), {"accumulate": target.accumulate})
+            for target, (function, operands) in zip(gradients, functions, strict=True)
+            if target is not None
+        ]

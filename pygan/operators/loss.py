@@ -188,6 +188,45 @@ class MeanSquaredError(_Loss):
 
 
 @dataclass(frozen=True)
+class KullbackLeibler(_Loss):
+    """loss (1,) = scale * sum(exp(lnsd) - 1 - lnsd + mean^2): draws codes towards N(0, 1).
+
+    The lesson's term, -mean(1 + lnsd - mean^2 - sd) with sd = exp(lnsd) the standard deviation.
+    With the logarithm of the variance in place of lnsd it is twice the Kullback-Leibler divergence
+    from N(0, 1) (Kingma and Welling 2014, appendix B); both are least, 0, at mean 0 and lnsd 0.
+    Gradients: scale * (exp(lnsd) - 1) for lnsd, 2 * scale * mean for mean. Equal shapes of any
+    rank; normalization and grad_scale as for every loss.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("lnsd", "mean")
+    outputs: ClassVar[tuple[str, ...]] = ("loss",)
+
+    def forward(self, arrays: Arrays, training: bool) -> list[Call]:
+        lnsd, mean = arrays.inputs
+        attributes = {"scale": self.scale(lnsd.shape)}
+        operands = (mean, lnsd, arrays.outputs[0])
+        return [Call("kullback_leibler_forward", operands, attributes, workspace=True)]
+
+    def backward(
+        self,
+        arrays: Arrays,
+        output_gradients: tuple[Array | None, ...],
+        gradients: tuple[Gradient | None, ...],
+    ) -> list[Call]:
+        lnsd, mean = arrays.inputs
+        scale = self.scale(lnsd.shape)
+        calls = []
+        to_lnsd, to_mean = gradients
+        if to_lnsd is not None:
+            attributes = {"scale": scale, "accumulate": to_lnsd.accumulate}
+            calls.append(Call("kullback_leibler_backward", (lnsd, to_lnsd.array), attributes))
+        if to_mean is not None:
+            attributes = {"alpha": 2 * scale, "accumulate": to_mean.accumulate}
+            calls.append(Call("axpy", (mean, to_mean.array), attributes))
+        return calls
+
+
+@dataclass(frozen=True)
 class LogisticRegressionOutput(Operator):
     """MXNet's operator of that name: forward sigmoid(data), no loss value.
 

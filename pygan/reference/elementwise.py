@@ -1,4 +1,4 @@
-"""Elementwise sums and products, with and without broadcasting, and concatenation."""
+"""Elementwise sums, products and exponentials, broadcasting, and concatenation."""
 
 from __future__ import annotations
 
@@ -69,6 +69,48 @@ def concatenate_backward(
 ) -> None:
     """dx = dy[.., offset : offset + dx.shape[axis], ..]: one input's gradient."""
     store(dx, dy[_part("concatenate_backward", dx, dy, axis, offset)], accumulate)
+
+
+def exp_forward(x: np.ndarray, y: np.ndarray) -> None:
+    """y = exp(x), any shape; y may be x. Its gradient is multiply_backward with y as the factor."""
+    shapes.check_same("exp_forward", x=x, y=y)
+    np.exp(x, out=y)
+
+
+def reparametrization_forward(
+    mean: np.ndarray, lnsd: np.ndarray, noise: np.ndarray, code: np.ndarray
+) -> None:
+    """code = mean + exp(lnsd) noise, one shape: a sample of N(mean, exp(lnsd)^2) for noise N(0, 1).
+
+    Kingma and Welling, "Auto-encoding variational Bayes" (2014), section 2.4, with the logarithm of
+    the standard deviation.
+    """
+    shapes.check_same("reparametrization_forward", mean=mean, lnsd=lnsd, noise=noise, code=code)
+    sample = np.exp(lnsd)
+    sample *= noise
+    np.add(sample, mean, out=code)
+
+
+def reparametrization_backward_lnsd(
+    lnsd: np.ndarray,
+    noise: np.ndarray,
+    dcode: np.ndarray,
+    dlnsd: np.ndarray,
+    *,
+    accumulate: bool = False,
+) -> None:
+    """dlnsd = dcode noise exp(lnsd); the mean's gradient is dcode itself."""
+    operator = "reparametrization_backward_lnsd"
+    shapes.check_same(operator, lnsd=lnsd, noise=noise, dcode=dcode, dlnsd=dlnsd)
+    store(dlnsd, dcode * noise * np.exp(lnsd), accumulate)
+
+
+def reparametrization_backward_noise(
+    lnsd: np.ndarray, dcode: np.ndarray, dnoise: np.ndarray, *, accumulate: bool = False
+) -> None:
+    """dnoise = dcode exp(lnsd)"""
+    shapes.check_same("reparametrization_backward_noise", lnsd=lnsd, dcode=dcode, dnoise=dnoise)
+    store(dnoise, dcode * np.exp(lnsd), accumulate)
 
 
 def fill(y: np.ndarray, *, value: float) -> None:

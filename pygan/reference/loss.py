@@ -131,3 +131,31 @@ def mean_squared_error_backward(
     """dx = 2 scale (x - target)"""
     shapes.check_same("mean_squared_error_backward", x=x, target=target, dx=dx)
     store(dx, (x - target) * x.dtype.type(2 * scale), accumulate)
+
+
+def kullback_leibler_forward(
+    mean: np.ndarray,
+    lnsd: np.ndarray,
+    loss: np.ndarray,
+    *,
+    scale: float,
+    workspace: np.ndarray | None = None,
+) -> None:
+    """loss (1,) = scale sum(exp(lnsd) - 1 - lnsd + mean^2), mean and lnsd of one shape.
+
+    With lnsd the logarithm of the variance this is twice the divergence of N(mean, variance) from
+    N(0, 1) (Kingma and Welling 2014, appendix B); the lesson puts the logarithm of the standard
+    deviation there, whose least value is at mean 0 and deviation 1 all the same.
+    """
+    operator = "kullback_leibler_forward"
+    shapes.check_same(operator, mean=mean, lnsd=lnsd)
+    shapes.check_shape(operator, "loss", loss, (1,), "a sum")
+    loss[0] = mean.dtype.type(scale) * (np.expm1(lnsd) - lnsd + np.square(mean)).sum()
+
+
+def kullback_leibler_backward(
+    lnsd: np.ndarray, dlnsd: np.ndarray, *, scale: float, accumulate: bool = False
+) -> None:
+    """dlnsd = scale (exp(lnsd) - 1); the mean's gradient is 2 scale mean (axpy)."""
+    shapes.check_same("kullback_leibler_backward", lnsd=lnsd, dlnsd=dlnsd)
+    store(dlnsd, np.expm1(lnsd) * lnsd.dtype.type(scale), accumulate)

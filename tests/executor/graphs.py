@@ -36,6 +36,9 @@ def random_graphs(draw: Callable[..., Any]) -> Symbol:
             logits = sym.Convolution(pool[-2], kernel=(3, 4), num_filter=2, name="logits")
             flat = sym.SigmoidCrossEntropy(sym.Flatten(logits), name="second")
             heads.append(flat[0])
+        if draw(st.booleans()):
+            lnsd = sym.Activation(pool[-2], kind="tanh")
+            heads.append(sym.KullbackLeibler(lnsd, pool[-1], grad_scale=0.3, name="third"))
         return sym.group(heads)
 
 
@@ -48,12 +51,17 @@ EXTENSIONS: dict[str, Callable[[Symbol, Symbol, Symbol], Symbol]] = {
     ),
     "concat": lambda a, b, w: sym.Convolution(sym.Concat(a, b), kernel=1, num_filter=2),
     "convolution": lambda a, b, w: sym.Convolution(a, w, kernel=3, num_filter=2, pad=1),
+    # bounded: exponentials of exponentials leave every number range
+    "exp": lambda a, b, w: sym.Exp(sym.Activation(a, kind="tanh")),
     "fused": lambda a, b, w: sym.Activation(sym.BatchNorm(a), kind="sigmoid"),
     "global": lambda a, b, w: sym.Activation(
         sym.BatchNorm(a, use_global_stats=True), kind="softplus"
     ),
     "multiply": lambda a, b, w: sym.Multiply(a, b),
     "pooling": lambda a, b, w: sym.Pooling(a, kernel=3, pad=1, kind="avg"),
+    "reparametrization": lambda a, b, w: sym.Reparametrization(
+        sym.Activation(a, kind="tanh"), b, a
+    ),
     "reshape": lambda a, b, w: sym.Reshape(
         sym.FullyConnected(sym.Reshape(a, shape=(6, -1)), num_hidden=8), shape=IMAGE
     ),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pygan import reference
 from support import (
+    assert_close,
     assert_same_bits,
     check_write_and_accumulate,
     examples_for,
@@ -95,6 +96,55 @@ def test_flat_gradients(device: Any) -> None:
         )
 
     for_all(st.tuples(SIZES, SEEDS), examples_for(device, 15), body)
+
+
+# exp within 2 units in the last place is 4 roundings; beside it stand at most two products.
+EXP_ROUNDINGS = 8
+
+
+def test_exponential_also_in_place(device: Any) -> None:
+    def body(case: tuple[int, int, int]) -> None:
+        n, first, seed = case
+        x = (numbers(np.random.default_rng(seed), n) * 20).astype(np.float32)
+        on_x, y = shifted(device, x, first), poisoned(device, n)
+        exact = np.exp(x.astype(np.float64))
+        device.ops.exp_forward(on_x, y)
+        assert_close(y, exact, gamma(EXP_ROUNDINGS) * exact)
+        in_place = upload(device, x)
+        device.ops.exp_forward(in_place, in_place)
+        assert_same_bits(np.asarray(in_place), np.asarray(y), "in place")
+
+    for_all(st.tuples(SIZES, st.sampled_from([0, 1]), SEEDS), examples_for(device, 12), body)
+
+
+def test_reparametrization(device: Any) -> None:
+    def body(case: tuple[int, int, int]) -> None:
+        n, first, seed = case
+        rng = np.random.default_rng(seed)
+        mean, lnsd, noise, dcode = (numbers(rng, n) for _ in range(4))
+        lnsd = (lnsd * rng.choice([0.1, 1, 8], n)).astype(np.float32)
+        on = [shifted(device, a, first) for a in (mean, lnsd, noise, dcode)]
+        sd = np.exp(lnsd.astype(np.float64))
+        code = poisoned(device, n)
+        device.ops.reparametrization_forward(*on[:3], code)
+        size = sd * np.abs(noise) + np.abs(mean)
+        assert_close(code, mean + sd * noise, gamma(EXP_ROUNDINGS) * size, "sample")
+        for name, arrays, exact in (
+            ("reparametrization_backward_lnsd", on[1:], sd * noise * dcode),
+            ("reparametrization_backward_noise", [on[1], on[3]], sd * dcode),
+        ):
+            check_write_and_accumulate(
+                device,
+                lambda out, accumulate, name=name, arrays=arrays: getattr(device.ops, name)(
+                    *arrays, out, accumulate=accumulate
+                ),
+                exact,
+                gamma(EXP_ROUNDINGS) * np.abs(exact),
+                rng,
+                name,
+            )
+
+    for_all(st.tuples(SIZES, st.sampled_from([0, 3]), SEEDS), examples_for(device, 15), body)
 
 
 def test_more_elements_than_the_largest_grid_holds(device: Any) -> None:
@@ -212,6 +262,10 @@ def test_wrong_calls_are_refused(device: Any) -> None:
         lambda: ops.multiply_forward(a, b, a),
         lambda: ops.multiply_backward(a, a, b),
         lambda: ops.axpy(a, b),
+        lambda: ops.exp_forward(a, b),
+        lambda: ops.reparametrization_forward(a, a, b, a),
+        lambda: ops.reparametrization_backward_lnsd(a, a, a, b),
+        lambda: ops.reparametrization_backward_noise(a, a, b),
     ):
         with pytest.raises(ValueError, match=both):
             call()

@@ -133,6 +133,24 @@ def test_mean_squared_error(device: Any) -> None:
     for_all(st.tuples(element_counts(device), SEEDS), examples_for(device, 15), body)
 
 
+def test_kullback_leibler(device: Any) -> None:
+    def body(case: tuple[int, float, int]) -> None:
+        n, spread, seed = case
+        rng = np.random.default_rng(seed)
+        mean, lnsd = numbers(rng, n), (numbers(rng, n) * spread).astype(np.float32)
+        wide = lnsd.astype(np.float64)
+        size = np.abs(np.expm1(wide)) + np.abs(wide) + np.square(mean.astype(np.float64))
+        name = "kullback_leibler"
+        allowed = SCALE * gamma(SUM_ROUNDINGS) * size.sum()
+        check_loss(device, f"{name}_forward", (mean, lnsd), allowed, None)
+        # expm1 within 2 units in the last place, and a product
+        gradient = SCALE * gamma(6) * np.abs(np.expm1(wide))
+        check_gradient(device, f"{name}_backward", (lnsd,), gradient, rng)
+
+    cases = st.tuples(element_counts(device), st.sampled_from([0.01, 1.0, 5.0]), SEEDS)
+    for_all(cases, examples_for(device, 15), body)
+
+
 def softmax_error(z: np.ndarray) -> np.ndarray:
     """Relative error of exp(z - max) / sum: the rounded difference stands in an exponent, and the
     sum runs over a lane's columns and the warp."""
@@ -237,6 +255,8 @@ WRONG: dict[str, Call] = {
     "loss": lambda ops, a, b, one: ops.mean_squared_error_forward(a, a, b, scale=1),
     "dlogits": lambda ops, a, b, one: ops.softmax_cross_entropy_backward(a, a, b, scale=1),
     "dx": lambda ops, a, b, one: ops.softmax_backward(a, a, b),
+    "lnsd": lambda ops, a, b, one: ops.kullback_leibler_forward(a, b, one, scale=1),
+    "dlnsd": lambda ops, a, b, one: ops.kullback_leibler_backward(a, b, scale=1),
     "y": lambda ops, a, b, one: ops.softmax_forward(a, b),
 }
 

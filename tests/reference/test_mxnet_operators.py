@@ -312,6 +312,16 @@ def test_broadcast_mul(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_exp(dtype):
+    record = Record("exp/00", dtype)
+    y, dx = record.poisoned("out/0"), record.poisoned("grad/data")
+    reference.exp_forward(record["in/data"], y)
+    record.check(y, "out/0", "out")
+    reference.multiply_backward(record["outgrad/0"], y, dx)
+    record.check(dx, "grad/data", "grad_data")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_concat(dtype):
     """MXNet's dim 1, the channels, is the last axis here."""
     record = Record("concat/00", dtype)

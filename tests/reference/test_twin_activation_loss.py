@@ -201,6 +201,46 @@ def test_losses_and_their_gradients(name):
         assert_within(probabilities, probability(z), rounding(20, np.float64))
 
 
+def test_kullback_leibler_is_the_divergence_where_lnsd_is_the_logarithm_of_the_variance():
+    """Twice the divergence of N(m, v) from N(0, 1), found by numerical integration."""
+    x = np.linspace(-40, 40, 400_001)
+    normal = -0.5 * x**2 - 0.5 * np.log(2 * np.pi)
+    for mean, variance in ((0.0, 1.0), (1.5, 0.3), (-0.7, 2.5)):
+        log_p = -0.5 * (x - mean) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
+        divergence = np.sum(np.exp(log_p) * (log_p - normal)) * (x[1] - x[0])
+        loss = np.full(1, np.nan)
+        reference.kullback_leibler_forward(
+            np.array([mean]), np.array([np.log(variance)]), loss, scale=0.5
+        )
+        assert_within(loss, np.array([divergence]), 1e-9)  # of 400,000 summed roundings
+
+
+def test_kullback_leibler_is_the_lessons_term_and_its_gradients_are_finite_differences():
+    mean, lnsd, scale, loss = numbers(1, 6, 4), numbers(2, 6, 4), 0.37, np.full(1, np.nan)
+
+    def value():
+        reference.kullback_leibler_forward(mean, lnsd, loss, scale=scale)
+        return float(loss[0])
+
+    terms = -(1 + lnsd - mean**2 - np.exp(lnsd))
+    expected = np.array([scale * terms.sum()])
+    assert_within(np.array([value()]), expected, rounding(40, np.float64) * 24 * 10)
+    check_both_modes(
+        lambda out, accumulate: reference.kullback_leibler_backward(
+            lnsd, out, scale=scale, accumulate=accumulate
+        ),
+        numeric_gradient(value, lnsd),
+        DIFFERENCE * 10,
+    )
+    check_both_modes(
+        lambda out, accumulate: reference.axpy(mean, out, alpha=2 * scale, accumulate=accumulate),
+        numeric_gradient(value, mean),
+        DIFFERENCE * 10,
+    )
+    with pytest.raises(ValueError, match=r"lnsd has shape \(4, 6\) but mean has \(6, 4\)"):
+        reference.kullback_leibler_forward(mean, lnsd.T.copy(), loss, scale=1.0)
+
+
 def test_cross_entropy_neither_overflows_nor_saturates():
     """log(1 + exp(z)) of logits up to 1e4, labels hard and soft, in float32."""
     z = np.repeat(EXTREMES, 3).astype(np.float32)

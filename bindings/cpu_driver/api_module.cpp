@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -163,6 +164,20 @@ CUresult load(CUmodule* result, const void* data, size_t known_size) {
         return fail(CUDA_ERROR_INVALID_IMAGE,
                     format("the image has interface version %u, the driver %u; compile it again",
                            module->info ? module->info->abi : 0, CPU_DRIVER_ABI));
+    }
+    Dl_info place;
+    if (dladdr(reinterpret_cast<void*>(entry), &place)) {
+        Elf64_Ehdr header;
+        std::memcpy(&header, module->image.data(), sizeof header);
+        module->begin = module->end = reinterpret_cast<uintptr_t>(place.dli_fbase);
+        for (unsigned i = 0; i < header.e_phnum; ++i) {
+            Elf64_Phdr segment;
+            std::memcpy(&segment, module->image.data() + header.e_phoff + i * sizeof segment,
+                        sizeof segment);
+            if (segment.p_type == PT_LOAD)
+                module->end = std::max<uintptr_t>(
+                    module->end, module->begin + segment.p_vaddr + segment.p_memsz);
+        }
     }
     std::lock_guard<std::mutex> lock(modules().mutex);
     *result = module.release();

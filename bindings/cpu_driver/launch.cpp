@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "scheduler.h"
+#include "watchdog.h"
 
 namespace cpu_driver {
 
@@ -102,7 +103,9 @@ class Pool {
                 workers_[i]->order.resize(1);
                 workers_[i]->random = settings().seed * 0x9e3779b97f4a7c15ull + i;
             }
+            all_.push_back(workers_[i].get());
         }
+        start_watchdog(all_.data(), static_cast<unsigned>(all_.size()));
     }
 
     Worker& own() { return *workers_[0]; }
@@ -128,7 +131,7 @@ class Pool {
         // Signals belong to the program's own threads.
         sigset_t all, before;
         sigfillset(&all);
-        for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, signal);
+        for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, stop_signal()}) sigdelset(&all, signal);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         for (unsigned i = 1; i < workers_.size(); ++i) {
             threads_.emplace_back([this, i] { loop(*workers_[i]); });
@@ -155,6 +158,7 @@ class Pool {
     }
 
     std::vector<std::unique_ptr<Worker>> workers_;
+    std::vector<Worker*> all_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
@@ -327,10 +331,14 @@ int run_launch(const PreparedLaunch& prepared) {
         if (check_hooks->launch_begin) result = check_hooks->launch_begin(launch);
     }
     if (result == CUDA_SUCCESS) {
-        const auto until = std::chrono::steady_clock::now() + kAlone;
+        const auto begun = std::chrono::steady_clock::now();
+        const auto until = begun + kAlone;
+        ++running_launch.sequence;
+        running_launch.started = begun.time_since_epoch().count();
         // Check mode keeps one shadow of memory: its launches stay on one thread.
         const bool alone = settings().workers == 1 || launch.blocks == 1 || checked;
         if (work(pool.own(), launch, alone ? nullptr : &until)) pool.help(launch);
+        running_launch.started = 0;
         result = launch.error.load();
         if (result) result = fail(result, launch.error_text);
     }

@@ -42,6 +42,7 @@ struct ModuleObject {
     void* library = nullptr;
     int descriptor = -1;
     const Module* info = nullptr;
+    uintptr_t begin = 0, end = 0;  // addresses of the loaded image
     std::vector<char> image;
     std::map<std::string, std::unique_ptr<Function>> functions;  // by name asked for
     std::map<std::string, std::pair<uintptr_t, size_t>> globals;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 
 #include <cstdio>
 #include <cstdlib>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "launch.h"
+#include "watchdog.h"
 
 namespace cpu_driver {
 
@@ -406,6 +408,27 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     }
 }
 
+// Ends the kernel, but only at an instruction of the kernel itself: inside a library function
+// (printf, malloc, this driver) a lock might be held. The watchdog repeats the signal.
+void on_stop(int, siginfo_t*, void* context) {
+    Worker* worker = this_worker;
+    const char* reason;
+    if (!worker || !worker->in_kernel || !stop_requested(*worker, &reason)) return;
+#if defined(__x86_64__)
+    const auto pc =
+        static_cast<uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+#elif defined(__aarch64__)
+    const auto pc = static_cast<uintptr_t>(static_cast<ucontext_t*>(context)->uc_mcontext.pc);
+#else
+    const uintptr_t pc = 0;
+#endif
+    const ModuleObject& module = *worker->launch->function->module;
+    if (pc < module.begin || pc >= module.end) return;
+    fail_from_kernel(
+        *worker, CUDA_ERROR_LAUNCH_TIMEOUT,
+        describe_thread(*worker, worker->plain ? ~0u : worker->block.current) + ": " + reason);
+}
+
 // The handler must not run on the stack that has just overflowed.
 struct AlternateStack {
     void* memory = nullptr;
@@ -508,6 +531,9 @@ void install_fault_handler() {
         sigemptyset(&action.sa_mask);
         for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL})
             sigaction(signal, &action, &previous_actions[signal]);
+        action.sa_sigaction = on_stop;
+        action.sa_flags |= SA_RESTART;
+        sigaction(stop_signal(), &action, nullptr);
         return true;
     }();
     (void)installed;
@@ -522,9 +548,12 @@ void begin_blocks(Worker& worker, Launch& launch) {
     worker.block.grid = launch.grid;
     worker.block.count = launch.block.x * launch.block.y * launch.block.z;
     this_worker = &worker;
+    worker.thread = pthread_self();
+    worker.sequence = running_launch.sequence.load();
 }
 
 void end_blocks(Worker& worker) {
+    worker.sequence = 0;
     worker.launch = nullptr;
     worker.mutable_launch = nullptr;
     this_worker = nullptr;

@@ -3,6 +3,9 @@
 // barriers costs a plain call per thread.
 #pragma once
 
+#include <pthread.h>
+
+#include <atomic>
 #include <csetjmp>
 #include <cstdint>
 #include <string>
@@ -77,6 +80,8 @@ struct Worker {
     bool in_kernel = false;  // a fault now is the kernel's
     bool plain = false;      // the vectorised loop is running: the thread is not known
     unsigned number = 0;
+    std::atomic<uint64_t> sequence{0};  // of the launch it works for, 0 when idle
+    pthread_t thread{};                 // valid while `sequence` is not 0
 
     ~Worker();
 };

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,52 @@ def test_results_do_not_depend_on_workers_or_thread_order(
 def test_random_order_shows_a_missing_barrier(tmp_path: Path) -> None:
     program = PROGRAM.replace("        __syncthreads();\n    }", "    }") + "print(right())"
     assert run(tmp_path, program, PYGAN_CPU_THREAD_ORDER="random:7").stdout == "False\n"
+
+
+SPIN = (
+    PROGRAM
+    + """
+spin = SourceModule("__global__ void spin(volatile int *flag) { while (!*flag) { %s } }")
+spin = spin.get_function("spin")
+flag = drv.mem_alloc(4)
+drv.memset_d32(flag, 0, 1)
+print("spinning", flush=True)
+try:
+    spin(flag, grid=(4, 1), block=(64, 1, 1))
+except drv.LaunchError as error:
+    print(error)
+print(right())
+"""
+)
+
+
+@pytest.mark.parametrize("inside", ["", "__syncthreads();"])
+def test_endless_kernels_end_at_the_time_limit(tmp_path: Path, inside: str) -> None:
+    result = run(tmp_path, SPIN % inside, PYGAN_CPU_TIMEOUT="0.6")
+    assert "kernel spin: block (" in result.stdout and "PYGAN_CPU_TIMEOUT" in result.stdout
+    assert result.stdout.endswith("True\n"), result.stderr
+
+
+def test_ctrl_c_ends_an_endless_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(SPIN % "")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pygan.bindings.cpu_driver", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "spinning\n"
+    # A launch is watched once it is half a second old; an earlier Ctrl-C counts for Python alone,
+    # as it does for a user, who then presses it again.
+    for _ in range(20):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            break
+    output, errors = process.communicate(timeout=60)
+    assert "interrupted" in output + errors
 
 
 def test_portable_fibers_behave_as_the_assembly_ones(tmp_path: Path) -> None:

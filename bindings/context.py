@@ -72,8 +72,11 @@ class Driver:
             if self.thread is None:
                 self.primary.push()
             self.stream.synchronize()
-            self.orphans.clear()
-        self.primary.detach()
+        self.orphans.clear()
+        try:
+            self.primary.detach()
+        except self.cuda.Error:  # a fault on the GPU has ended the context before us
+            self.cuda.Context.pop()
 
 
 class Context:

@@ -175,6 +175,28 @@ def test_a_mean_of_ten_thousand_and_a_deviation_of_one_survive_float32(shape):
     assert_within(y, expected, of_mean * np.abs(gamma) * 1.1 + 1e-5, "y")
 
 
+@pytest.mark.parametrize("shape", [(32, 26, 26, 24), (32, 14, 14, 64), (32, 1, 1, 64)])
+def test_float32_at_the_lessons_shapes(shape):
+    """No sum here is longer than 150 roundings: rows of a block, then blocks, then the pixels of a
+    wide row. Without an activation, since a kink turns rounding into a jump."""
+    options = {"eps": EPS, "fix_gamma": False}
+    results = {}
+    for dtype in (np.float32, np.float64):
+        x, dy = (numbers(k, *shape).astype(np.float32).astype(dtype) for k in (1, 2))
+        gamma, beta = (a.astype(np.float32).astype(dtype) for a in parameters(shape[-1]))
+        y, dx = np.full_like(x, np.nan), np.full_like(x, np.nan)
+        mean, var, dgamma, dbeta = (np.full_like(gamma, np.nan) for _ in range(4))
+        reference.batch_norm_forward_training(x, gamma, beta, y, mean, var, **options)
+        reference.batch_norm_backward(
+            x, gamma, beta, mean, var, dy, dx, dgamma, dbeta, use_global_stats=False, **options
+        )
+        results[dtype] = {"y": y, "dx": dx, "mean": mean, "var": var, "dbeta": dbeta / x.size}
+        results[dtype]["dgamma"] = dgamma / x.size
+    for name, computed in results[np.float32].items():
+        # Numbers of size up to 5, multiplied by gamma up to 2 and by one another.
+        assert_within(computed, results[np.float64][name], 20 * rounding(150, np.float32), name)
+
+
 def test_batches_whose_first_images_differ_from_the_rest():
     """The statistics start from a guess taken from the first rows: a wrong one is corrected."""
     rows = batch_norm.BLOCK // 4

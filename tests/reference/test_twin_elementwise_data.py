@@ -247,9 +247,12 @@ def test_dropout_draws_the_uniform_numbers_of_the_state_and_drops_infinities():
     x = np.full(10, np.inf, np.float32)
     u, y, mask = np.empty(10, np.float32), np.empty_like(x), np.empty(10, np.uint8)
     reference.random_uniform(np.array([3, 9], np.uint64), u)
-    reference.dropout_forward(np.array([3, 9], np.uint64), x, y, mask, rate=0.5)
-    assert np.array_equal(mask, u >= 0.5)
-    assert (y == np.where(u >= 0.5, np.inf, 0)).all()
+    # A number equal to the rate is kept.
+    rate = float(np.median(u[:9]))
+    assert rate in u
+    reference.dropout_forward(np.array([3, 9], np.uint64), x, y, mask, rate=rate)
+    assert np.array_equal(mask, u >= np.float32(rate))
+    assert (y == np.where(mask, np.inf, 0)).all()
     for rate in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"rate {rate} must lie in"):
             reference.dropout_forward(np.zeros(2, np.uint64), x, y, mask, rate=rate)

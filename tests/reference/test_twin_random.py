@@ -114,6 +114,17 @@ def test_normal_is_normal():
     assert abs(z.std(dtype=np.float64) / 0.02 - 1) < 5 / np.sqrt(2 * N)
 
 
+def test_the_normal_of_the_smallest_word_is_finite(monkeypatch):
+    """u1 = 2^-24, never 0: one word in 2^24 has no upper bits, too rare for a test to draw."""
+    monkeypatch.setattr(
+        "pygan.reference.random.draw_words", lambda state, n: np.zeros((1, 4), np.uint32)
+    )
+    z = np.full(4, np.nan, np.float32)
+    reference.random_normal(np.zeros(2, np.uint64), z)
+    expected = np.sqrt(2 * 24 * np.log(2)) * np.array([1, 0, 1, 0])
+    assert np.abs(z - expected).max() < 6 * 4 * 2.0**-24
+
+
 def test_float64_arrays_receive_the_same_numbers():
     for draw in (reference.random_uniform, reference.random_normal):
         narrow, wide = np.empty(7, np.float32), np.empty(7, np.float64)

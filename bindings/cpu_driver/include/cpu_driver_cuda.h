@@ -20,8 +20,8 @@
 
 #include "cpu_driver_abi.h"
 
-// __global__, __device__, __shared__ and __noinline__ are left to source_rewriter.py: what becomes of
-// them depends on where they stand.
+// __global__, __device__, __shared__ and __noinline__ are left to source_rewriter.py: what becomes
+// of them depends on where they stand.
 #define __host__
 #define __constant__ __attribute__((visibility("default")))
 #define __managed__ __attribute__((visibility("default")))

@@ -1,0 +1,34 @@
+"""Image sets in another size and number of channels, made once on the host."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pygan.data.image_set import ImageSet
+from pygan.errors import DataError
+
+
+def resized(images: ImageSet, side: int, channels: int) -> ImageSet:
+    """The same images as (M, side, side, channels) uint8, bilinear; grey ones repeat their channel.
+
+    Raises DataError where colour would have to become grey.
+    """
+    count, height, width, given = images.images.shape
+    if given not in (1, channels):
+        raise DataError(f"{images.source}: images of {given} channels do not fit {channels}")
+    from PIL import Image
+
+    result = np.empty((count, side, side, channels), np.uint8)
+    if (height, width) == (side, side):
+        result[...] = images.images
+    else:
+        for target, image in zip(result, images.images, strict=True):
+            picture = Image.fromarray(image[..., 0] if given == 1 else image)
+            pixels = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+            target[...] = pixels.reshape(side, side, given)
+    return ImageSet(
+        result,
+        images.labels,
+        f"{images.source}, resized from {height}x{width}",
+        images.reason,
+    )

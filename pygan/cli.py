@@ -16,8 +16,14 @@ from importlib.metadata import version
 from pygan.errors import PyganError
 
 DEVICES = ("auto", "numpy", "cpu", "cuda")
-NETWORKS = ("lesson",)
+TRAINED = {
+    "lesson": ("the lesson's GAN on handwritten digits", 20, 32),
+    "conditional": ("the conditional GAN, which draws the digit asked for", 20, 32),
+}
+"""What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
+names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
 GRID_LIMIT = 10_000
+DIGIT_ROWS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,17 +54,17 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
     return PyganError, DeviceError, BindingsError, MemoryError, OSError
 
 
-def train_lesson(options: argparse.Namespace) -> int:
+def train(options: argparse.Namespace) -> int:
     from pygan import device
     from pygan.progress import make_progress
-    from pygan.training.run import RunOptions, train
+    from pygan.training import run
 
-    fields = RunOptions.__dataclass_fields__
-    asked = RunOptions(**{name: getattr(options, name) for name in fields})
+    fields = run.RunOptions.__dataclass_fields__
+    asked = run.RunOptions(**{name: getattr(options, name) for name in fields})
     chosen = device.get(options.device)
     progress = make_progress(plain=options.plain)
     try:
-        outcome = train(asked, chosen, progress)
+        outcome = run.train(asked, chosen, progress)
     finally:
         progress.close()
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
@@ -66,24 +72,33 @@ def train_lesson(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> None:
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, Sampler, draw_noise
+    from pygan.training.sampling import BATCH, draw_noise, open_sampler
 
+    chosen = device.get(options.device)
+    sampler, metadata = open_sampler(chosen, options.checkpoint, BATCH)
+    digits = options.digits
+    if sampler.takes_digits and digits is None:
+        digits = list(range(10))
     count = options.count
-    if options.grid is None:
-        count = count or 64
-        rows, columns = pictures.grid_shape(count)
-    else:
+    if options.grid is not None:
         rows, columns = options.grid
         count = count or rows * columns
+    elif digits is not None:
+        # A column for each digit asked for, a row for each noise.
+        count = count or DIGIT_ROWS * len(digits)
+        columns = min(len(digits), count)
+        rows = -(-count // columns)
+    else:
+        count = count or 64
+        rows, columns = pictures.grid_shape(count)
     if count > rows * columns:
         raise PyganError(f"--count {count} images do not fit --grid {rows}x{columns}")
-    chosen = device.get(options.device)
-    sampler = Sampler(chosen, min(count, BATCH))
-    metadata = sampler.load(options.checkpoint)
-    images = sampler.images(draw_noise(chosen, count, options.seed))
+    asked = None if digits is None else [digits[i % len(digits)] for i in range(count)]
+    images = sampler.images(draw_noise(chosen, count, options.seed), asked)
     pictures.save_picture(pictures.grid(images, rows, columns, options.scale), options.out)
+    of = "" if asked is None else f" of the digits {', '.join(map(str, digits))} in turn"
     print(
-        f"{options.out}: {count} images, seed {options.seed}, of a generator trained for "
+        f"{options.out}: {count} images{of}, seed {options.seed}, of a generator trained for "
         f"{metadata['batches_done']:,} batches; device {chosen.name}"
     )
 
@@ -92,18 +107,24 @@ def interpolate(options: argparse.Namespace) -> None:
     import numpy as np
 
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, Sampler, draw_noise
+    from pygan.training.sampling import BATCH, draw_noise, open_sampler
     from pygan.training.sampling import interpolate as walk
 
     chosen = device.get(options.device)
     total = options.rows * options.steps
-    sampler = Sampler(chosen, min(total, BATCH))
-    metadata = sampler.load(options.checkpoint)
+    sampler, metadata = open_sampler(chosen, options.checkpoint, min(total, BATCH))
+    digits = options.digits
+    if sampler.takes_digits and digits is None:
+        digits = list(range(10))
     ends = draw_noise(chosen, 2 * options.rows, options.seed)
     noise = [
         walk(ends[2 * r], ends[2 * r + 1], options.steps, options.mode) for r in range(options.rows)
     ]
-    images = sampler.images(np.concatenate(noise))
+    # A walk keeps its digit.
+    asked = None
+    if digits is not None:
+        asked = [digits[i // options.steps % len(digits)] for i in range(total)]
+    images = sampler.images(np.concatenate(noise), asked)
     picture = pictures.grid(images, options.rows, options.steps, options.scale)
     pictures.save_picture(picture, options.out)
     print(
@@ -118,10 +139,21 @@ def summary(options: argparse.Namespace) -> None:
     from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE
 
     count = options.batch_size
-    print(networks.lesson_generator().summary({"noise": (count, 1, 1, NOISE_SIZE)}))
-    print()
-    shapes = {"img": (count, *IMAGE_SHAPE), "label": (count, 1, 1, 1)}
-    print(networks.lesson_discriminator().summary(shapes))
+    noise = {"noise": (count, 1, 1, NOISE_SIZE)}
+    image, label = {"img": (count, *IMAGE_SHAPE)}, {"label": (count, 1, 1, 1)}
+    digit = {"digit": (count, 1, 1, 10)}
+    parts = {
+        "lesson": [
+            (networks.lesson_generator, noise),
+            (networks.lesson_discriminator, image | label),
+        ],
+        "conditional": [
+            (networks.conditional_generator, noise | digit),
+            (networks.conditional_discriminator, image | digit | label),
+        ],
+    }
+    tables = [network().summary(shapes) for network, shapes in parts[options.network]]
+    print("\n\n".join(map(str, tables)))
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -153,13 +185,14 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a network")
     networks = train.add_subparsers(title="networks", metavar="NETWORK", required=True)
-    _add_train_lesson(networks)
+    for name in TRAINED:
+        _add_train(networks, name)
     _add_sample(commands)
     _add_interpolate(commands)
 
     text = "print a network's layers, output shapes and parameters"
     table = commands.add_parser("summary", help=text, description=text)
-    table.add_argument("network", choices=NETWORKS)
+    table.add_argument("network", choices=tuple(TRAINED))
     table.add_argument("--batch-size", type=_positive, default=32, metavar="N")
     table.set_defaults(command=summary)
 
@@ -174,39 +207,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train_lesson(networks) -> None:
-    lesson = networks.add_parser(
-        "lesson",
-        help="the lesson's GAN on handwritten digits",
-        description="Train the lesson's GAN on 28x28 handwritten digits. Ctrl-C saves and says how "
-        "to go on.",
+def _add_train(networks, name: str) -> None:
+    title, epochs, batch_size = TRAINED[name]
+    network = networks.add_parser(
+        name,
+        help=title,
+        description=f"Train {title}, on 28x28 images. Ctrl-C saves and says how to go on.",
     )
-    lesson.add_argument(
+    network.add_argument(
         "--data",
         metavar="DIR",
         help="folder with MNIST's idx files or the lesson's train.csv; or 'download' (MNIST, kept "
         "in a cache), 'digits' (scikit-learn's), 'auto' (default: the folder in PYGAN_DATA, else "
         "the download, else scikit-learn's)",
     )
-    lesson.add_argument(
-        "--out", default="runs/lesson", metavar="DIR", help="folder of the run (%(default)s)"
+    network.add_argument(
+        "--out", default=f"runs/{name}", metavar="DIR", help="folder of the run (%(default)s)"
     )
-    lesson.add_argument("--epochs", type=_positive, metavar="N", help="epochs in all (20)")
-    lesson.add_argument("--batch-size", type=_positive, metavar="N", help="images a batch (32)")
-    lesson.add_argument("--seed", type=_seed, metavar="N", help="seed of all random numbers (0)")
-    lesson.add_argument(
+    network.add_argument("--epochs", type=_positive, metavar="N", help=f"epochs in all ({epochs})")
+    network.add_argument(
+        "--batch-size", type=_positive, metavar="N", help=f"images a batch ({batch_size})"
+    )
+    network.add_argument("--seed", type=_seed, metavar="N", help="seed of all random numbers (0)")
+    network.add_argument(
         "--max-batches", type=_positive, metavar="N", help="stop after so many batches in all"
     )
-    going_on = lesson.add_mutually_exclusive_group()
+    going_on = network.add_mutually_exclusive_group()
     going_on.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder, bit for bit"
     )
     going_on.add_argument(
         "--overwrite", action="store_true", help="start anew where the folder holds a run"
     )
-    lesson.add_argument("--plain", action="store_true", help="plain lines instead of a live bar")
-    _add_device(lesson)
-    lesson.set_defaults(command=train_lesson)
+    network.add_argument("--plain", action="store_true", help="plain lines instead of a live bar")
+    _add_device(network)
+    network.set_defaults(command=train, system=name)
 
 
 def _add_sample(commands) -> None:
@@ -215,6 +250,7 @@ def _add_sample(commands) -> None:
     _add_checkpoint(draw)
     draw.add_argument("--count", type=_positive, metavar="N", help="images (64, or the grid's)")
     draw.add_argument("--grid", type=_grid, metavar="RxC", help="rows and columns, such as 6x10")
+    _add_digits(draw, "in turn, for a generator that draws the digits asked for (0-9)")
     _add_picture(draw, "samples.png")
     draw.set_defaults(command=sample)
 
@@ -233,6 +269,7 @@ def _add_interpolate(commands) -> None:
         default="spherical",
         help="along the straight line, or the great circle (%(default)s)",
     )
+    _add_digits(walk, "a walk each, for a generator that draws the digits asked for (0-9)")
     _add_picture(walk, "interpolation.png")
     walk.set_defaults(command=interpolate)
 
@@ -243,6 +280,12 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="a checkpoint, or the folder of a run for its newest",
+    )
+
+
+def _add_digits(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--digits", type=_digits, metavar="LIST", help=f"digits such as 0-9 or 3,1,4: {text}"
     )
 
 
@@ -288,6 +331,15 @@ def _integer(text: str, low: int, high: int) -> int:
     if not low <= value <= high:
         raise argparse.ArgumentTypeError(f"{value} is not between {low:,} and {high:,}")
     return value
+
+
+def _digits(text: str) -> list[int]:
+    digits = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low = _integer(first, 0, 9)
+        digits += range(low, (_integer(last, low, 9) if dash else low) + 1)
+    return digits
 
 
 def _grid(text: str) -> tuple[int, int]:

@@ -12,24 +12,17 @@ PLAIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: epoch (from 1) of epochs, batches done in it, latest numbers."""
+    """Where a run stands: epoch (from 1) of epochs, batches done in it, the latest numbers."""
 
     epoch: int
     epochs: int
     batch: int
     batches: int
-    d_loss: float
-    g_loss: float
-    d_real: float
-    d_fake: float
+    numbers: str
     images_per_second: float
 
     def text(self) -> str:
-        return (
-            f"D loss {self.d_loss:.3f}  G loss {self.g_loss:.3f}  "
-            f"D(x) {self.d_real:.3f}  D(G(z)) {self.d_fake:.3f}  "
-            f"{self.images_per_second:,.0f} images/s"
-        )
+        return f"{self.numbers}  {self.images_per_second:,.0f} images/s"
 
 
 class Progress(Protocol):

@@ -16,7 +16,7 @@ class ResidentImages:
 
     The order of epoch e is the permutation drawn from the numpy generator seeded by (seed, e): it
     depends on nothing that happened before, and it is saved with a checkpoint all the same.
-    Memory: one byte a pixel, plus four bytes an image.
+    Memory: one byte a pixel, plus five bytes an image.
     """
 
     def __init__(self, device, images: ImageSet, batch_size: int, seed: int) -> None:
@@ -25,6 +25,7 @@ class ResidentImages:
         self.count = len(images)
         self.seed = seed
         self.table = device.from_numpy(np.ascontiguousarray(images.images))
+        self.labels = device.from_numpy(np.ascontiguousarray(images.labels))
         self.order = device.zeros((self.count,), np.int32)
         self.cursor = device.zeros((1,), np.int32)
 
@@ -39,10 +40,13 @@ class ResidentImages:
         self.order[...] = generator.permutation(self.count).astype(np.int32)
         self.cursor[...] = np.zeros(1, np.int32)
 
-    def next_batch(self, out) -> None:
-        """Fills ``out`` (batch, height, width, channels) float32 with the next images, 0..1."""
+    def next_batch(self, out, one_hot=None) -> None:
+        """Fills ``out`` (batch, height, width, channels) float32 with the next images, 0..1, and
+        ``one_hot`` (batch, classes) float32, where it is given, with their labels."""
         ops = self.device.ops
         ops.gather_rows(self.table, self.order, self.cursor, out, scale=1.0 / 255.0)
+        if one_hot is not None:
+            ops.gather_one_hot(self.labels, self.order, self.cursor, one_hot)
         ops.advance_cursor(self.cursor, step=self.batch_size, modulo=self.count)
 
     def state_dict(self) -> dict[str, np.ndarray]:

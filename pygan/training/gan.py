@@ -1,4 +1,4 @@
-"""The lesson's generative adversarial network and its training step, pass by pass.
+"""Adversarial training: what such systems share, and the lesson's step, pass by pass.
 
 Goodfellow et al., "Generative adversarial nets" (2014), in the form of the lesson: two executors,
 three passes through the discriminator a step, two Adam optimizers. The generator is trained by the
@@ -12,6 +12,7 @@ from or to the host until ``read_losses``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -53,6 +54,12 @@ class Losses:
     score_real: float
     score_fake: float
 
+    def text(self) -> str:
+        return (
+            f"D loss {(self.d_fake + self.d_real) / 2:.3f}  G loss {self.g:.3f}  "
+            f"D(x) {self.score_real:.3f}  D(G(z)) {self.score_fake:.3f}"
+        )
+
 
 def bind_generator(device, count: int, training: bool = False):
     """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1."""
@@ -60,7 +67,7 @@ def bind_generator(device, count: int, training: bool = False):
         networks.lesson_generator(),
         device,
         shapes={"noise": (count, 1, 1, NOISE_SIZE)},
-        grad_req=_all_but("noise") if training else "null",
+        grad_req={"noise": "null"} if training else "null",
     )
 
 
@@ -71,16 +78,20 @@ def bind_discriminator(device, count: int):
         networks.lesson_discriminator(),
         device,
         shapes={"img": (count, *IMAGE_SHAPE), "label": (count, 1, 1, 1)},
-        grad_req=_all_but("label"),
+        grad_req={"label": "null"},
     )
 
 
-def _all_but(name: str) -> dict[str, str]:
-    return {name: "null"}
+class Gan:
+    """Both networks, their optimizers, the data and the random state: all that a step reads.
 
+    A system of its own binds its networks in ``bind`` and trains them in ``step``, which counts
+    its batch in ``batches_done`` and keeps losses and scores (``_keep_loss``, ``_keep_scores``).
+    """
 
-class LessonGan:
-    """Both networks, their optimizers, the data and the random state: all that a step reads."""
+    network: ClassVar[str]
+    """The name in checkpoints."""
+    title: ClassVar[str]
 
     def __init__(
         self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
@@ -90,8 +101,7 @@ class LessonGan:
         batch_size = settings.batch_size
         self.data = ResidentImages(device, images, batch_size, settings.seed)
 
-        self.generator = bind_generator(device, batch_size, training=True)
-        self.discriminator = bind_discriminator(device, batch_size)
+        self.generator, self.discriminator = self.bind(device, batch_size)
         host_random = np.random.default_rng(settings.seed)
         initial = initializer.Uniform(settings.initial_range)
         initial(self.generator, host_random)
@@ -100,12 +110,11 @@ class LessonGan:
         self.generator_adam = optimizer.Adam(self.generator, **adam)
         self.discriminator_adam = optimizer.Adam(self.discriminator, **adam)
 
-        label_shape = (batch_size, 1, 1, 1)
-        self.fake_label = device.zeros(label_shape, np.float32)
-        self.real_label = device.from_numpy(np.ones(label_shape, np.float32))
         self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
         self.discriminator_weights = [
-            name for name in self.discriminator.grad_dict if name not in ("img", "label")
+            name
+            for name in self.discriminator.parameter_names
+            if name in self.discriminator.grad_dict
         ]
 
         self.losses_kept = losses_kept
@@ -115,43 +124,23 @@ class LessonGan:
         self._losses = device.zeros((losses_kept * 3,), np.float32)
         self._scores = device.zeros((losses_kept * 2, batch_size), np.float32)
 
-    def step(self) -> None:
-        """One batch: update D on generated images, D on real images, then G through D.
+    def bind(self, device, batch_size: int):
+        """The generator's and the discriminator's executors."""
+        raise NotImplementedError
 
-        The batch norm layers of D see three batches a step and move their statistics three times,
-        as they do in MXNet; G's move once.
-        Raises StateError where the losses kept fill their place and were not read.
-        """
+    def step(self) -> None:
+        """Trains on one batch. Raises StateError where losses kept were not read in time."""
+        raise NotImplementedError
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws what is drawn once an epoch: the order of the images."""
+        self.data.start_epoch(epoch)
+
+    def _require_room(self) -> None:
         if self.losses_full:
             raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
-        generator, discriminator = self.generator, self.discriminator
 
-        self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])
-        generator.forward(is_train=True)
-        generated = generator.outputs[0]
-
-        # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
-        discriminator.forward(is_train=True, img=generated, label=self.fake_label)
-        discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(0)
-        self._keep_scores(0)
-        self.discriminator_adam.update()
-
-        # D learns that these are real; the batch is gathered straight into its input.
-        self.data.next_batch(discriminator.arg_dict["img"])
-        discriminator.forward(is_train=True, label=self.real_label)
-        discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(1)
-        self._keep_scores(1)
-        self.discriminator_adam.update()
-
-        # G learns what would make D call its images real. Only D's image gradient is needed.
-        discriminator.forward(is_train=True, img=generated, label=self.real_label)
-        discriminator.backward(wanted=["img"])
-        self._keep_loss(2)
-        generator.backward(out_grads=[discriminator.grad_dict["img"]])
-        self.generator_adam.update()
-
+    def _count_batch(self) -> None:
         self.batches_done += 1
         self._unread += 1
 
@@ -214,6 +203,63 @@ class LessonGan:
         self.data.load_state_dict(_part(state, "data"))
         self.batches_done = batches_done
         self._unread = 0
+
+
+class LessonGan(Gan):
+    """The lesson's unconditional GAN: hard labels, 0 for generated and 1 for real."""
+
+    network = NETWORK
+    title = "lesson's GAN"
+
+    def __init__(
+        self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
+    ) -> None:
+        super().__init__(device, images, settings, losses_kept)
+        label_shape = (settings.batch_size, 1, 1, 1)
+        self.fake_label = device.zeros(label_shape, np.float32)
+        self.real_label = device.from_numpy(np.ones(label_shape, np.float32))
+
+    def bind(self, device, batch_size: int):
+        generator = bind_generator(device, batch_size, training=True)
+        return generator, bind_discriminator(device, batch_size)
+
+    def step(self) -> None:
+        """One batch: update D on generated images, D on real images, then G through D.
+
+        The batch norm layers of D see three batches a step and move their statistics three times,
+        as they do in MXNet; G's move once.
+        Raises StateError where the losses kept fill their place and were not read.
+        """
+        self._require_room()
+        generator, discriminator = self.generator, self.discriminator
+
+        self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])
+        generator.forward(is_train=True)
+        generated = generator.outputs[0]
+
+        # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
+        discriminator.forward(is_train=True, img=generated, label=self.fake_label)
+        discriminator.backward(wanted=self.discriminator_weights)
+        self._keep_loss(0)
+        self._keep_scores(0)
+        self.discriminator_adam.update()
+
+        # D learns that these are real; the batch is gathered straight into its input.
+        self.data.next_batch(discriminator.arg_dict["img"])
+        discriminator.forward(is_train=True, label=self.real_label)
+        discriminator.backward(wanted=self.discriminator_weights)
+        self._keep_loss(1)
+        self._keep_scores(1)
+        self.discriminator_adam.update()
+
+        # G learns what would make D call its images real. Only D's image gradient is needed.
+        discriminator.forward(is_train=True, img=generated, label=self.real_label)
+        discriminator.backward(wanted=["img"])
+        self._keep_loss(2)
+        generator.backward(out_grads=[discriminator.grad_dict["img"]])
+        self.generator_adam.update()
+
+        self._count_batch()
 
 
 def network_shapes(executor, part: str) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""A whole run of the lesson: batches, progress, pictures, log, checkpoints, going on."""
+"""A whole run of a system: batches, progress, pictures, log, checkpoints, going on."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
-from pygan import checkpoint, pictures
-from pygan.data import ImageSet, load_digits
+from pygan import checkpoint
+from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.progress import Progress, Status
-from pygan.training.folder import JsonLog, RunFolder, read_log
-from pygan.training.gan import NETWORK, GanSettings, LessonGan, Losses
-from pygan.training.sampling import Sampler, draw_noise
+from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
+from pygan.training.systems import SYSTEMS
 
-EPOCHS = 20
-PICTURE_ROWS = PICTURE_COLUMNS = 3
-PICTURE_SCALE = 4
 BATCHES_PER_PICTURE = 100
 
 
@@ -33,11 +30,13 @@ BATCHES_PER_PICTURE = 100
 class RunOptions:
     """What a user asks of a run; None leaves it to the checkpoint that is resumed, or a default.
 
-    data: see ``pygan.data.load_digits``. epochs: in all, resumed ones included. max_batches: stop
-    after so many batches in all, whatever the epochs say.
+    system: a name in ``pygan.training.systems.SYSTEMS``. data: see ``pygan.data.load_digits``.
+    epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
+    the epochs say.
     """
 
     out: str
+    system: str = "lesson"
     data: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -71,7 +70,7 @@ def train(options: RunOptions, device, progress: Progress) -> Outcome:
                 run.loop(stop)
             finally:
                 run.log.close()
-        return Outcome(run.gan.batches_done, stop.signal_number)
+        return Outcome(run.model.batches_done, stop.signal_number)
     finally:
         folder.close()
 
@@ -83,64 +82,64 @@ class Run:
         self.device = device
         self.folder = folder
         self.progress = progress
+        self.system = SYSTEMS[options.system]
         saved, state = {}, {}
         if options.resume:
             state, saved = checkpoint.load(folder.checkpoint)
-            _require_lesson(folder, saved)
-        self.settings = _settings(options, saved)
-        self.epochs = options.epochs or saved.get("epochs", EPOCHS)
+            _require_network(folder, saved, self.system.network)
+        self.settings = _settings(options, saved, self.system.settings)
+        self.epochs = options.epochs or saved.get("epochs", self.system.epochs)
         self.max_batches = options.max_batches
         self.where = options.data or saved.get("data", "auto")
         if os.path.isdir(self.where):
             self.where = os.path.abspath(self.where)
 
-        images = load_digits(self.where)
+        images = self.system.load(self.where)
         self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
         progress.say(f"device: {device.description}")
-        self.gan = self._make_gan(images)
-        self.per_epoch = self.gan.data.batches_per_epoch
-        self.sampler = Sampler(device, PICTURE_ROWS * PICTURE_COLUMNS)
-        self.noise = draw_noise(device, self.sampler.count, self.settings.seed)
+        self.model = self._make_model(images)
+        self.per_epoch = self.model.data.batches_per_epoch
+        self.report = self.system.report(self.model, self.where)
         if options.resume:
             self._restore(state, saved)
         else:
             folder.clear()  # only now: a run is not overwritten by one that cannot start
         self.log = JsonLog(folder.log, saved.get("log_bytes", 0))
-        self.pace = Pace(self.gan.batches_done)
-        self.latest: Losses | None = None
+        self.pace = Pace(self.model.batches_done)
+        self.latest: Any = None
 
     def loop(self, stop: StopRequest) -> None:
-        gan = self.gan
+        model = self.model
         total = self.epochs * self.per_epoch
         if self.max_batches is not None:
             total = min(total, self.max_batches)
-        if gan.batches_done >= total:
+        if model.batches_done >= total:
             self.progress.say(
-                f"nothing to do: {gan.batches_done:,} batches are done, {total:,} were asked for"
+                f"nothing to do: {model.batches_done:,} batches are done, {total:,} were asked for"
             )
             return
-        if gan.batches_done == 0:
+        if model.batches_done == 0:
             self._save()
         began = time.monotonic()
-        first = gan.batches_done
-        while gan.batches_done < total and not stop:
-            epoch, batch = divmod(gan.batches_done, self.per_epoch)
+        first = model.batches_done
+        while model.batches_done < total and not stop:
+            epoch, batch = divmod(model.batches_done, self.per_epoch)
             if batch == 0:
-                gan.data.start_epoch(epoch)
-            gan.step()
-            if gan.losses_full:
+                model.start_epoch(epoch)
+            model.step()
+            if model.losses_full:
                 self._read_losses()
-            if gan.batches_done % BATCHES_PER_PICTURE == 0:
-                self._draw_samples()
-            if gan.batches_done % self.per_epoch == 0:
+            if model.batches_done % BATCHES_PER_PICTURE == 0:
+                self.report.samples(self.folder, model.batches_done)
+            if model.batches_done % self.per_epoch == 0:
                 self._end_epoch(epoch + 1)
             self._show()
-        self._finish(stop, total, gan.batches_done - first, time.monotonic() - began)
+        self._finish(stop, total, model.batches_done - first, time.monotonic() - began)
 
     def _finish(self, stop: StopRequest, total: int, batches: int, seconds: float) -> None:
         """Saves what the epochs' ends did not, draws the curves, and says how the run ended."""
-        ended = self.gan.batches_done % self.per_epoch == 0
+        ended = self.model.batches_done % self.per_epoch == 0
         if not ended:
             self._read_losses()
             self._save()
@@ -150,21 +149,21 @@ class Run:
                 f"batch, {batches * self.settings.batch_size / seconds:,.0f} images/s"
             )
             if not ended:
-                self._draw_samples()
-            self._draw_losses()
-        if self.gan.batches_done < self.epochs * self.per_epoch:
+                self.report.samples(self.folder, self.model.batches_done)
+            self.report.curves(self.folder, self.per_epoch)
+        if self.model.batches_done < self.epochs * self.per_epoch:
             why = "stopped" if stop else "stopped as asked"
             self.progress.say(
-                f"{why} after batch {self.gan.batches_done:,}; everything is saved. To go on:\n"
-                f"  {_program()} train lesson --out {shlex.quote(str(self.folder.path))} --resume "
-                f"--device {self.device.name}"
+                f"{why} after batch {self.model.batches_done:,}; everything is saved. To go on:\n"
+                f"  {_program()} train {self.system.command} "
+                f"--out {shlex.quote(str(self.folder.path))} --resume --device {self.device.name}"
             )
         else:
             self.progress.say(f"done; pictures, log and checkpoints are in {self.folder.path}")
 
-    def _make_gan(self, images: ImageSet) -> LessonGan:
+    def _make_model(self, images: ImageSet) -> Any:
         try:
-            return LessonGan(self.device, images, self.settings)
+            return self.system.model(self.device, images, self.settings)
         except MemoryError as error:
             table = images.images.nbytes / 2**20
             raise TrainingError(
@@ -175,14 +174,14 @@ class Run:
 
     def _restore(self, state: dict[str, np.ndarray], saved: dict) -> None:
         path = self.folder.checkpoint
-        expected = {name: array.shape for name, array in self.gan.state_dict().items()}
+        expected = {name: array.shape for name, array in self.model.state_dict().items()}
         if saved["fingerprint"] != self.fingerprint:
             raise CheckpointError(
                 f"{path} was trained on other data: {saved['source']}, not {self.source}; name "
                 "the folder of that data with --data"
             )
         checkpoint.require_shapes(path, state, expected)
-        self.gan.load_state_dict(state, saved["batches_done"])
+        self.model.load_state_dict(state, saved["batches_done"])
         if saved["device"] != self.device.name:
             self.progress.say(
                 f"the run was on device {saved['device']}: on {self.device.name} it goes on, but "
@@ -192,7 +191,7 @@ class Run:
 
     def _read_losses(self) -> None:
         """Reads the losses of the last batches, logs them, and stops where one is no number."""
-        losses = self.gan.read_losses()
+        losses = self.model.read_losses()
         for entry in losses:
             values = dataclasses.asdict(entry)
             bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -202,9 +201,9 @@ class Run:
         self.log.flush()
         if losses:
             self.latest = losses[-1]
-            self.pace.read(self.gan.batches_done)
+            self.pace.read(self.model.batches_done)
 
-    def _stop_at(self, entry: Losses, bad: list[str]) -> None:
+    def _stop_at(self, entry: Any, bad: list[str]) -> None:
         self.log.flush()
         epoch, batch = divmod(entry.batch, self.per_epoch)
         shown = ", ".join(f"{name} = {getattr(entry, name)}" for name in bad)
@@ -217,34 +216,37 @@ class Run:
     def _end_epoch(self, epoch: int) -> None:
         self._read_losses()
         seconds = self.pace.lap()
+        numbers = self.report.measure()
         self.log.write(
             {
                 "kind": "epoch",
                 "epoch": epoch,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(self.pace.images_per_second(self.settings), 1),
+                **numbers,
             }
         )
         self._save(self.folder.epoch_checkpoint(epoch))
-        pictures.save_page(self._samples(), self.folder.page(epoch))
-        self.progress.say(f"epoch {epoch} took {seconds:.0f} s; {self.folder.page(epoch)}")
+        self.progress.say(
+            f"epoch {epoch} took {seconds:.0f} s; {self.report.page(self.folder, epoch)}"
+        )
 
     def _save(self, copy=None) -> None:
         """Saves the state; a state with a number that is not finite is refused, not saved."""
-        state = self.gan.state_dict()
+        state = self.model.state_dict()
         for name, array in state.items():
             if not np.isfinite(array).all():
                 raise TrainingError(
-                    f"after batch {self.gan.batches_done:,} {name} holds a number that is not "
+                    f"after batch {self.model.batches_done:,} {name} holds a number that is not "
                     f"finite; {self.folder.checkpoint} keeps the state before"
                 )
         metadata = {
-            "network": NETWORK,
+            "network": self.system.network,
             "pygan": version("pygan"),
             "device": self.device.name,
             "settings": self.settings.as_dict(),
             "epochs": self.epochs,
-            "batches_done": self.gan.batches_done,
+            "batches_done": self.model.batches_done,
             "batches_per_epoch": self.per_epoch,
             "data": self.where,
             "source": self.source,
@@ -261,47 +263,17 @@ class Run:
             except OSError:  # a file system without links
                 checkpoint.save(copy, state, metadata)
 
-    def _samples(self) -> np.ndarray:
-        self.sampler.copy_from(self.gan.generator)
-        return self.sampler.images(self.noise)
-
-    def _draw_samples(self) -> None:
-        picture = pictures.grid(self._samples(), PICTURE_ROWS, PICTURE_COLUMNS, PICTURE_SCALE)
-        pictures.save_picture(picture, self.folder.sample(self.gan.batches_done))
-
-    def _draw_losses(self) -> None:
-        entries = read_log(self.folder.log, "batch")
-        pictures.save_loss_curves(
-            [entry["batch"] + 1 for entry in entries],
-            {
-                "discriminator (mean of its two)": [
-                    (entry["d_fake"] + entry["d_real"]) / 2 for entry in entries
-                ],
-                "generator": [entry["g"] for entry in entries],
-            },
-            {
-                "D(x), real images": [entry["score_real"] for entry in entries],
-                "D(G(z)), generated": [entry["score_fake"] for entry in entries],
-            },
-            self.per_epoch,
-            self.folder.losses,
-            f"The lesson's GAN, batch {self.settings.batch_size}, seed {self.settings.seed}",
-        )
-
     def _show(self) -> None:
         if self.latest is None:
             return
-        epoch, batch = divmod(self.gan.batches_done - 1, self.per_epoch)
+        epoch, batch = divmod(self.model.batches_done - 1, self.per_epoch)
         self.progress.show(
             Status(
                 epoch=epoch + 1,
                 epochs=self.epochs,
                 batch=batch + 1,
                 batches=self.per_epoch,
-                d_loss=(self.latest.d_fake + self.latest.d_real) / 2,
-                g_loss=self.latest.g,
-                d_real=self.latest.score_real,
-                d_fake=self.latest.score_fake,
+                numbers=self.latest.text(),
                 images_per_second=self.pace.images_per_second(self.settings),
             )
         )
@@ -323,7 +295,7 @@ class Pace:
             self._seconds_per_batch = latest if before is None else 0.8 * before + 0.2 * latest
         self._batches, self._time = batches, now
 
-    def images_per_second(self, settings: GanSettings) -> float:
+    def images_per_second(self, settings: Any) -> float:
         return settings.batch_size / self._seconds_per_batch if self._seconds_per_batch else 0.0
 
     def lap(self) -> float:
@@ -343,15 +315,15 @@ def _program() -> str:
     return "pygan" if same else shlex.quote(called)
 
 
-def _require_lesson(folder: RunFolder, saved: dict) -> None:
-    if saved.get("network") != NETWORK:
+def _require_network(folder: RunFolder, saved: dict, network: str) -> None:
+    if saved.get("network") != network:
         raise CheckpointError(
             f"{folder.checkpoint}: a checkpoint of the network {saved.get('network')!r}, "
-            f"this command trains {NETWORK!r}"
+            f"this command trains {network!r}"
         )
 
 
-def _settings(options: RunOptions, saved: dict) -> GanSettings:
+def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
     """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
     asked = {
         name: value
@@ -359,8 +331,8 @@ def _settings(options: RunOptions, saved: dict) -> GanSettings:
         if (value := getattr(options, name)) is not None
     }
     if not saved:
-        return GanSettings(**asked)
-    settings = GanSettings(**saved["settings"])
+        return kind(**asked)
+    settings = kind(**saved["settings"])
     for name, value in asked.items():
         if value != getattr(settings, name):
             raise PyganError(

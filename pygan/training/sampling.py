@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pygan import checkpoint
 from pygan.errors import CheckpointError, PyganError
-from pygan.training.gan import (
-    NETWORK,
-    NOISE_SIZE,
-    bind_generator,
-    copy_network,
-    load_network,
-    network_shapes,
-)
+from pygan.training import conditional, gan
+from pygan.training.gan import NOISE_SIZE, copy_network, load_network, network_shapes
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 # Far beyond what training draws from the same seed, so that pictures never repeat its noise.
 PICTURE_COUNTER = 1 << 60
 BATCH = 64
+GENERATORS = {
+    gan.NETWORK: gan.bind_generator,
+    conditional.NETWORK: conditional.bind_conditional_generator,
+}
+"""Networks, as checkpoints name them, that draw 28x28 digits from noise (N, 1, 1, 10)."""
 
 
 def draw_noise(device, count: int, seed: int) -> np.ndarray:
@@ -32,11 +32,16 @@ def draw_noise(device, count: int, seed: int) -> np.ndarray:
 
 
 class Sampler:
-    """A generator for pictures: ``count`` images at a time, by the moving statistics."""
+    """A generator for pictures: ``count`` images at a time, by the moving statistics.
 
-    def __init__(self, device, count: int) -> None:
-        self.executor = bind_generator(device, count)
+    network: one of ``GENERATORS``. ``takes_digits`` says whether it draws the digits asked for.
+    """
+
+    def __init__(self, device, count: int, network: str = gan.NETWORK) -> None:
+        self.network = network
+        self.executor = GENERATORS[network](device, count)
         self.count = count
+        self.takes_digits = "digit" in self.executor.arg_dict
 
     def copy_from(self, generator) -> None:
         """Takes over parameters and moving statistics of a generator being trained."""
@@ -47,29 +52,79 @@ class Sampler:
 
         Raises CheckpointError for a damaged file and for another network.
         """
-        path = Path(path)
-        if path.is_dir():
-            path = path / CHECKPOINT_NAME
+        path = checkpoint_file(path)
         tensors, metadata = checkpoint.load(path)
-        if metadata.get("network") != NETWORK:
-            raise CheckpointError(
-                f"{path}: a checkpoint of the network {metadata.get('network')!r}, "
-                f"this command draws {NETWORK!r}"
-            )
-        checkpoint.require_shapes(path, tensors, network_shapes(self.executor, "generator"))
-        load_network(self.executor, tensors, "generator")
+        _require_network(path, metadata, [self.network])
+        self._take(path, tensors)
         return metadata
 
-    def images(self, noise: np.ndarray) -> np.ndarray:
-        """Images (N, 28, 28, 1) float32 in 0..1 for noise (N, 1, 1, 10), any N."""
+    def _take(self, path: Path, tensors: dict[str, np.ndarray]) -> None:
+        checkpoint.require_shapes(path, tensors, network_shapes(self.executor, "generator"))
+        load_network(self.executor, tensors, "generator")
+
+    def images(self, noise: np.ndarray, digits: Sequence[int] | None = None) -> np.ndarray:
+        """Images (N, 28, 28, 1) float32 in 0..1 for noise (N, 1, 1, 10), any N.
+
+        digits: N numbers 0 to 9, for a generator that takes digits and no other. Raises PyganError
+        where they are missing, too many, or of no use.
+        """
+        inputs = {"noise": noise}
+        if self.takes_digits:
+            inputs["digit"] = _one_hot(digits, len(noise))
+        elif digits is not None:
+            raise PyganError(
+                f"{self.network} draws whatever digit comes; only a generator trained by "
+                "'pygan train conditional' draws the digits asked for"
+            )
         parts = []
         for start in range(0, len(noise), self.count):
-            part = noise[start : start + self.count]
-            padded = np.zeros((self.count, *noise.shape[1:]), np.float32)
-            padded[: len(part)] = part
-            self.executor.forward(is_train=False, noise=padded)
-            parts.append(np.array(self.executor.outputs[0])[: len(part)])
+            part = {name: array[start : start + self.count] for name, array in inputs.items()}
+            size = len(part["noise"])
+            padded = {
+                name: np.concatenate([array, np.zeros((self.count - size, *array.shape[1:]), "f4")])
+                for name, array in part.items()
+            }
+            self.executor.forward(is_train=False, **padded)
+            parts.append(np.array(self.executor.outputs[0])[:size])
         return np.concatenate(parts)
+
+
+def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
+    """The sampler that a checkpoint's own network needs, loaded, and the checkpoint's metadata.
+
+    Raises CheckpointError for a damaged file and for a network that draws no digits.
+    """
+    path = checkpoint_file(path)
+    tensors, metadata = checkpoint.load(path)
+    _require_network(path, metadata, list(GENERATORS))
+    sampler = Sampler(device, count, metadata["network"])
+    sampler._take(path, tensors)
+    return sampler, metadata
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """A checkpoint's file, where ``path`` is that file or a run's folder."""
+    path = Path(path)
+    return path / CHECKPOINT_NAME if path.is_dir() else path
+
+
+def _require_network(path: Path, metadata: dict, known: list[str]) -> None:
+    if metadata.get("network") not in known:
+        raise CheckpointError(
+            f"{path}: a checkpoint of the network {metadata.get('network')!r}, "
+            f"this command draws {' and '.join(map(repr, known))}"
+        )
+
+
+def _one_hot(digits: Sequence[int] | None, count: int) -> np.ndarray:
+    """(count, 1, 1, 10) float32"""
+    if digits is None or len(digits) != count:
+        given = "none" if digits is None else len(digits)
+        raise PyganError(f"this generator draws digits asked for: {count} needed, {given} given")
+    digits = np.asarray(digits, int)
+    if digits.min() < 0 or digits.max() >= conditional.CLASSES:
+        raise PyganError(f"digits are 0 to 9, not {digits.min()} to {digits.max()}")
+    return np.eye(conditional.CLASSES, dtype=np.float32)[digits].reshape(count, 1, 1, -1)
 
 
 def interpolate(first: np.ndarray, last: np.ndarray, steps: int, mode: str) -> np.ndarray:

@@ -13,14 +13,24 @@ from run_support import IMAGES, Trainer
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:
     """MNIST's files with 40 blurred blobs: 10 batches of 4 an epoch."""
-    folder = tmp_path_factory.mktemp("data")
+    return write_blobs(tmp_path_factory.mktemp("data"), np.zeros(IMAGES, np.uint8))
+
+
+@pytest.fixture(scope="session")
+def labelled_data(tmp_path_factory) -> Path:
+    """The same images with the digits 0 to 9 in turn."""
+    labels = np.arange(IMAGES).astype(np.uint8) % 10
+    return write_blobs(tmp_path_factory.mktemp("labelled"), labels)
+
+
+def write_blobs(folder: Path, labels: np.ndarray) -> Path:
     random = np.random.default_rng(2)
     y, x = np.mgrid[:28, :28]
     centre = random.uniform(8, 20, (IMAGES, 2, 1, 1))
     blobs = 255 * np.exp(-((y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2) / 20)
     for name, array in (
         ("train-images-idx3-ubyte", blobs.astype(np.uint8)),
-        ("train-labels-idx1-ubyte", np.zeros(IMAGES, np.uint8)),
+        ("train-labels-idx1-ubyte", labels),
     ):
         head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
         (folder / name).write_bytes(head + array.tobytes())

@@ -1,0 +1,47 @@
+"""The systems that ``pygan.training.run`` trains, by the name of their command.
+
+A system is a model, its settings, and a report.
+
+model(device, images, settings): ``data`` (``ResidentImages``), ``batches_done``, ``start_epoch``,
+``step``, ``losses_full``, ``read_losses`` (dataclasses with ``batch`` and ``text()``),
+``state_dict`` and ``load_state_dict``. settings: a frozen dataclass with ``batch_size``, ``seed``
+and ``as_dict()``. report(model, where): ``samples``, ``measure``, ``page`` and ``curves``, as
+``GanReport`` has them. load(where): the images to train on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pygan.data import ImageSet, load_digits
+from pygan.training.conditional import ConditionalGan
+from pygan.training.gan import GanSettings, LessonGan
+from pygan.training.gan_report import GanReport
+
+
+@dataclass(frozen=True)
+class System:
+    """What ``pygan train COMMAND`` trains, for ``epochs`` unless the user says otherwise."""
+
+    command: str
+    model: Any
+    settings: type
+    report: Callable[[Any, str], Any]
+    epochs: int
+    load: Callable[[str], ImageSet] = load_digits
+
+    @property
+    def network(self) -> str:
+        """The name in checkpoints."""
+        return self.model.network
+
+
+SYSTEMS = {
+    system.command: system
+    for system in (
+        System("lesson", LessonGan, GanSettings, GanReport, epochs=20),
+        System("conditional", ConditionalGan, GanSettings, GanReport, epochs=20),
+    )
+}

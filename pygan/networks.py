@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pygan import symbol as sym
 from pygan.symbol import Symbol
 
@@ -154,3 +156,114 @@ def dcgan_discriminator(ndf: int = 64) -> Symbol:
     x = sym.Convolution(x, num_filter=1, kernel=4, no_bias=True, name="d5")
     x = sym.Flatten(x, name="flatten")
     return sym.LogisticRegressionOutput(x, sym.Variable("label"), name="dloss")
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A fully connected auto-encoder of images (N, 28, 28, 1), and its parts.
+
+    encoder, decoder: units of the hidden ReLU layers before and after the code. first: the number
+    in the name of the first layer (``fc1``). sigmoid: whether the decoder ends in one, or linear.
+    variational: the code is a sample around a mean, and ``weight`` that of its prior; else the code
+    is linear, and weight that of mean(code^2).
+
+    Parameter names are alike in the three graphs, so their executors can share memory.
+    """
+
+    encoder: tuple[int, ...]
+    code: int
+    decoder: tuple[int, ...]
+    variational: bool = False
+    weight: float = 0.0
+    sigmoid: bool = False
+    first: int = 1
+
+    def training_graph(self) -> Symbol:
+        """data and label (N, 28, 28, 1), and noise ``encoder_noise`` (N, code) where variational.
+
+        Outputs: the mean squared error ``reconstruction_loss`` (1,) between label and decoder, the
+        second loss ``prior_loss`` or ``penalty_loss`` (1,) where there is one, and the decoder's
+        images (N, 28, 28, 1). The loss to be made small is the sum of the losses.
+        """
+        heads = []
+        if self.variational:
+            lnsd, mean = self._statistics()
+            noise = sym.Variable("encoder_noise")
+            code = sym.Reparametrization(lnsd, mean, noise, name="code")
+            heads.append(sym.KullbackLeibler(lnsd, mean, grad_scale=self.weight, name="prior"))
+        else:
+            code = self._linear_code()
+            if self.weight:
+                # The origin starts as 0: the penalty is weight * mean(code^2).
+                origin = sym.Variable("origin")
+                options = {"grad_scale": self.weight, "name": "penalty"}
+                heads.append(sym.MeanSquaredError(code, origin, **options))
+        images = self._images(code)
+        error = sym.MeanSquaredError(images, sym.Variable("label"), name="reconstruction")
+        return sym.group([error, *heads, images])
+
+    def encoder_graph(self) -> Symbol:
+        """data (N, 28, 28, 1) -> the code (N, code); where variational its mean, and its standard
+        deviation."""
+        if not self.variational:
+            return self._linear_code()
+        lnsd, mean = self._statistics()
+        return sym.group([mean, sym.Exp(lnsd, name="encoder_sd")])
+
+    def decoder_graph(self) -> Symbol:
+        """code (N, code) -> images (N, 28, 28, 1)."""
+        return self._images(sym.Variable("code"))
+
+    def _hidden(self, x: Symbol, units: tuple[int, ...], first: int) -> Symbol:
+        for number, count in enumerate(units, first):
+            x = sym.FullyConnected(x, num_hidden=count, name=f"fc{number}")
+            x = sym.Activation(x, kind="relu", name=f"relu{number}")
+        return x
+
+    def _statistics(self) -> tuple[Symbol, Symbol]:
+        x = self._hidden(sym.Variable("data"), self.encoder, self.first)
+        lnsd = sym.FullyConnected(x, num_hidden=self.code, name="encoder_lnsd")
+        return lnsd, sym.FullyConnected(x, num_hidden=self.code, name="encoder_mean")
+
+    def _linear_code(self) -> Symbol:
+        x = self._hidden(sym.Variable("data"), self.encoder, self.first)
+        return sym.FullyConnected(x, num_hidden=self.code, name="encoder")
+
+    def _images(self, code: Symbol) -> Symbol:
+        after = self.first + len(self.encoder)
+        x = self._hidden(code, self.decoder, after)
+        last = f"fc{after + len(self.decoder)}"
+        x = sym.FullyConnected(x, num_hidden=28 * 28, name=last)
+        if self.sigmoid:
+            x = sym.Activation(x, kind="sigmoid", name="pixels")
+        return sym.Reshape(x, shape=(0, 28, 28, 1), name="decoder")
+
+
+_SMALL = {"encoder": (8,), "code": 2, "decoder": (8, 64), "first": 2}
+AUTOENCODERS = {
+    "plain": Autoencoder(**_SMALL),
+    "penalised": Autoencoder(**_SMALL, weight=1e-4),
+    "vae2": Autoencoder(**_SMALL, variational=True, weight=5e-4),
+    "vae32": Autoencoder((128,), 32, (128,), variational=True, weight=5e-2, sigmoid=True),
+    "anomaly": Autoencoder((64,), 8, (64,), variational=True, weight=5e-4, sigmoid=True),
+}
+"""The lessons' auto-encoders: plain and penalised with a two-dimensional code, variational with 2
+and 32 dimensions, and the one of 8 whose reconstruction error tells anomalies."""
+
+
+def lenet() -> Symbol:
+    """The lessons' LeNet with one output: data (N, 28, 28, 1), label (N, 1).
+
+    Convolutions 10 and 20 of 5x5 with ReLU and max pooling 2x2 (LeCun et al., "Gradient-based
+    learning applied to document recognition", 1998, in the lesson's form), 150 units with ReLU, one
+    unit. Outputs: the mean sigmoid cross-entropy (1,) and the probabilities (N, 1).
+    """
+    x = sym.Variable("data")
+    for index, num_filter in enumerate([10, 20], 1):
+        x = sym.Convolution(x, num_filter=num_filter, kernel=5, name=f"conv{index}")
+        x = sym.Activation(x, kind="relu", name=f"relu{index}")
+        x = sym.Pooling(x, kernel=2, stride=2, kind="max", name=f"pool{index}")
+    x = sym.FullyConnected(x, num_hidden=150, name="fc1")
+    x = sym.Activation(x, kind="relu", name="relu3")
+    logits = sym.FullyConnected(x, num_hidden=1, name="fc2")
+    return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="lenet")

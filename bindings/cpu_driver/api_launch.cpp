@@ -16,7 +16,10 @@ CUresult launch(CUfunction handle, Index grid, Index block, unsigned shared, CUs
     if (int error = prepare_launch(*prepared, function, grid, block, shared, packed, packed_bytes,
                                    pointers))
         return error;
-    return submit(stream, CU_GRAPH_NODE_TYPE_KERNEL, [prepared] { return run_launch(*prepared); });
+    const CUresult result =
+        submit(stream, CU_GRAPH_NODE_TYPE_KERNEL, [prepared] { return run_launch(*prepared); });
+    prepared->fresh = false;
+    return result;
 }
 
 }  // namespace

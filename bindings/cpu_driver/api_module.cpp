@@ -24,6 +24,7 @@ struct Modules {
     std::mutex mutex;
     std::set<ModuleObject*> alive;
     std::set<Function*> functions;
+    uint64_t function_count = 0;
 };
 
 Modules& modules() {
@@ -208,6 +209,12 @@ void unload_all(ContextObject* context) {
     for (ModuleObject* module : own) unload(module);
 }
 
+bool is_loaded(const Function* function, uint64_t number) {
+    std::lock_guard<std::mutex> lock(modules().mutex);
+    return modules().functions.count(const_cast<Function*>(function)) != 0 &&
+           function->number == number;
+}
+
 CUresult need_function(CUfunction handle, Function** function) {
     if (CUresult error = need_context()) return error;
     std::lock_guard<std::mutex> lock(modules().mutex);
@@ -281,6 +288,7 @@ CPU_DRIVER_API CUresult cuModuleGetFunction(CUfunction* function, CUmodule modul
         auto object = std::make_unique<Function>();
         object->module = module;
         object->kernel = kernel;
+        object->number = ++modules().function_count;
         Dl_info info;
         const bool named = dladdr(kernel->address, &info) && info.dli_sname;
         object->static_shared = static_shared_bytes(*module, named ? info.dli_sname : name);

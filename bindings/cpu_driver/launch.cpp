@@ -259,6 +259,7 @@ int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Ind
                            kernel.name, function->static_shared, dynamic_shared, room));
 
     prepared.function = function;
+    prepared.function_number = function->number;
     prepared.grid = grid;
     prepared.block = block;
     prepared.dynamic_shared = dynamic_shared;
@@ -308,7 +309,12 @@ int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Ind
 }
 
 int run_launch(const PreparedLaunch& prepared) {
+    if (!prepared.fresh && !is_loaded(prepared.function, prepared.function_number))
+        return fail(CUDA_ERROR_INVALID_HANDLE,
+                    "the graph launches a kernel whose module has been unloaded");
     const Kernel& kernel = *prepared.function->kernel;
+    if (!prepared.fresh)
+        if (int error = check_pointers(kernel, prepared)) return error;
     Launch launch;
     launch.function = prepared.function;
     launch.kernel = &kernel;

@@ -30,6 +30,8 @@ struct Launch {
 // a graph.
 struct PreparedLaunch {
     Function* function = nullptr;
+    uint64_t function_number = 0;
+    bool fresh = true;  // validated just now; a replay from a graph is not
     Index grid{}, block{};
     unsigned dynamic_shared = 0;
     std::vector<unsigned char> storage;  // the arguments, each aligned
@@ -42,6 +44,7 @@ struct PreparedLaunch {
 int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Index block,
                    unsigned dynamic_shared, const void* packed, size_t packed_bytes,
                    void* const* pointers);
+// Replays are validated again: modules may have been unloaded and memory freed since the capture.
 int run_launch(const PreparedLaunch& prepared);
 
 unsigned worker_count();

@@ -27,6 +27,7 @@ struct ContextObject {
 struct ModuleObject;
 
 struct Function {
+    uint64_t number = 0;  // never reused, unlike the address
     ModuleObject* module = nullptr;
     const Kernel* kernel = nullptr;
     size_t static_shared = 0;
@@ -86,6 +87,8 @@ void memory_info(size_t* free_bytes, size_t* total_bytes);
 // --- modules --------------------------------------------------------------------------------
 void unload_all(ContextObject* context);
 CUresult need_function(CUfunction handle, Function** function);
+// Whether the kernel with this number is still loaded at this address.
+bool is_loaded(const Function* function, uint64_t number);
 
 // --- streams --------------------------------------------------------------------------------
 using Operation = std::function<int()>;

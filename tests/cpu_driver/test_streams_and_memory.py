@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from typing import Any
 
@@ -209,3 +211,43 @@ def test_what_a_gpu_forbids_during_capture_is_refused(drv: Any, cuda: Any) -> No
             call()
         assert int(cuda.cuStreamEndCapture(stream.handle)[0]) == 901  # and the capture is void
     stream.synchronize()
+
+
+def test_graphs_that_outlive_their_memory_or_module_are_errors(drv: Any, cuda: Any) -> None:
+    from pycuda.compiler import SourceModule
+
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    for lost in ("memory", "module"):
+        module = SourceModule(ADD)
+        add = module.get_function("add")
+        add.prepare("PPf")
+        x, stream = drv.mem_alloc(64), drv.Stream()
+        succeed(cuda.cuStreamBeginCapture(stream.handle, mode))
+        add.prepared_async_call((1, 1), (16, 1, 1), stream, x, x, 1.0)
+        program = succeed(
+            cuda.cuGraphInstantiate(succeed(cuda.cuStreamEndCapture(stream.handle)), 0)
+        )
+        succeed(cuda.cuGraphLaunch(program, stream.handle))
+        if lost == "memory":
+            x.free()
+        else:
+            del add, module
+            gc.collect()
+        expected = {"memory": 700, "module": 400}[lost]
+        assert int(cuda.cuGraphLaunch(program, stream.handle)[0]) == expected
+
+
+def test_arguments_by_address_as_cuda_bindings_passes_them(drv: Any, cuda: Any) -> None:
+    source = "__global__ void put(double *x, char c, double d, short s) { *x = c + d + s; }"
+    from pycuda.compiler import compile as pycuda_compile
+
+    module = succeed(cuda.cuModuleLoadData(pycuda_compile(source)))
+    kernel = succeed(cuda.cuModuleGetFunction(module, b"put"))
+    x = drv.mem_alloc(8)
+    arguments = ((int(x), 1, 2.5, 3), (ctypes.c_void_p, ctypes.c_int8, ctypes.c_double,
+                 ctypes.c_int16))  # fmt: skip
+    succeed(cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, arguments, 0))
+    assert drv.from_device(x, 1, np.float64)[0] == 6.5
+    assert int(cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0)[0]) == 1
+    succeed(cuda.cuModuleUnload(module))
+    assert int(cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, arguments, 0)[0]) == 400

@@ -107,10 +107,13 @@ def matrix(large: np.ndarray, height: int, width: int, taps: Taps) -> np.ndarray
     return np.ascontiguousarray(view).reshape(rows, -1)
 
 
-def add_product(small: np.ndarray, weight: np.ndarray, large: np.ndarray, taps: Taps) -> None:
-    """Add to large (n, H, W, C) the patches small (n, P, Q, C') @ weight (C', kh kw C).
+def add_product(
+    small: np.ndarray, weight: np.ndarray, large: np.ndarray, taps: Taps, accumulate: bool
+) -> None:
+    """large (n, H, W, C) = or += the patches small (n, P, Q, C') @ weight (C', kh kw C).
 
-    Every tap lands on pixels `stride` apart: nothing is multiplied by an inserted zero.
+    Every tap lands on pixels `stride` apart: nothing is multiplied by an inserted zero. The first
+    tap on each of these stride x stride sets of pixels is copied, which is cheaper than adding.
     """
     n, height, width, channels = small.shape
     rows = small.reshape(-1, channels)
@@ -119,12 +122,34 @@ def add_product(small: np.ndarray, weight: np.ndarray, large: np.ndarray, taps: 
         product = product.transpose(3, 4, 5, 0, 1, 2)
     else:
         product = (rows @ weight).reshape(n, height, width, *taps.kernel, large.shape[3])
-    for i in range(taps.kernel[0]):
-        h, p = shapes.meeting(
-            large.shape[1], height, taps.stride[0], taps.pad[0], i * taps.dilation[0]
+    if not accumulate:
+        # Pixels that no first tap reaches: those at the edges, and between wide strides.
+        large[...] = 0
+    row_taps, column_taps = (
+        list(_axis_taps(large.shape[1 + axis], small.shape[1 + axis], axis, taps))
+        for axis in (0, 1)
+    )
+    for i, (h, p, first_row) in enumerate(row_taps):
+        for j, (w, q, first_column) in enumerate(column_taps):
+            if first_row and first_column and not accumulate:
+                large[:, h, w] = product[:, p, q, i, j]
+            else:
+                large[:, h, w] += product[:, p, q, i, j]
+
+
+def _axis_taps(
+    large: int, small: int, axis: int, taps: Taps
+) -> Iterator[tuple[slice, slice, bool]]:
+    """Per tap along an axis: the large and small pixels it joins, and if it is the first there.
+
+    Taps whose offsets differ by a multiple of the stride land on the same set of pixels.
+    """
+    seen = set()
+    for tap in range(taps.kernel[axis]):
+        offset = tap * taps.dilation[axis]
+        phase = offset % taps.stride[axis]
+        yield (
+            *shapes.meeting(large, small, taps.stride[axis], taps.pad[axis], offset),
+            phase not in seen,
         )
-        for j in range(taps.kernel[1]):
-            w, q = shapes.meeting(
-                large.shape[2], width, taps.stride[1], taps.pad[1], j * taps.dilation[1]
-            )
-            large[:, h, w] += product[:, p, q, i, j]
+        seen.add(phase)

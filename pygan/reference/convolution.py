@@ -213,10 +213,13 @@ def _spread(
     else:
         for few, many in _groups(large, small, groups):
             for block in columns.blocks(large, small, taps, groups):
-                part = large[block, ..., few]
-                if not accumulate:
-                    part[...] = 0
-                columns.add_product(small[block, ..., many], _matrix(weight[many]), part, taps)
+                columns.add_product(
+                    small[block, ..., many],
+                    _matrix(weight[many]),
+                    large[block, ..., few],
+                    taps,
+                    accumulate,
+                )
     if bias is not None:
         large += bias
 

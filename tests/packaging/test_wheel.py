@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -17,10 +18,20 @@ import pytest
 SOURCES = {".py", ".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp"}
 
 
+def package_folders(repository: Path) -> dict[str, str]:
+    """Folder of the working copy -> folder in the wheel, as setup.py declares them."""
+    tree = ast.parse((repository / "setup.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DIR":
+            declared = ast.literal_eval(node.value)
+            return {folder: package.replace(".", "/") for package, folder in declared.items()}
+    pytest.fail("setup.py declares no PACKAGE_DIR")
+
+
 def copy_of_sources(repository: Path, target: Path) -> None:
     """Copies what a wheel is made of, so that the build leaves nothing in the working copy."""
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so", "*.o")
-    for folder in ("pygan", "bindings", "kernels"):
+    for folder in package_folders(repository):
         shutil.copytree(repository / folder, target / folder, ignore=ignored)
     for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repository / file, target / file)
@@ -54,7 +65,7 @@ def names(wheel: Path) -> set[str]:
 
 
 def test_every_source_file_is_in_the_wheel(wheel: Path, repository: Path) -> None:
-    places = {"pygan": "pygan", "bindings": "pygan/bindings", "kernels": "pygan/kernels"}
+    places = package_folders(repository)
     expected = {
         f"{place}/{path.relative_to(repository / top).as_posix()}"
         for top, place in places.items()

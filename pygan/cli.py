@@ -19,6 +19,7 @@ DEVICES = ("auto", "numpy", "cpu", "cuda")
 TRAINED = {
     "lesson": ("the lesson's GAN on handwritten digits", 20, 32),
     "conditional": ("the conditional GAN, which draws the digit asked for", 20, 32),
+    "classifier": ("the digit classifier", 10, 20),
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
@@ -60,7 +61,8 @@ def train(options: argparse.Namespace) -> int:
     from pygan.training import run
 
     fields = run.RunOptions.__dataclass_fields__
-    asked = run.RunOptions(**{name: getattr(options, name) for name in fields})
+    given = vars(options)
+    asked = run.RunOptions(**{name: given[name] for name in fields if name in given})
     chosen = device.get(options.device)
     progress = make_progress(plain=options.plain)
     try:
@@ -150,6 +152,9 @@ def summary(options: argparse.Namespace) -> None:
         "conditional": [
             (networks.conditional_generator, noise | digit),
             (networks.conditional_discriminator, image | digit | label),
+        ],
+        "classifier": [
+            (networks.classifier, {"data": (count, *IMAGE_SHAPE), "label": (count, 10)}),
         ],
     }
     tables = [network().summary(shapes) for network, shapes in parts[options.network]]

@@ -16,14 +16,24 @@ class ResidentImages:
 
     The order of epoch e is the permutation drawn from the numpy generator seeded by (seed, e): it
     depends on nothing that happened before, and it is saved with a checkpoint all the same.
+    pixel_range: what the bytes 0 and 255 become.
     Memory: one byte a pixel, plus five bytes an image.
     """
 
-    def __init__(self, device, images: ImageSet, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        device,
+        images: ImageSet,
+        batch_size: int,
+        seed: int,
+        pixel_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         self.device = device
         self.batch_size = batch_size
         self.count = len(images)
         self.seed = seed
+        low, high = pixel_range
+        self._scale, self._shift = (high - low) / 255.0, low
         self.table = device.from_numpy(np.ascontiguousarray(images.images))
         self.labels = device.from_numpy(np.ascontiguousarray(images.labels))
         self.order = device.zeros((self.count,), np.int32)
@@ -41,10 +51,13 @@ class ResidentImages:
         self.cursor[...] = np.zeros(1, np.int32)
 
     def next_batch(self, out, one_hot=None) -> None:
-        """Fills ``out`` (batch, height, width, channels) float32 with the next images, 0..1, and
-        ``one_hot`` (batch, classes) float32, where it is given, with their labels."""
+        """Fills ``out`` (batch, height, width, channels) float32 with the next images, in the
+        pixel range, and ``one_hot`` (batch, classes) float32, where it is given, with their labels.
+        """
         ops = self.device.ops
-        ops.gather_rows(self.table, self.order, self.cursor, out, scale=1.0 / 255.0)
+        ops.gather_rows(
+            self.table, self.order, self.cursor, out, scale=self._scale, shift=self._shift
+        )
         if one_hot is not None:
             ops.gather_one_hot(self.labels, self.order, self.cursor, one_hot)
         ops.advance_cursor(self.cursor, step=self.batch_size, modulo=self.count)

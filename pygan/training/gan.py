@@ -92,6 +92,8 @@ class Gan:
     network: ClassVar[str]
     """The name in checkpoints."""
     title: ClassVar[str]
+    pixel_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """What black and white are to the networks."""
 
     def __init__(
         self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
@@ -99,16 +101,15 @@ class Gan:
         self.device = device
         self.settings = settings
         batch_size = settings.batch_size
-        self.data = ResidentImages(device, images, batch_size, settings.seed)
+        self.data = ResidentImages(device, images, batch_size, settings.seed, self.pixel_range)
 
         self.generator, self.discriminator = self.bind(device, batch_size)
         host_random = np.random.default_rng(settings.seed)
-        initial = initializer.Uniform(settings.initial_range)
+        initial = self.initial()
         initial(self.generator, host_random)
         initial(self.discriminator, host_random)
-        adam = {"learning_rate": settings.learning_rate, "beta1": settings.beta1}
-        self.generator_adam = optimizer.Adam(self.generator, **adam)
-        self.discriminator_adam = optimizer.Adam(self.discriminator, **adam)
+        self.generator_adam = self.adam(self.generator)
+        self.discriminator_adam = self.adam(self.discriminator)
 
         self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
         self.discriminator_weights = [
@@ -127,6 +128,15 @@ class Gan:
     def bind(self, device, batch_size: int):
         """The generator's and the discriminator's executors."""
         raise NotImplementedError
+
+    def initial(self) -> initializer.Initializer:
+        """How both networks start."""
+        return initializer.Uniform(self.settings.initial_range)
+
+    def adam(self, executor) -> optimizer.Adam:
+        """The optimizer of one of the networks."""
+        settings = self.settings
+        return optimizer.Adam(executor, learning_rate=settings.learning_rate, beta1=settings.beta1)
 
     def step(self) -> None:
         """Trains on one batch. Raises StateError where losses kept were not read in time."""

@@ -9,7 +9,8 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +22,7 @@ from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.progress import Progress, Status
 from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
-from pygan.training.systems import SYSTEMS
+from pygan.training.systems import SYSTEMS, System
 
 BATCHES_PER_PICTURE = 100
 
@@ -30,13 +31,14 @@ BATCHES_PER_PICTURE = 100
 class RunOptions:
     """What a user asks of a run; None leaves it to the checkpoint that is resumed, or a default.
 
-    system: a name in ``pygan.training.systems.SYSTEMS``. data: see ``pygan.data.load_digits``.
+    system: a name in ``pygan.training.systems.SYSTEMS``, or a System. data: see
+    ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
     epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
     the epochs say.
     """
 
     out: str
-    system: str = "lesson"
+    system: str | System = "lesson"
     data: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -44,6 +46,7 @@ class RunOptions:
     max_batches: int | None = None
     resume: bool = False
     overwrite: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Run:
         self.device = device
         self.folder = folder
         self.progress = progress
-        self.system = SYSTEMS[options.system]
+        known = isinstance(options.system, System)
+        self.system = options.system if known else SYSTEMS[options.system]
         saved, state = {}, {}
         if options.resume:
             state, saved = checkpoint.load(folder.checkpoint)
@@ -94,7 +98,7 @@ class Run:
         if os.path.isdir(self.where):
             self.where = os.path.abspath(self.where)
 
-        images = self.system.load(self.where)
+        images = self.system.load(self.where, self.settings)
         self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
         progress.say(f"device: {device.description}")
@@ -128,6 +132,9 @@ class Run:
             if batch == 0:
                 model.start_epoch(epoch)
             model.step()
+            if self.system.watch is not None:
+                for line in self.system.watch(model):
+                    self.progress.say(line)
             if model.losses_full:
                 self._read_losses()
             if model.batches_done % BATCHES_PER_PICTURE == 0:
@@ -151,6 +158,8 @@ class Run:
             if not ended:
                 self.report.samples(self.folder, self.model.batches_done)
             self.report.curves(self.folder, self.per_epoch)
+            if result := self.report.result(self.folder):
+                self.progress.say(result)
         if self.model.batches_done < self.epochs * self.per_epoch:
             why = "stopped" if stop else "stopped as asked"
             self.progress.say(
@@ -325,11 +334,8 @@ def _require_network(folder: RunFolder, saved: dict, network: str) -> None:
 
 def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
     """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
-    asked = {
-        name: value
-        for name in ("batch_size", "seed")
-        if (value := getattr(options, name)) is not None
-    }
+    named = {"batch_size": options.batch_size, "seed": options.seed, **options.asked}
+    asked = {name: value for name, value in named.items() if value is not None}
     if not saved:
         return kind(**asked)
     settings = kind(**saved["settings"])

@@ -5,17 +5,19 @@ A system is a model, its settings, and a report.
 model(device, images, settings): ``data`` (``ResidentImages``), ``batches_done``, ``start_epoch``,
 ``step``, ``losses_full``, ``read_losses`` (dataclasses with ``batch`` and ``text()``),
 ``state_dict`` and ``load_state_dict``. settings: a frozen dataclass with ``batch_size``, ``seed``
-and ``as_dict()``. report(model, where): ``samples``, ``measure``, ``page`` and ``curves``, as
-``GanReport`` has them. load(where): the images to train on.
+and ``as_dict()``. report(model, where): ``samples``, ``measure``, ``page``, ``curves`` and
+``result``, as ``GanReport`` has them. load(where, settings): the images to train on. watch(model): lines to print
+after a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pygan.data import ImageSet, load_digits
+from pygan.data import ImageSet, load_digits, load_train_and_test
+from pygan.training.classifier import Classifier, ClassifierReport, ClassifierSettings
 from pygan.training.conditional import ConditionalGan
 from pygan.training.gan import GanSettings, LessonGan
 from pygan.training.gan_report import GanReport
@@ -30,7 +32,8 @@ class System:
     settings: type
     report: Callable[[Any, str], Any]
     epochs: int
-    load: Callable[[str], ImageSet] = load_digits
+    load: Callable[[str, Any], ImageSet] = lambda where, settings: load_digits(where)
+    watch: Callable[[Any], Iterable[str]] | None = None
 
     @property
     def network(self) -> str:
@@ -43,5 +46,13 @@ SYSTEMS = {
     for system in (
         System("lesson", LessonGan, GanSettings, GanReport, epochs=20),
         System("conditional", ConditionalGan, GanSettings, GanReport, epochs=20),
+        System(
+            "classifier",
+            Classifier,
+            ClassifierSettings,
+            ClassifierReport,
+            epochs=10,
+            load=lambda where, settings: load_train_and_test(where)[0],
+        ),
     )
 }

@@ -70,9 +70,21 @@ def classifier(classes: int = 10) -> Symbol:
     data (N, 28, 28, 1), label (N, classes) one-hot -> the softmax cross-entropy (1,), divided by N
     times classes as the lesson does, and the probabilities (N, classes).
     """
-    features = sym.Flatten(_trunk(sym.Variable("data"), slope=0.25), name="features")
-    logits = sym.FullyConnected(features, num_hidden=classes, name="fc1")
+    _, logits = _classifier_ends(classes)
     return sym.SoftmaxCrossEntropy(logits, sym.Variable("label"), normalization="mean", name="net")
+
+
+def classifier_outputs(classes: int = 10) -> Symbol:
+    """A trained `classifier` in use: data (N, 28, 28, 1) -> features (N, 64), the last layer's
+    inputs, and the probabilities (N, classes)."""
+    features, logits = _classifier_ends(classes)
+    return sym.group([features, sym.Softmax(logits, name="probabilities")])
+
+
+def _classifier_ends(classes: int) -> tuple[Symbol, Symbol]:
+    """Features (N, 64) and logits (N, classes)."""
+    features = sym.Flatten(_trunk(sym.Variable("data"), slope=0.25), name="features")
+    return features, sym.FullyConnected(features, num_hidden=classes, name="fc1")
 
 
 def _discriminator(x: Symbol, slope: float) -> Symbol:

@@ -117,6 +117,35 @@ def save_loss_curves(
     _save_figure(figure, path)
 
 
+def save_learning_curves(
+    batches: Sequence[int],
+    losses: Sequence[float],
+    accuracies: Mapping[int, float],
+    batches_per_epoch: int,
+    path: str | Path,
+    title: str,
+) -> None:
+    """A classifier's loss on its batches above, its accuracy on test images below, against epochs.
+
+    losses: one for each of ``batches``, drawn as in ``save_loss_curves``. accuracies: by epoch.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    epochs = np.asarray(batches) / batches_per_epoch
+    _draw(upper, epochs, {"training batches": losses}, max(1, len(epochs) // 100), COLOURS[:1])
+    upper.set_ylabel("cross-entropy (nats, a tenth)")
+    upper.set_yscale("log")
+    lower.plot(list(accuracies), [100 * v for v in accuracies.values()], "o-", color=COLOURS[2])
+    lower.set_ylabel("test accuracy (%)")
+    lower.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    _save_figure(figure, path)
+
+
 def _draw(axes, epochs, series, window, colours) -> None:
     for colour, (name, values) in zip(colours, series.items(), strict=True):
         values = np.asarray(values, float)

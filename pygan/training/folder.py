@@ -16,10 +16,12 @@ from pygan.errors import TrainingError
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
+RESULT = "result.json"
 LOCK = ".lock"
 PATTERNS = (
     CHECKPOINT,
     LOG,
+    RESULT,
     "losses.png",
     "checkpoints/epoch_*.safetensors",
     "samples/batch_*.png",
@@ -32,7 +34,7 @@ class RunFolder:
 
     checkpoint.safetensors is the newest state, checkpoints/epoch_0001.safetensors the state after
     each epoch, log.jsonl the losses (one JSON object a batch, one an epoch), samples/ the grids,
-    pages/ the PDF pages, losses.png the curves.
+    pages/ the PDF pages, losses.png the curves, result.json the numbers reached.
 
     Raises TrainingError where the folder cannot be made, holds a run that is neither to be resumed
     nor overwritten, holds none that could be resumed, or is in use by another process.
@@ -84,6 +86,10 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / LOG
+
+    @property
+    def result(self) -> Path:
+        return self.path / RESULT
 
     @property
     def losses(self) -> Path:

@@ -43,7 +43,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
             [sys.executable, "-c", script],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             env={**os.environ, **environment},
             check=False,
         )

@@ -26,7 +26,7 @@ def run_script(repository: Path, context):
             [sys.executable, str(repository / "benchmarks" / name), *arguments],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env=environment,
             check=False,
         )

@@ -56,6 +56,10 @@ class GanReport:
         """Losses and scores of the whole log."""
         draw_gan_curves(self.model, folder, batches_per_epoch)
 
+    def result(self, folder: RunFolder) -> str:
+        """Writes the number reached and says it; a GAN's is measured apart (``pygan.quality``)."""
+        return ""
+
 
 def draw_gan_curves(model: Gan, folder: RunFolder, batches_per_epoch: int) -> None:
     """Losses and scores of the whole log."""
@@ -77,7 +81,3 @@ def draw_gan_curves(model: Gan, folder: RunFolder, batches_per_epoch: int) -> No
         folder.losses,
         f"The {model.title}, batch {settings.batch_size}, seed {settings.seed}",
     )
-
-    def result(self, folder: RunFolder) -> str:
-        """Writes the number reached and says it; a GAN's is measured apart (``pygan.quality``)."""
-        return ""

@@ -142,7 +142,7 @@ def _commit() -> str:
             ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
         ).stdout.strip()
 
-    sources = ("pygan", "bindings", "kernels", "benchmarks")
+    sources = ("pygan", "bindings", "kernels", "benchmarks/*.py")
     changed = git("status", "--porcelain", "--untracked-files=no", "--", *sources)
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+changes" if changed else "")
 

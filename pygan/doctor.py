@@ -157,7 +157,8 @@ def _lacks_pycuda() -> tuple[str, str] | None:
 
 def _lacks_for_cpu() -> tuple[str, str] | None:
     """(why, mend) of the first thing that device `cpu` needs and this machine lacks."""
-    if not (os.environ.get("CXX") or probe.tool("g++") or probe.tool("clang++")):
+    named = os.environ.get("PYGAN_CXX") or os.environ.get("CXX")
+    if not (named or probe.tool("g++") or probe.tool("clang++")):
         return "no C++ compiler was found", probe.install_command("g++")
     return _lacks_pycuda()
 

@@ -144,6 +144,7 @@ def test_no_compiler_names_the_system_command(
     manager.chmod(manager.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("PYGAN_CXX", raising=False)
     report = doctor.examine("cpu")
     assert (report.works, report.why) == (False, "no C++ compiler was found")
     assert report.mend.endswith("dnf install gcc-c++")

@@ -10,7 +10,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 
 from pygan.errors import PyganError
@@ -23,6 +24,11 @@ TRAINED = {
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
+EXAMPLES = {
+    "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
+    "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
+}
+"""What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
 GRID_LIMIT = 10_000
 DIGIT_ROWS = 8
 
@@ -30,9 +36,16 @@ DIGIT_ROWS = 8
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["train"] and arguments[1:2] and arguments[1] in EXAMPLES:
+        return guarded(lambda: _example(arguments[1])(arguments[2:]))
     options = _parser().parse_args(arguments)
+    return guarded(lambda: options.command(options))
+
+
+def guarded(command: Callable[[], int | None]) -> int:
+    """Runs a command; the exit code. What the user can put right is said without a traceback."""
     try:
-        return options.command(options) or 0
+        return command() or 0
     except KeyboardInterrupt:
         print("\npygan: interrupted; a run's last checkpoint is whole", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -47,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _example(name: str) -> Callable[[Sequence[str]], int]:
+    return import_module(f"pygan.examples.{EXAMPLES[name][0]}").main
+
+
 def _expected_errors() -> tuple[type[BaseException], ...]:
     """What users can put right. Imported late: the doctor must work where numpy is broken."""
     from pygan.bindings.errors import BindingsError
@@ -56,17 +73,28 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
 
 
 def train(options: argparse.Namespace) -> int:
+    from pygan.training.systems import SYSTEMS
+
+    return run_system(options, SYSTEMS[options.system])
+
+
+def run_system(
+    options: argparse.Namespace, system, asked: Mapping[str, object] | None = None
+) -> int:
+    """Trains a ``pygan.training.systems.System`` as `add_run_options` parsed it; the exit code.
+
+    asked: further settings of the system by name, None where the user left them out.
+    """
     from pygan import device
     from pygan.progress import make_progress
     from pygan.training import run
 
+    given = {**vars(options), "system": system, "asked": asked or {}}
     fields = run.RunOptions.__dataclass_fields__
-    given = vars(options)
-    asked = run.RunOptions(**{name: given[name] for name in fields if name in given})
     chosen = device.get(options.device)
     progress = make_progress(plain=options.plain)
     try:
-        outcome = run.train(asked, chosen, progress)
+        outcome = run.train(run.RunOptions(**{n: given[n] for n in fields}), chosen, progress)
     finally:
         progress.close()
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
@@ -192,13 +220,15 @@ def _parser() -> argparse.ArgumentParser:
     networks = train.add_subparsers(title="networks", metavar="NETWORK", required=True)
     for name in TRAINED:
         _add_train(networks, name)
+    for name, (_, title) in EXAMPLES.items():
+        networks.add_parser(name, help=title, add_help=False)
     _add_sample(commands)
     _add_interpolate(commands)
 
     text = "print a network's layers, output shapes and parameters"
     table = commands.add_parser("summary", help=text, description=text)
     table.add_argument("network", choices=tuple(TRAINED))
-    table.add_argument("--batch-size", type=_positive, default=32, metavar="N")
+    table.add_argument("--batch-size", type=positive, default=32, metavar="N")
     table.set_defaults(command=summary)
 
     text = "say which devices work here and, for each that does not, why"
@@ -219,41 +249,48 @@ def _add_train(networks, name: str) -> None:
         help=title,
         description=f"Train {title}, on 28x28 images. Ctrl-C saves and says how to go on.",
     )
-    network.add_argument(
+    add_run_options(network, name, epochs, batch_size)
+    network.set_defaults(command=train, system=name)
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int
+) -> None:
+    """The options that every run has, as `run_system` reads them."""
+    parser.add_argument(
         "--data",
         metavar="DIR",
         help="folder with MNIST's idx files or the lesson's train.csv; or 'download' (MNIST, kept "
         "in a cache), 'digits' (scikit-learn's), 'auto' (default: the folder in PYGAN_DATA, else "
         "the download, else scikit-learn's)",
     )
-    network.add_argument(
+    parser.add_argument(
         "--out", default=f"runs/{name}", metavar="DIR", help="folder of the run (%(default)s)"
     )
-    network.add_argument("--epochs", type=_positive, metavar="N", help=f"epochs in all ({epochs})")
-    network.add_argument(
-        "--batch-size", type=_positive, metavar="N", help=f"images a batch ({batch_size})"
+    parser.add_argument("--epochs", type=positive, metavar="N", help=f"epochs in all ({epochs})")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help=f"images a batch ({batch_size})"
     )
-    network.add_argument("--seed", type=_seed, metavar="N", help="seed of all random numbers (0)")
-    network.add_argument(
-        "--max-batches", type=_positive, metavar="N", help="stop after so many batches in all"
+    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all random numbers (0)")
+    parser.add_argument(
+        "--max-batches", type=positive, metavar="N", help="stop after so many batches in all"
     )
-    going_on = network.add_mutually_exclusive_group()
+    going_on = parser.add_mutually_exclusive_group()
     going_on.add_argument(
         "--resume", action="store_true", help="go on with the run in the folder, bit for bit"
     )
     going_on.add_argument(
         "--overwrite", action="store_true", help="start anew where the folder holds a run"
     )
-    network.add_argument("--plain", action="store_true", help="plain lines instead of a live bar")
-    _add_device(network)
-    network.set_defaults(command=train, system=name)
+    parser.add_argument("--plain", action="store_true", help="plain lines instead of a live bar")
+    _add_device(parser)
 
 
 def _add_sample(commands) -> None:
     text = "draw images with a trained generator"
     draw = commands.add_parser("sample", help=text, description=text)
     _add_checkpoint(draw)
-    draw.add_argument("--count", type=_positive, metavar="N", help="images (64, or the grid's)")
+    draw.add_argument("--count", type=positive, metavar="N", help="images (64, or the grid's)")
     draw.add_argument("--grid", type=_grid, metavar="RxC", help="rows and columns, such as 6x10")
     _add_digits(draw, "in turn, for a generator that draws the digits asked for (0-9)")
     _add_picture(draw, "samples.png")
@@ -264,7 +301,7 @@ def _add_interpolate(commands) -> None:
     text = "walk through the latent space from one noise to another, a row each walk"
     walk = commands.add_parser("interpolate", help=text, description=text)
     _add_checkpoint(walk)
-    walk.add_argument("--rows", type=_positive, default=5, metavar="N", help="walks (%(default)s)")
+    walk.add_argument("--rows", type=positive, default=5, metavar="N", help="walks (%(default)s)")
     walk.add_argument(
         "--steps", type=_steps, default=10, metavar="N", help="images a walk (%(default)s)"
     )
@@ -312,7 +349,7 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     return _integer(text, 1, 10**9)
 
 

@@ -279,3 +279,33 @@ def lenet() -> Symbol:
     x = sym.Activation(x, kind="relu", name="relu3")
     logits = sym.FullyConnected(x, num_hidden=1, name="fc2")
     return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="lenet")
+
+
+def fully_connected_generator() -> Symbol:
+    """A generator without convolutions: noise (N, 100) -> images (N, 28, 28, 1) in (-1, 1).
+
+    Fully connected 256 and 512, each with batch norm and leaky ReLU 0.2, then 784 and tanh.
+    """
+    x = sym.Variable("noise")
+    for index, num_hidden in enumerate([256, 512], 1):
+        x = sym.FullyConnected(x, num_hidden=num_hidden, no_bias=True, name=f"gen_fc{index}")
+        x = sym.BatchNorm(x, fix_gamma=False, name=f"gen_bn{index}")
+        x = sym.LeakyReLU(x, slope=0.2, name=f"gen_act{index}")
+    x = sym.FullyConnected(x, num_hidden=784, name="gen_fc3")
+    x = sym.Activation(x, kind="tanh", name="gen_tanh")
+    return sym.Reshape(x, shape=(0, 28, 28, 1), name="gen_out")
+
+
+def fully_connected_discriminator(rate: float = 0.3) -> Symbol:
+    """A discriminator without convolutions, and its loss: img (N, 28, 28, 1), label (N, 1).
+
+    Fully connected 1024, 512 and 256, each with leaky ReLU 0.2 and dropout, then one unit. Outputs:
+    the mean sigmoid cross-entropy (1,) and the probabilities of "real" (N, 1).
+    """
+    x = sym.Flatten(sym.Variable("img"), name="dis_input")
+    for index, num_hidden in enumerate([1024, 512, 256], 1):
+        x = sym.FullyConnected(x, num_hidden=num_hidden, name=f"dis_fc{index}")
+        x = sym.LeakyReLU(x, slope=0.2, name=f"dis_act{index}")
+        x = sym.Dropout(x, rate=rate, name=f"dis_drop{index}")
+    logits = sym.FullyConnected(x, num_hidden=1, name="dis_fc4")
+    return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="dis")

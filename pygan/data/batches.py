@@ -50,6 +50,13 @@ class ResidentImages:
         self.order[...] = generator.permutation(self.count).astype(np.int32)
         self.cursor[...] = np.zeros(1, np.int32)
 
+    def latest_batch(self, out) -> None:
+        """Fills ``out`` as the latest ``next_batch`` did."""
+        start = (int(np.asarray(self.cursor)[0]) - self.batch_size) % self.count
+        place = self.device.from_numpy(np.array([start], np.int32))
+        scaled = {"scale": self._scale, "shift": self._shift}
+        self.device.ops.gather_rows(self.table, self.order, place, out, **scaled)
+
     def next_batch(self, out, one_hot=None) -> None:
         """Fills ``out`` (batch, height, width, channels) float32 with the next images, in the
         pixel range, and ``one_hot`` (batch, classes) float32, where it is given, with their labels.

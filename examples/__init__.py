@@ -1,0 +1,1 @@
+"""The lessons' systems as scripts; ``pygan train NAME`` runs the larger ones."""

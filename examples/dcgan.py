@@ -1,0 +1,284 @@
+"""DCGAN at 64x64 pixels, as in MXNet's example, on MNIST or CIFAR-10.
+
+    pygan train dcgan --data DIR                          (or: python examples/dcgan.py --data DIR)
+    pygan train dcgan --data DIR --dataset cifar10
+
+A. Radford, L. Metz and S. Chintala, "Unsupervised representation learning with deep convolutional
+generative adversarial networks" (2015, arXiv:1511.06434). The networks are
+`pygan.networks.dcgan_generator` and `dcgan_discriminator`; the step is `Dcgan.step` below. Every
+100 batches three pictures are drawn: what the generator made, the gradient that the discriminator
+hands back to it, and the real images of the batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pygan import checkpoint, cli, initializer, networks, optimizer, pictures
+from pygan.data import ImageSet, load_digits
+from pygan.data.cifar10 import load_cifar10
+from pygan.data.resize import resized
+from pygan.errors import PyganError
+from pygan.training.folder import RunFolder, read_log
+from pygan.training.gan import Gan, Losses
+from pygan.training.gan_report import draw_gan_curves
+from pygan.training.monitor import Monitor, with_internals
+from pygan.training.systems import System
+
+SIDE, CHANNELS = 64, 3
+EPOCHS = 100
+PICTURE_SIDE = 8
+MONITOR_PATTERN = r"(gact\d|dact\d|dloss)_output|(data|d\d_weight|g\d_weight)_gradient"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """MXNet's example's own values as defaults. images: take only so many, None for all."""
+
+    batch_size: int = 64
+    seed: int = 0
+    dataset: str = "mnist"
+    images: int | None = None
+    ngf: int = 64
+    ndf: int = 64
+    noise_size: int = 100
+    learning_rate: float = 2e-4
+    beta1: float = 0.5
+    sigma: float = 0.02
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Metrics(Losses):
+    """`Losses` and what the example prints besides: how often D is right, of 1."""
+
+    accuracy_fake: float
+    accuracy_real: float
+
+    def text(self) -> str:
+        accuracy = (self.accuracy_fake + self.accuracy_real) / 2
+        return f"{super().text()}  D right {accuracy:.0%}"
+
+
+class Dcgan(Gan):
+    """Both networks, their optimizers and the data, and the example's step."""
+
+    network = "dcgan"
+    title = "DCGAN"
+    pixel_range = (-1.0, 1.0)
+    monitor_pattern = ""
+    """Outputs inside the networks to keep for a monitor."""
+
+    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+        super().__init__(device, images, settings, losses_kept)
+        # The probabilities of a batch's three passes: D on fake and real ones, then for G.
+        self._probabilities = device.zeros((losses_kept * 3, settings.batch_size), np.float32)
+
+    def bind(self, device, batch_size: int):
+        settings = self.settings
+        # What the monitor watches inside the networks becomes an output of them.
+        gen = with_internals(networks.dcgan_generator(settings.ngf, CHANNELS), self.monitor_pattern)
+        dis = with_internals(networks.dcgan_discriminator(settings.ndf), self.monitor_pattern)
+        generator = gen.bind(
+            device, {"rand": (batch_size, 1, 1, settings.noise_size)}, {"rand": "null"}
+        )
+        # D's gradients of two passes are summed; its image gradient is G's alone.
+        requests = dict.fromkeys(dis.list_arguments(), "add") | {"data": "write", "label": "null"}
+        shapes = {"data": (batch_size, SIDE, SIDE, CHANNELS), "label": (batch_size, 1)}
+        return generator, dis.bind(device, shapes, requests)
+
+    def initial(self) -> initializer.Initializer:
+        return initializer.Normal(self.settings.sigma)
+
+    def adam(self, executor) -> optimizer.Adam:
+        # LogisticRegressionOutput does not divide by the batch; MXNet's Module does it here.
+        return optimizer.Adam(
+            executor,
+            learning_rate=self.settings.learning_rate,
+            beta1=self.settings.beta1,
+            rescale_grad=1 / self.settings.batch_size,
+        )
+
+    def step(self) -> None:
+        """One batch: D learns from generated and real images in one update, then G through D."""
+        self._require_room()
+        gen, dis = self.generator, self.discriminator
+
+        self.device.ops.random_normal(self.random_state, gen.arg_dict["rand"])
+        gen.forward(is_train=True)
+        made = gen.outputs[0]
+
+        dis.zero_gradients()
+        dis.forward(is_train=True, data=made, label=0.0)
+        dis.backward(wanted=self.discriminator_weights)
+        self._keep_probabilities(0)
+
+        self.data.next_batch(dis.arg_dict["data"])
+        dis.forward(is_train=True, label=1.0)
+        dis.backward(wanted=self.discriminator_weights)
+        self._keep_probabilities(1)
+        self.discriminator_adam.update()
+
+        dis.forward(is_train=True, data=made, label=1.0)
+        dis.backward(wanted=["data"])
+        self._keep_probabilities(2)
+        gen.backward(out_grads=[dis.grad_dict["data"], *[None] * (len(gen.outputs) - 1)])
+        self.generator_adam.update()
+
+        self._count_batch()
+
+    def _keep_probabilities(self, which: int) -> None:
+        place = 3 * self._unread + which
+        row = self.discriminator.outputs[0].reshape((1, self.settings.batch_size))
+        self._probabilities[place : place + 1] = row
+
+    def read_losses(self) -> list[Metrics]:
+        """The metrics of the batches since the last call. Waits for the device to finish them."""
+        first = self.batches_done - self._unread
+        rows = np.array(self._probabilities, np.float64)[: 3 * self._unread]
+        self._unread = 0
+        return [
+            metrics(first + i, *three) for i, three in enumerate(rows.reshape(-1, 3, rows.shape[1]))
+        ]
+
+
+def metrics(batch: int, fake: np.ndarray, real: np.ndarray, gen: np.ndarray) -> Metrics:
+    """The example's metrics of D's probabilities of "real", float64 (N,), of the three passes."""
+    tiny = 1e-12  # the example's, so that a probability of 0 has a logarithm
+    return Metrics(
+        batch=batch,
+        d_fake=float(-np.log(1 - fake + tiny).mean()),
+        d_real=float(-np.log(real + tiny).mean()),
+        g=float(-np.log(gen + tiny).mean()),
+        score_real=float(real.mean()),
+        score_fake=float(fake.mean()),
+        accuracy_fake=float((fake <= 0.5).mean()),
+        accuracy_real=float((real > 0.5).mean()),
+    )
+
+
+class Report:
+    """Three pictures of the latest batch, loss curves, and the numbers reached."""
+
+    def __init__(self, model: Dcgan, where: str) -> None:
+        self.model = model
+        self.real = model.device.empty(model.discriminator.arg_dict["data"].shape, np.float32)
+
+    def samples(self, folder: RunFolder, batches_done: int) -> None:
+        """What G made, the gradient that it got for it, and the real images, of one batch."""
+        model = self.model
+        gradient = np.array(model.discriminator.grad_dict["data"])
+        # Grey is no gradient; the largest of the batch is black or white.
+        gradient *= 1 / max(float(np.abs(gradient).max()), np.finfo(np.float32).tiny)
+        # The discriminator's last pass had generated images; the real ones are gathered again.
+        model.data.latest_batch(self.real)
+        parts = {
+            "generated": np.array(model.generator.outputs[0]),
+            "gradient": gradient,
+            "real": np.array(self.real),
+        }
+        for name, images in parts.items():
+            path = folder.sample(batches_done)
+            draw_grid(images[: PICTURE_SIDE**2], path.with_stem(f"{path.stem}_{name}"))
+
+    def measure(self) -> dict[str, float]:
+        """Numbers for the log at the end of an epoch: none beyond the batches' own."""
+        return {}
+
+    def page(self, folder: RunFolder, epoch: int) -> str:
+        """Draws the three pictures of the epoch's last batch; where they are."""
+        self.samples(folder, self.model.batches_done)
+        return f"pictures of batch {self.model.batches_done:,} in {folder.path / 'samples'}"
+
+    def curves(self, folder: RunFolder, batches_per_epoch: int) -> None:
+        draw_gan_curves(self.model, folder, batches_per_epoch)
+
+    def result(self, folder: RunFolder) -> str:
+        """Writes result.json: means over the last 100 batches; says them."""
+        latest = read_log(folder.log, "batch")[-100:]
+        names = [name for name in latest[0] if name not in ("kind", "batch")]
+        means = {name: float(np.mean([entry[name] for entry in latest])) for name in names}
+        entry = {
+            "system": self.model.network,
+            "settings": self.model.settings.as_dict(),
+            "device": self.model.device.name,
+            "batches": self.model.batches_done,
+            "averaged_batches": len(latest),
+            **means,
+        }
+        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        return f"{folder.result}: last {len(latest)} batches: {listed}"
+
+
+def draw_grid(images: np.ndarray, path) -> None:
+    """Images (N, 64, 64, channels) in -1..1 in the squarest grid."""
+    rows, columns = pictures.grid_shape(len(images))
+    pictures.save_picture(pictures.grid((images + 1) / 2, rows, columns), path)
+
+
+def load_images(where: str, settings: Settings) -> ImageSet:
+    """Images (M, 64, 64, 3) uint8 of the data set that the settings name."""
+    load = {"mnist": load_digits, "cifar10": load_cifar10}[settings.dataset]
+    found = load(where)
+    if settings.images is not None:
+        if settings.images > len(found):
+            raise PyganError(f"--images {settings.images:,}: there are only {len(found):,}")
+        source = f"the first {settings.images:,} of {found.source}"
+        kept = slice(settings.images)
+        found = ImageSet(found.images[kept], found.labels[kept], source, found.reason)
+    return resized(found, SIDE, CHANNELS)
+
+
+def make_system(every: int, pattern: str) -> System:
+    """The system for `pygan.training.run`, watched by a monitor where ``every`` is above 0."""
+
+    class Watched(Dcgan):
+        monitor_pattern = pattern if every else ""
+        monitor: Monitor | None = None
+
+    def watch(model: Watched) -> list[str]:
+        if model.monitor is None:
+            networks = {"G": model.generator, "D": model.discriminator}
+            model.monitor = Monitor(networks, pattern, every)
+        return model.monitor.lines(model.batches_done)
+
+    return System("dcgan", Watched, Settings, Report, EPOCHS, load_images, watch if every else None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains as asked; 0, or 128 + the number of the signal that stopped it."""
+    parser = argparse.ArgumentParser(prog="pygan train dcgan", description=__doc__.splitlines()[0])
+    cli.add_run_options(parser, "dcgan", EPOCHS, Settings.batch_size)
+    parser.add_argument("--dataset", choices=("mnist", "cifar10"), help="images (mnist)")
+    parser.add_argument(
+        "--images", type=cli.positive, metavar="N", help="only the first N images (all)"
+    )
+    parser.add_argument("--ngf", type=cli.positive, metavar="N", help="G's filters (64)")
+    parser.add_argument("--ndf", type=cli.positive, metavar="N", help="D's filters (64)")
+    parser.add_argument(
+        "--monitor", type=cli.positive, metavar="N", help="print norms every N batches (never)"
+    )
+    parser.add_argument(
+        "--monitor-pattern",
+        default=MONITOR_PATTERN,
+        metavar="REGEX",
+        help="which outputs and gradients the monitor prints (%(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    asked = {name: getattr(options, name) for name in ("dataset", "images", "ngf", "ndf")}
+    return cli.run_system(
+        options, make_system(options.monitor or 0, options.monitor_pattern), asked
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -1,0 +1,148 @@
+"""DCGAN: its step, its runs, its pictures, and what users can ask wrongly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_support import assert_same_run
+
+import pygan.device
+from pygan import cli
+from pygan.data import ImageSet
+from pygan.examples import dcgan
+from pygan.training.folder import read_log
+
+SMALL = ["--ngf", "2", "--ndf", "2", "--batch-size", "4", "--device", "numpy", "--plain"]
+
+
+@pytest.fixture(scope="module")
+def cifar(tmp_path_factory) -> Path:
+    """CIFAR-10's binary form with 20 images: 5 batches of 4 an epoch."""
+    folder = tmp_path_factory.mktemp("cifar")
+    random = np.random.default_rng(4)
+    records = random.integers(0, 256, (20, 3073), np.uint8)
+    records[:, 0] = np.arange(20) % 10
+    (folder / "data_batch_1.bin").write_bytes(records.tobytes())
+    return folder
+
+
+def run(data: Path, out: Path, *options: str) -> int:
+    return cli.main(["train", "dcgan", "--data", str(data), "--out", str(out), *SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def unbroken(cifar, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    assert run(cifar, out, "--dataset", "cifar10", "--epochs", "2") == 0
+    return out
+
+
+def test_a_run_leaves_its_pictures_and_numbers(unbroken):
+    names = sorted(path.name for path in (unbroken / "samples").iterdir())
+    parts = ("generated", "gradient", "real")
+    assert names == [f"batch_{b:07d}_{part}.png" for b in (5, 10) for part in parts]
+    result = json.loads((unbroken / "result.json").read_text())
+    assert (result["system"], result["batches"]) == ("dcgan", 10)
+    assert result["settings"]["dataset"] == "cifar10"
+    entries = read_log(unbroken / "log.jsonl", "batch")
+    assert result["g"] == pytest.approx(np.mean([entry["g"] for entry in entries]))
+    assert (unbroken / "losses.png").exists()
+
+
+def test_the_real_picture_shows_the_latest_batch(cifar, tmp_path):
+    """The images of the second batch of the epoch, after the pass for G has overwritten them."""
+    images = dcgan.load_images(str(cifar), dcgan.Settings(dataset="cifar10"))
+    settings = dcgan.Settings(batch_size=4, ngf=2, ndf=2, dataset="cifar10")
+    model = dcgan.Dcgan(pygan.device.get("numpy"), images, settings)
+    report = dcgan.Report(model, "")
+    model.start_epoch(0)
+    model.step()
+    model.step()
+    model.data.latest_batch(report.real)
+    order = np.array(model.data.order)[4:8]
+    np.testing.assert_allclose(report.real, images.images[order] / 127.5 - 1, atol=1e-6)
+    assert not np.allclose(model.discriminator.arg_dict["data"], report.real, atol=0.1)
+
+
+def test_a_stopped_run_goes_on_to_the_bit(cifar, unbroken, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(cifar, out, "--dataset", "cifar10", "--epochs", "2", "--max-batches", "3") == 0
+    assert "train dcgan --out" in capsys.readouterr().out
+    # What is not asked again is taken from the run.
+    assert cli.main(["train", "dcgan", "--out", str(out), "--resume", "--device", "numpy"]) == 0
+    assert_same_run(out, unbroken)
+
+
+def test_a_monitored_run_computes_the_same(cifar, unbroken, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run(cifar, out, "--dataset", "cifar10", "--epochs", "2", "--monitor", "5") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("monitor")]
+    assert {line.split()[2] for line in lines} == {"5", "10"}
+    for name in ("G.gact1_output", "D.dact4_output", "D.dloss_output", "D.data_gradient"):
+        assert sum(name in line for line in lines) == 2
+    assert_same_run(out, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "cifar10", "--images", "21"], "--images 21: there are only 20"),
+        (["--dataset", "cifar10", "--monitor", "1", "--monitor-pattern", "("], "regular"),
+        (["--dataset", "cifar10", "--monitor", "1", "--monitor-pattern", "no"], "matches nothing"),
+        (["--dataset", "mnist"], "no digits in"),
+    ],
+)
+def test_requests_that_cannot_be_met(cifar, tmp_path, capsys, options, message):
+    assert run(cifar, tmp_path / "run", *options) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_another_network_size_is_refused_on_resume(cifar, unbroken, capsys):
+    assert run(cifar, unbroken, "--resume", "--ngf", "3") == 1
+    assert "--ngf 3 differs from 2" in capsys.readouterr().err
+
+
+def test_metrics_of_known_probabilities():
+    found = dcgan.metrics(7, np.array([0.1, 0.6]), np.array([0.9, 0.8]), np.array([1.0, 0.0]))
+    assert found.batch == 7
+    assert found.d_fake == pytest.approx(-(np.log(0.9) + np.log(0.4)) / 2)
+    assert found.d_real == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2)
+    assert found.g == pytest.approx(-np.log(1e-12) / 2)
+    assert (found.accuracy_fake, found.accuracy_real) == (0.5, 1.0)
+
+
+def test_a_step_trains_both_networks_on_the_sum_of_two_gradients():
+    """Against the same passes, one gradient at a time, in float64 sums of what they leave."""
+    random = np.random.default_rng(0)
+    images = ImageSet(
+        random.integers(0, 256, (4, 64, 64, 3), np.uint8), np.zeros(4, np.uint8), "noise"
+    )
+    device = pygan.device.get("numpy")
+    settings = dcgan.Settings(batch_size=4, ngf=2, ndf=2)
+    model = dcgan.Dcgan(device, images, settings)
+    twin = dcgan.Dcgan(device, images, settings)
+    for each in (model, twin):
+        each.start_epoch(0)
+    model.step()
+
+    gen, dis = twin.generator, twin.discriminator
+    device.ops.random_normal(twin.random_state, gen.arg_dict["rand"])
+    gen.forward(is_train=True)
+    real = np.zeros((4, 64, 64, 3), np.float32)
+    twin.data.next_batch(real)
+    total = np.zeros(dis.gradients.shape)
+    for data, label in ((gen.outputs[0], 0), (real, 1)):
+        dis.zero_gradients()
+        dis.forward(is_train=True, data=data, label=label)
+        dis.backward()
+        total += dis.gradients
+    largest = np.abs(total).max()
+    np.testing.assert_allclose(model.discriminator.gradients, total, atol=1e-6 * largest)
+    # Adam's first step has the size of the learning rate wherever there is a gradient.
+    moved = np.abs(model.discriminator.arg_dict["d5_weight"] - dis.arg_dict["d5_weight"])
+    assert np.abs(np.median(moved) / settings.learning_rate - 1) < 0.01
+    moved = np.abs(model.generator.arg_dict["g5_weight"] - gen.arg_dict["g5_weight"])
+    assert np.abs(np.median(moved) / settings.learning_rate - 1) < 0.01

@@ -21,6 +21,12 @@ TRAINED = {
     "lesson": ("the lesson's GAN on handwritten digits", 20, 32),
     "conditional": ("the conditional GAN, which draws the digit asked for", 20, 32),
     "classifier": ("the digit classifier", 10, 20),
+    "autoencoder": ("a plain auto-encoder with a code of two numbers", 20, 50),
+    "autoencoder-penalised": ("an auto-encoder whose code of two numbers is kept small", 20, 50),
+    "vae": ("a variational auto-encoder with a code of 32 numbers", 20, 50),
+    "vae2": ("a variational auto-encoder with a code of two numbers", 20, 50),
+    "anomaly": ("the variational auto-encoder of all digits but 2 and 3", 10, 20),
+    "anomaly-lenet": ("LeNet on ten 2s, as anomalies, against normal digits", 1, 20),
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
@@ -29,6 +35,14 @@ EXAMPLES = {
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
 }
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
+AUTOENCODER_KINDS = {
+    "autoencoder": "plain",
+    "autoencoder-penalised": "penalised",
+    "vae": "vae32",
+    "vae2": "vae2",
+    "anomaly": "anomaly",
+}
+"""The names in ``pygan.networks.AUTOENCODERS`` of those that are auto-encoders."""
 GRID_LIMIT = 10_000
 DIGIT_ROWS = 8
 
@@ -166,6 +180,7 @@ def interpolate(options: argparse.Namespace) -> None:
 
 def summary(options: argparse.Namespace) -> None:
     from pygan import networks
+    from pygan.training.autoencoder import input_shapes
     from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE
 
     count = options.batch_size
@@ -184,7 +199,11 @@ def summary(options: argparse.Namespace) -> None:
         "classifier": [
             (networks.classifier, {"data": (count, *IMAGE_SHAPE), "label": (count, 10)}),
         ],
+        "anomaly-lenet": [(networks.lenet, {"data": (count, *IMAGE_SHAPE)})],
     }
+    for name, kind in AUTOENCODER_KINDS.items():
+        graph = networks.AUTOENCODERS[kind].training_graph
+        parts[name] = [(graph, input_shapes(kind, count))]
     tables = [network().summary(shapes) for network, shapes in parts[options.network]]
     print("\n\n".join(map(str, tables)))
 

@@ -146,6 +146,56 @@ def save_learning_curves(
     _save_figure(figure, path)
 
 
+def save_series(
+    batches: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    held_out: Mapping[int, float],
+    batches_per_epoch: int,
+    path: str | Path,
+    title: str,
+) -> None:
+    """Losses against epochs, drawn as in ``save_loss_curves`` on a logarithmic axis; ``held_out``,
+    the error of held-out images by epoch, as points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    epochs = np.asarray(batches) / batches_per_epoch
+    _draw(axes, epochs, series, max(1, len(epochs) // 100), COLOURS[: len(series)])
+    if held_out:
+        numbers = list(held_out), list(held_out.values())
+        axes.plot(*numbers, "o", color=COLOURS[2], ms=4, label="held-out images")
+    axes.set_yscale("log")
+    axes.set_ylabel("loss")
+    axes.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.set_title(title)
+    _save_figure(figure, path)
+
+
+def save_scatter(
+    points: np.ndarray, labels: np.ndarray, axes: Sequence[str], path: str | Path, title: str
+) -> None:
+    """Points (N, 2) in a colour for each label (N,), the label's name at its points' median."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    plot = figure.subplots()
+    for label in np.unique(labels):
+        of_label = points[labels == label]
+        colour = colormaps["tab10"](int(label) % 10)
+        plot.scatter(*of_label.T, s=3, color=colour, alpha=0.4, linewidths=0)
+        frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
+        plot.text(*np.median(of_label, axis=0), str(label), color=colour, bbox=frame, weight="bold")
+    plot.set_xlabel(axes[0])
+    plot.set_ylabel(axes[1])
+    plot.set_title(title)
+    plot.grid(alpha=0.3)
+    _save_figure(figure, path)
+
+
 def _draw(axes, epochs, series, window, colours) -> None:
     for colour, (name, values) in zip(colours, series.items(), strict=True):
         values = np.asarray(values, float)

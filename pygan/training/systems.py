@@ -6,8 +6,8 @@ model(device, images, settings): ``data`` (``ResidentImages``), ``batches_done``
 ``step``, ``losses_full``, ``read_losses`` (dataclasses with ``batch`` and ``text()``),
 ``state_dict`` and ``load_state_dict``. settings: a frozen dataclass with ``batch_size``, ``seed``
 and ``as_dict()``. report(model, where): ``samples``, ``measure``, ``page``, ``curves`` and
-``result``, as ``GanReport`` has them. load(where, settings): the images to train on. watch(model): lines to print
-after a step.
+``result``, as ``GanReport`` has them. load(where, settings): the images to
+train on. watch(model): lines to print after a step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygan.data import ImageSet, load_digits, load_train_and_test
+from pygan.training.anomaly import (
+    AnomalyClassifier,
+    load_digits_but_3,
+    load_normal_digits,
+)
+from pygan.training.anomaly import ClassifierReport as AnomalyReport
+from pygan.training.autoencoder import (
+    AnomalyVae,
+    AutoencoderReport,
+    PenalisedAutoencoder,
+    PlainAutoencoder,
+    Vae2,
+    Vae32,
+)
 from pygan.training.classifier import Classifier, ClassifierReport, ClassifierSettings
 from pygan.training.conditional import ConditionalGan
 from pygan.training.gan import GanSettings, LessonGan
 from pygan.training.gan_report import GanReport
+from pygan.training.supervised import SmallBatches, SupervisedSettings
 
 
 @dataclass(frozen=True)
@@ -53,6 +68,38 @@ SYSTEMS = {
             ClassifierReport,
             epochs=10,
             load=lambda where, settings: load_train_and_test(where)[0],
+        ),
+        *(
+            System(
+                command,
+                model,
+                SupervisedSettings,
+                AutoencoderReport,
+                epochs=20,
+                load=lambda where, settings: load_train_and_test(where)[0],
+            )
+            for command, model in (
+                ("autoencoder", PlainAutoencoder),
+                ("autoencoder-penalised", PenalisedAutoencoder),
+                ("vae", Vae32),
+                ("vae2", Vae2),
+            )
+        ),
+        System(
+            "anomaly",
+            AnomalyVae,
+            SmallBatches,
+            AutoencoderReport,
+            epochs=10,
+            load=lambda where, settings: load_normal_digits(where),
+        ),
+        System(
+            "anomaly-lenet",
+            AnomalyClassifier,
+            SmallBatches,
+            AnomalyReport,
+            epochs=1,
+            load=lambda where, settings: load_digits_but_3(where),
         ),
     )
 }

@@ -23,6 +23,13 @@ def labelled_data(tmp_path_factory) -> Path:
     return write_blobs(tmp_path_factory.mktemp("labelled"), labels)
 
 
+@pytest.fixture(scope="session")
+def many_twos(tmp_path_factory) -> Path:
+    """The same images as 2s (24 of them), 3s (8) and 0s (8)."""
+    labels = np.repeat([2, 3, 0], [24, 8, 8]).astype(np.uint8)
+    return write_blobs(tmp_path_factory.mktemp("twos"), labels)
+
+
 def write_blobs(folder: Path, labels: np.ndarray) -> Path:
     random = np.random.default_rng(2)
     y, x = np.mgrid[:28, :28]

@@ -1,0 +1,157 @@
+"""Training of one network by its own losses: what auto-encoders and classifiers share.
+
+Everything a step touches is on the device, random numbers and losses included; nothing is copied
+from or to the host until ``read_losses``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pygan import initializer, optimizer
+from pygan.data import ResidentImages
+from pygan.errors import StateError
+from pygan.training.gan import load_network
+
+PART = "network"
+"""What stands before a parameter's name in checkpoints."""
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """Adam's settings and the batch; the lessons' values as defaults."""
+
+    batch_size: int = 50
+    seed: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SmallBatches(SupervisedSettings):
+    batch_size: int = 20
+
+
+class Supervised:
+    """A network, its Adam, its images and the random state: all that a step reads.
+
+    executor: a bound training graph; its outputs named ``..._loss`` are kept. tables: the images a
+    step visits, ``data`` among them, which sets the length of an epoch. Weights start uniform with
+    Xavier's variance, biases as 0. A system states its forward pass in ``feed``.
+    """
+
+    network: ClassVar[str]
+    """The name in checkpoints."""
+
+    def __init__(
+        self,
+        device: Any,
+        settings: SupervisedSettings,
+        executor: Any,
+        tables: Mapping[str, ResidentImages],
+        losses_kept: int = 20,
+    ) -> None:
+        self.device = device
+        self.settings = settings
+        self.executor = executor
+        self.tables = dict(tables)
+        self.data = self.tables["data"]
+        initializer.Xavier()(executor, np.random.default_rng(settings.seed))
+        self.adam = optimizer.Adam(
+            executor, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
+        self.loss_names = [n for n in executor.output_dict if n.endswith("_loss")]
+        self.losses_kept = losses_kept
+        self.batches_done = 0
+        self._unread = 0
+        self._losses = device.zeros((losses_kept * len(self.loss_names),), np.float32)
+
+    def feed(self) -> None:
+        """Writes the next batch into the executor's inputs."""
+        raise NotImplementedError
+
+    def start_epoch(self, epoch: int) -> None:
+        """Draws the order of an epoch's images."""
+        for table in self.tables.values():
+            table.start_epoch(epoch)
+
+    def step(self) -> None:
+        """One batch. Raises StateError where the losses kept were not read in time."""
+        if self.losses_full:
+            raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
+        self.feed()
+        self.executor.forward(is_train=True)
+        self.executor.backward()
+        for place, name in enumerate(self.loss_names, self._unread * len(self.loss_names)):
+            self._losses[place : place + 1] = self.executor.output_dict[name]
+        self.adam.update()
+        self.batches_done += 1
+        self._unread += 1
+
+    @property
+    def losses_full(self) -> bool:
+        return self._unread == self.losses_kept
+
+    def read_losses(self) -> list[SupervisedLosses]:
+        """The losses of the batches since the last call. Waits for the device to finish them."""
+        first = self.batches_done - self._unread
+        rows = np.array(self._losses, float).reshape(self.losses_kept, -1)[: self._unread]
+        self._unread = 0
+        return [
+            SupervisedLosses(first + i, float(row[0]), float(sum(row[1:])))
+            for i, row in enumerate(rows)
+        ]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that the next step depends on, as host arrays named part/array."""
+        executor = self.executor
+        parts = {
+            PART: {name: executor.arg_dict[name] for name in executor.parameter_names},
+            "optimizer": self.adam.state_dict(),
+            "random": {"state": self.random_state},
+            **{name: table.state_dict() for name, table in self.tables.items()},
+        }
+        return {
+            f"{part}/{name}": np.array(value)
+            for part, arrays in parts.items()
+            for name, value in arrays.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], batches_done: int) -> None:
+        """Continues from ``state_dict`` of a run of ``batches_done`` batches.
+
+        Names and shapes must be those of ``state_dict`` (``checkpoint.require_shapes`` tells).
+        """
+        load_network(self.executor, dict(state), PART)
+        self.adam.load_state_dict(_part(state, "optimizer"))
+        self.random_state[...] = state["random/state"]
+        for name, table in self.tables.items():
+            table.load_state_dict(_part(state, name))
+        self.batches_done = batches_done
+        self._unread = 0
+
+
+@dataclass(frozen=True)
+class SupervisedLosses:
+    """One batch, numbered from 0 over the whole run: the first loss, and the sum of the others (the
+    prior or the penalty of a code; 0 where there is none), weighted as they are trained."""
+
+    batch: int
+    loss: float
+    penalty: float
+
+    def text(self) -> str:
+        return f"loss {self.loss:.5f}" + (f"  penalty {self.penalty:.5f}" if self.penalty else "")
+
+
+def _part(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    prefix = part + "/"
+    return {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}

@@ -208,6 +208,28 @@ def summary(options: argparse.Namespace) -> None:
     print("\n\n".join(map(str, tables)))
 
 
+def quality(options: argparse.Namespace) -> None:
+    import json
+    from pathlib import Path
+
+    from pygan import checkpoint, device
+    from pygan.training.judging import judge, table
+
+    chosen = device.get(options.device)
+    result = judge(
+        chosen, options.checkpoint, options.classifier, options.data, options.count, options.seed
+    )
+    print(
+        f"{result['generated_images']:,} images, seed {options.seed}, of {result['network']} "
+        f"after {result['batches']:,} batches, against {result['real_images']:,} real ones; "
+        f"device {chosen.name}; 95 % intervals"
+    )
+    print(table(result))
+    if options.out:
+        content = json.dumps(result, indent=2) + "\n"
+        checkpoint.atomic_write(Path(options.out), content.encode())
+
+
 def doctor(options: argparse.Namespace) -> int:
     from pygan import doctor
 
@@ -243,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
         networks.add_parser(name, help=title, add_help=False)
     _add_sample(commands)
     _add_interpolate(commands)
+    _add_quality(commands)
 
     text = "print a network's layers, output shapes and parameters"
     table = commands.add_parser("summary", help=text, description=text)
@@ -333,6 +356,28 @@ def _add_interpolate(commands) -> None:
     _add_digits(walk, "a walk each, for a generator that draws the digits asked for (0-9)")
     _add_picture(walk, "interpolation.png")
     walk.set_defaults(command=interpolate)
+
+
+def _add_quality(commands) -> None:
+    text = "measure generated digits: Frechet distance, precision, recall, digits as asked"
+    measure = commands.add_parser("quality", help=text, description=text)
+    _add_checkpoint(measure)
+    measure.add_argument(
+        "--classifier",
+        required=True,
+        metavar="FILE",
+        help="a checkpoint, or the folder of a run, of 'pygan train classifier'",
+    )
+    measure.add_argument(
+        "--data", default="auto", metavar="DIR", help="the real digits, as for 'pygan train lesson'"
+    )
+    measure.add_argument(
+        "--count", type=positive, default=10_000, metavar="N", help="images (%(default)s)"
+    )
+    measure.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the noise (0)")
+    measure.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
+    _add_device(measure)
+    measure.set_defaults(command=quality)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -258,7 +258,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as asked; 0, or 128 + the number of the signal that stopped it."""
     parser = argparse.ArgumentParser(prog="pygan train dcgan", description=__doc__.splitlines()[0])
     cli.add_run_options(parser, "dcgan", EPOCHS, Settings.batch_size)
-    parser.add_argument("--dataset", choices=("mnist", "cifar10"), help="images (mnist)")
+    parser.add_argument(
+        "--dataset",
+        choices=("mnist", "cifar10"),
+        help="images (mnist); --data names the folder of cifar-10-batches-bin for cifar10",
+    )
     parser.add_argument(
         "--images", type=cli.positive, metavar="N", help="only the first N images (all)"
     )

@@ -23,7 +23,9 @@ def copy(repository: Path, tmp_path: Path) -> Path:
 
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    # What an outer make hands down would change what this one prints and which variables it has.
+    inherited = ("MAKE", "MFLAGS", "DATA", "EPOCHS", "OUT", "DEVICE", "PYTEST_ARGS", "PYGAN_DATA")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(inherited)}
     return subprocess.run(
         ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 from pygan.errors import PyganError
 
@@ -25,7 +26,7 @@ TRAINED = {
     "autoencoder-penalised": ("an auto-encoder whose code of two numbers is kept small", 20, 50),
     "vae": ("a variational auto-encoder with a code of 32 numbers", 20, 50),
     "vae2": ("a variational auto-encoder with a code of two numbers", 20, 50),
-    "anomaly": ("the variational auto-encoder of all digits but 2 and 3", 10, 20),
+    "anomaly-vae": ("the variational auto-encoder of all digits but 2 and 3", 10, 20),
     "anomaly-lenet": ("LeNet on ten 2s, as anomalies, against normal digits", 1, 20),
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
@@ -33,6 +34,8 @@ names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for
 EXAMPLES = {
     "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
+    "autoencoders": ("autoencoders", "four auto-encoders side by side: error, codes, pictures"),
+    "anomaly": ("anomaly_detection", "2s and 3s as anomalies: LeNet against an auto-encoder"),
 }
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
 AUTOENCODER_KINDS = {
@@ -40,7 +43,7 @@ AUTOENCODER_KINDS = {
     "autoencoder-penalised": "penalised",
     "vae": "vae32",
     "vae2": "vae2",
-    "anomaly": "anomaly",
+    "anomaly-vae": "anomaly",
 }
 """The names in ``pygan.networks.AUTOENCODERS`` of those that are auto-encoders."""
 GRID_LIMIT = 10_000
@@ -114,6 +117,18 @@ def run_system(
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
 
 
+def run_part(options: argparse.Namespace, system, folder: Path, **others: object) -> int:
+    """One of several runs of a script, in a folder of its own; the exit code.
+
+    With ``--resume``, a part that was not begun begins. others: options in place of those given.
+    """
+    from pygan.training.folder import CHECKPOINT
+
+    begun = (folder / CHECKPOINT).exists()
+    part = {**vars(options), "out": str(folder), "resume": options.resume and begun, **others}
+    return run_system(argparse.Namespace(**part), system)
+
+
 def sample(options: argparse.Namespace) -> None:
     from pygan import device, pictures
     from pygan.training.sampling import BATCH, draw_noise, open_sampler
@@ -128,7 +143,7 @@ def sample(options: argparse.Namespace) -> None:
         rows, columns = options.grid
         count = count or rows * columns
     elif digits is not None:
-        # A column for each digit asked for, a row for each noise.
+        # A column for each digit asked for; each image has a noise of its own.
         count = count or DIGIT_ROWS * len(digits)
         columns = min(len(digits), count)
         rows = -(-count // columns)
@@ -210,7 +225,6 @@ def summary(options: argparse.Namespace) -> None:
 
 def quality(options: argparse.Namespace) -> None:
     import json
-    from pathlib import Path
 
     from pygan import checkpoint, device
     from pygan.training.judging import judge, table

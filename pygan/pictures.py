@@ -77,7 +77,7 @@ def save_page(images: np.ndarray, path: str | Path, rows: int = 3, columns: int 
     axes.axis("off")
     # The image's own pixels go into the file; the viewer enlarges them.
     axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="none")
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_loss_curves(
@@ -114,7 +114,7 @@ def save_loss_curves(
     if len(epochs) > 1:
         lower.set_xlim(epochs[0], epochs[-1])
     figure.suptitle(title)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_learning_curves(
@@ -143,7 +143,7 @@ def save_learning_curves(
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     figure.suptitle(title)
-    _save_figure(figure, path)
+    save_figure(figure, path)
 
 
 def save_series(
@@ -171,29 +171,33 @@ def save_series(
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.set_title(title)
-    _save_figure(figure, path)
+    save_figure(figure, path)
+
+
+def scatter_by_label(axes, points: np.ndarray, labels: np.ndarray) -> None:
+    """Points (N, 2) into matplotlib's axes, as `save_scatter` draws them."""
+    from matplotlib import colormaps
+
+    for label in np.unique(labels):
+        of_label = points[labels == label]
+        colour = colormaps["tab10"](int(label) % 10)
+        axes.scatter(*of_label.T, s=3, color=colour, alpha=0.4, linewidths=0)
+        frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
+        axes.text(*np.median(of_label, axis=0), str(label), color=colour, bbox=frame, weight="bold")
+    axes.grid(alpha=0.3)
 
 
 def save_scatter(
     points: np.ndarray, labels: np.ndarray, axes: Sequence[str], path: str | Path, title: str
 ) -> None:
     """Points (N, 2) in a colour for each label (N,), the label's name at its points' median."""
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 7), layout="constrained")
     plot = figure.subplots()
-    for label in np.unique(labels):
-        of_label = points[labels == label]
-        colour = colormaps["tab10"](int(label) % 10)
-        plot.scatter(*of_label.T, s=3, color=colour, alpha=0.4, linewidths=0)
-        frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
-        plot.text(*np.median(of_label, axis=0), str(label), color=colour, bbox=frame, weight="bold")
-    plot.set_xlabel(axes[0])
-    plot.set_ylabel(axes[1])
-    plot.set_title(title)
-    plot.grid(alpha=0.3)
-    _save_figure(figure, path)
+    scatter_by_label(plot, points, labels)
+    plot.set(xlabel=axes[0], ylabel=axes[1], title=title)
+    save_figure(figure, path)
 
 
 def _draw(axes, epochs, series, window, colours) -> None:
@@ -206,7 +210,8 @@ def _draw(axes, epochs, series, window, colours) -> None:
         axes.plot(epochs[window - 1 :], smooth, color=colour, lw=1.6, label=name)
 
 
-def _save_figure(figure, path: str | Path) -> None:
+def save_figure(figure, path: str | Path) -> None:
+    """Writes matplotlib's figure, creating its folder. Raises PyganError where that fails."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ ones alone, and its reconstruction error is the score.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from pygan.data import ImageSet, ResidentImages, load_train_and_test
 from pygan.errors import DataError
 from pygan.training.autoencoder import BATCH, IMAGE_SHAPE, in_batches, save_loss_curves
 from pygan.training.folder import RunFolder
-from pygan.training.supervised import Supervised, SupervisedSettings
+from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 
 ANOMALIES = (2, 3)
 LABELLED_DIGIT = 2
@@ -82,11 +83,22 @@ class AnomalyClassifier(Supervised):
 
 
 class AnomalyScores:
-    """LeNet's probability that an image is an anomaly, from the parameters of an executor."""
+    """LeNet's probability that an image is an anomaly.
 
-    def __init__(self, device: Any, training: Any) -> None:
+    training: the executor that is being trained, whose parameters are read as they stand; without
+    it, parameters are those that ``load`` reads.
+    """
+
+    def __init__(self, device: Any, training: Any = None) -> None:
         shapes = {"data": (BATCH, *IMAGE_SHAPE), "label": (BATCH, 1)}
         self.executor = networks.lenet().bind(device, shapes, "null", shared=training)
+
+    def load(self, folder: str | Path) -> dict:
+        """Takes over the network of a run's newest checkpoint; its metadata.
+
+        Raises CheckpointError for a damaged file and for another network.
+        """
+        return load_trained(self.executor, folder, AnomalyClassifier.network)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """(N,) for images (N, 28, 28, 1) uint8."""

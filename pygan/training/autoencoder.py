@@ -15,11 +15,9 @@ import numpy as np
 
 from pygan import checkpoint, networks, pictures
 from pygan.data import ImageSet, ResidentImages, load_train_and_test
-from pygan.errors import CheckpointError
-from pygan.training.folder import CHECKPOINT, RunFolder, read_log
-from pygan.training.gan import load_network, network_shapes
+from pygan.training.folder import RunFolder, read_log
 from pygan.training.sampling import interpolate
-from pygan.training.supervised import PART, Supervised, SupervisedSettings
+from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 
 IMAGE_SHAPE = (28, 28, 1)
 BATCH = 500
@@ -113,15 +111,7 @@ class Codec:
 
         Raises CheckpointError for a damaged file and for another network.
         """
-        path = Path(folder) / CHECKPOINT
-        tensors, metadata = checkpoint.load(path)
-        if metadata.get("network") != network:
-            raise CheckpointError(
-                f"{path}: a checkpoint of the network {metadata.get('network')!r}, not {network!r}"
-            )
-        checkpoint.require_shapes(path, tensors, network_shapes(self.parameters, PART))
-        load_network(self.parameters, tensors, PART)
-        return metadata
+        return load_trained(self.parameters, folder, network)
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Codes (N, code) of images (N, 28, 28, 1) uint8; where variational, their means."""
@@ -201,10 +191,8 @@ class AutoencoderReport:
         title = f"{self._title()}: codes of {len(codes):,} held-out digits"
         pictures.save_scatter(plane, self.held_out.labels, axes, folder.path / "codes.png", title)
 
-        ends = [np.flatnonzero(self.held_out.labels == digit) for digit in WALK]
-        if all(len(found) for found in ends):
-            first, last = (codes[found[0]] for found in ends)
-            walk = interpolate(first, last, STEPS, "linear")
+        walk = medoid_walk(codes, self.held_out.labels)
+        if walk is not None:
             picture = pictures.grid(self._clipped(walk), 1, STEPS, 3)
             pictures.save_picture(picture, folder.path / "walk.png")
         seed = self.model.settings.seed
@@ -236,6 +224,21 @@ class AutoencoderReport:
     def _pairs(self) -> np.ndarray:
         originals = self.shown.astype(np.float32) / 255
         return np.concatenate([originals, self.codec.reconstruct(self.shown)])
+
+
+def medoid_walk(codes: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+    """Codes (STEPS, code) on the straight line from a 6's code to a 0's; None without one of them.
+
+    Of each digit the code is taken that lies nearest to the mean of its codes.
+    """
+    ends = []
+    for digit in WALK:
+        of_digit = codes[labels == digit]
+        if not len(of_digit):
+            return None
+        distances = np.square(of_digit - of_digit.mean(axis=0)).sum(axis=1)
+        ends.append(of_digit[np.argmin(distances)])
+    return interpolate(*ends, STEPS, "linear")
 
 
 def in_the_plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from pygan import initializer, optimizer
+from pygan import checkpoint, initializer, optimizer
 from pygan.data import ResidentImages
-from pygan.errors import StateError
-from pygan.training.gan import load_network
+from pygan.errors import CheckpointError, StateError
+from pygan.training.folder import CHECKPOINT
+from pygan.training.gan import load_network, network_shapes
 
 PART = "network"
 """What stands before a parameter's name in checkpoints."""
@@ -150,6 +152,22 @@ class SupervisedLosses:
 
     def text(self) -> str:
         return f"loss {self.loss:.5f}" + (f"  penalty {self.penalty:.5f}" if self.penalty else "")
+
+
+def load_trained(executor: Any, folder: str | Path, network: str) -> dict:
+    """Fills an executor's parameters from the newest checkpoint of a run's folder; its metadata.
+
+    Raises CheckpointError for a damaged file and for another network.
+    """
+    path = Path(folder) / CHECKPOINT
+    tensors, metadata = checkpoint.load(path)
+    if metadata.get("network") != network:
+        raise CheckpointError(
+            f"{path}: a checkpoint of the network {metadata.get('network')!r}, not {network!r}"
+        )
+    checkpoint.require_shapes(path, tensors, network_shapes(executor, PART))
+    load_network(executor, tensors, PART)
+    return metadata
 
 
 def _part(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:

@@ -86,7 +86,7 @@ SYSTEMS = {
             )
         ),
         System(
-            "anomaly",
+            "anomaly-vae",
             AnomalyVae,
             SmallBatches,
             AutoencoderReport,

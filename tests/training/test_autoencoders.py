@@ -28,7 +28,7 @@ COMMANDS = {
     "autoencoder-penalised": "penalised",
     "vae": "vae32",
     "vae2": "vae2",
-    "anomaly": "anomaly",
+    "anomaly-vae": "anomaly",
 }
 
 

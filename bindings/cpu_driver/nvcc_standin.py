@@ -318,12 +318,14 @@ def parse(arguments: list[str]) -> Request:
     return request
 
 
-def version_text() -> str:
+def version_text(check: bool) -> str:
+    """What ``--version`` prints. PyCUDA keeps images under a key that this text is part of, so it
+    must tell images for check mode from others."""
     compiler = find_compiler()
     return (
         "nvcc: stand-in of pygan's CPU driver\n"
         f"Cuda compilation tools, release {RELEASE}, V{RELEASE}.0\n"
-        f"Built on {compiler_version(compiler)}, fingerprint {fingerprint()}\n"
+        f"Built on {compiler_version(compiler)}, fingerprint {fingerprint(check)}\n"
     )
 
 
@@ -340,14 +342,14 @@ def expanded_only(request: Request) -> str:
 def main(arguments: list[str]) -> int:
     try:
         request = parse(arguments)
+        check = request.check or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
         if request.version:
-            sys.stdout.write(version_text())
+            sys.stdout.write(version_text(check))
             return 0
         if request.preprocess:
             sys.stdout.write(expanded_only(request))
             return 0
         assert request.source is not None
-        check = request.check or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
         image = compile_image(
             request.source, request.arguments, standard=request.standard, check=check
         )

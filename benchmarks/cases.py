@@ -1,44 +1,115 @@
-"""Every function of the kernel interface at the shapes of the lesson's GAN (batch 32).
+"""Every function of the kernel interface at the shapes of a network: the lesson's GAN, or DCGAN.
 
-Functions that the lesson does not use are measured at shapes of its size: fully connected layers of
-a 784-128 autoencoder, element-wise functions on the generator's second layer.
+Functions that the network does not use are measured at shapes of its size: fully connected layers,
+pooling, element-wise functions on one of the generator's layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-# (name, channels in, size in, channels out, size out, kernel, stride, pad)
-GENERATOR = (
-    ("G1", 10, 1, 256, 4, 4, 2, 0),
-    ("G2", 256, 4, 128, 7, 3, 2, 1),
-    ("G3", 128, 7, 64, 14, 4, 2, 1),
-    ("G4", 64, 14, 1, 28, 4, 2, 1),
+Layer = tuple[str, int, int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The shapes of a GAN.
+
+    generator (transposed convolutions), discriminator (convolutions): name, channels in, size in,
+    channels out, size out, kernel, stride, pad. normalised: name, channels, size, the activation
+    that follows, its slope. image, hidden, inner: (height, width, channels) of the images, of the
+    generator's last hidden layer, and of the one before. pooled: channels, size. fully_connected:
+    inputs, units. parameters: of the generator.
+    """
+
+    generator: tuple[Layer, ...]
+    discriminator: tuple[Layer, ...]
+    normalised: tuple[tuple[str, int, int, str, float], ...]
+    image: tuple[int, int, int]
+    hidden: tuple[int, int, int]
+    inner: tuple[int, int, int]
+    pooled: tuple[int, int]
+    fully_connected: tuple[int, int]
+    noise: int
+    parameters: int
+    batch: int
+    biased: str = ""  # the convolution that has one
+
+
+LESSON = Network(
+    generator=(
+        ("G1", 10, 1, 256, 4, 4, 2, 0),
+        ("G2", 256, 4, 128, 7, 3, 2, 1),
+        ("G3", 128, 7, 64, 14, 4, 2, 1),
+        ("G4", 64, 14, 1, 28, 4, 2, 1),
+    ),
+    discriminator=(
+        ("D1", 1, 28, 24, 26, 3, 1, 0),
+        ("D2", 24, 13, 32, 6, 3, 2, 0),
+        ("D3", 32, 6, 64, 4, 3, 1, 0),
+        ("D4", 64, 4, 64, 1, 4, 1, 0),
+        ("D5", 64, 1, 1, 1, 1, 1, 0),
+    ),
+    normalised=(
+        ("G1", 256, 4, "relu", 0.0),
+        ("G2", 128, 7, "relu", 0.0),
+        ("G3", 64, 14, "relu", 0.0),
+        ("D1", 24, 26, "leaky_relu", 0.25),
+        ("D2", 32, 6, "leaky_relu", 0.25),
+        ("D3", 64, 4, "leaky_relu", 0.25),
+        ("D4", 64, 1, "leaky_relu", 0.25),
+    ),
+    image=(28, 28, 1),
+    hidden=(14, 14, 64),
+    inner=(7, 7, 128),
+    pooled=(24, 26),
+    fully_connected=(784, 128),
+    noise=10,
+    parameters=470_000,
+    batch=32,
+    biased="D5",
 )
-DISCRIMINATOR = (
-    ("D1", 1, 28, 24, 26, 3, 1, 0),
-    ("D2", 24, 13, 32, 6, 3, 2, 0),
-    ("D3", 32, 6, 64, 4, 3, 1, 0),
-    ("D4", 64, 4, 64, 1, 4, 1, 0),
-    ("D5", 64, 1, 1, 1, 1, 1, 0),
+DCGAN = Network(
+    generator=(
+        ("G1", 100, 1, 512, 4, 4, 1, 0),
+        ("G2", 512, 4, 256, 8, 4, 2, 1),
+        ("G3", 256, 8, 128, 16, 4, 2, 1),
+        ("G4", 128, 16, 64, 32, 4, 2, 1),
+        ("G5", 64, 32, 3, 64, 4, 2, 1),
+    ),
+    discriminator=(
+        ("D1", 3, 64, 64, 32, 4, 2, 1),
+        ("D2", 64, 32, 128, 16, 4, 2, 1),
+        ("D3", 128, 16, 256, 8, 4, 2, 1),
+        ("D4", 256, 8, 512, 4, 4, 2, 1),
+        ("D5", 512, 4, 1, 1, 4, 1, 0),
+    ),
+    normalised=(
+        ("G1", 512, 4, "relu", 0.0),
+        ("G2", 256, 8, "relu", 0.0),
+        ("G3", 128, 16, "relu", 0.0),
+        ("G4", 64, 32, "relu", 0.0),
+        ("D2", 128, 16, "leaky_relu", 0.2),
+        ("D3", 256, 8, "leaky_relu", 0.2),
+        ("D4", 512, 4, "leaky_relu", 0.2),
+    ),
+    image=(64, 64, 3),
+    hidden=(32, 32, 64),
+    inner=(16, 16, 128),
+    pooled=(64, 32),
+    fully_connected=(100, 8192),
+    noise=100,
+    parameters=3_600_000,
+    batch=64,
 )
-# (name, channels, size, activation that follows, its slope)
-NORMALISED = (
-    ("G1", 256, 4, "relu", 0.0),
-    ("G2", 128, 7, "relu", 0.0),
-    ("G3", 64, 14, "relu", 0.0),
-    ("D1", 24, 26, "leaky_relu", 0.25),
-    ("D2", 32, 6, "leaky_relu", 0.25),
-    ("D3", 64, 4, "leaky_relu", 0.25),
-    ("D4", 64, 1, "leaky_relu", 0.25),
-)
-PARAMETERS = 470_000  # of the generator
+NETWORKS = {"lesson": LESSON, "dcgan": DCGAN}
 # Two float32 sums of the same n terms in different order differ by about sqrt(n) 2^-24 of their
-# size; the longest sum here, a weight gradient over 32 x 26 x 26 places, gives 9e-6.
+# size; the longest sum of the lesson, a weight gradient over 32 x 26 x 26 places, gives 9e-6, that
+# of DCGAN at batch 512, over 512 x 32 x 32 places, 4e-5.
 TOLERANCE = 1e-4
 
 
@@ -67,10 +138,17 @@ class Case:
         return tuple(None if array is None else array.shape for array in self.arrays)
 
 
-def all_cases(quick: bool = False) -> list[Case]:
-    """`quick`: batch 2 and an eighth of the channels, for trying the script out."""
-    build = _Builder(batch=2 if quick else 32, divide=8 if quick else 1)
-    makers: tuple[Callable[[_Builder], list[Case]], ...] = (
+def all_cases(
+    quick: bool = False, network: str = "lesson", batch: int | None = None
+) -> Iterator[Case]:
+    """One case at a time, since the arrays of all of them may not fit into memory together.
+
+    `batch` is the network's own if None. `quick`: batch 2 and an eighth of the channels, for trying
+    the script out.
+    """
+    shapes = NETWORKS[network]
+    build = _Builder(shapes, batch=2 if quick else batch or shapes.batch, divide=8 if quick else 1)
+    makers: tuple[Callable[[_Builder], Iterable[Case]], ...] = (
         _transposed_convolutions,
         _convolutions,
         _fully_connected,
@@ -83,22 +161,28 @@ def all_cases(quick: bool = False) -> list[Case]:
         _data,
         _optimizers,
     )
-    return [case for make in makers for case in make(build)]
+    for make in makers:
+        yield from make(build)
 
 
 class _Builder:
-    def __init__(self, batch: int, divide: int) -> None:
-        self.batch, self.divide = batch, divide
+    def __init__(self, network: Network, batch: int, divide: int) -> None:
+        self.network, self.batch, self.divide = network, batch, divide
         self._rng = np.random.default_rng(20)
 
     def channels(self, count: int) -> int:
         return max(1, count // self.divide) if count > 10 else count
 
+    def layer(self, shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """(batch, height, width, channels)"""
+        height, width, channels = shape
+        return self.batch, height, width, self.channels(channels)
+
     def normal(self, *shape: int) -> np.ndarray:
-        return self._rng.normal(size=shape).astype(np.float32)
+        return self._rng.standard_normal(shape, np.float32)
 
     def uniform(self, *shape: int) -> np.ndarray:
-        return self._rng.uniform(0.1, 0.9, shape).astype(np.float32)
+        return np.float32(0.1) + np.float32(0.8) * self._rng.random(shape, np.float32)
 
     def integers(self, low: int, high: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return self._rng.integers(low, high, shape).astype(dtype)
@@ -115,37 +199,35 @@ def _geometry(stride: int, pad: int) -> dict[str, Any]:
     return {"stride": (stride,) * 2, "pad": (pad,) * 2, "dilation": (1, 1), "groups": 1}
 
 
-def _transposed_convolutions(make: _Builder) -> list[Case]:
-    cases = []
-    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in GENERATOR:
+def _transposed_convolutions(make: _Builder) -> Iterator[Case]:
+    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in make.network.generator:
         c_in, c_out = make.channels(c_in), make.channels(c_out)
         x_shape = (make.batch, size_in, size_in, c_in)
         y_shape = (make.batch, size_out, size_out, c_out)
         w_shape = (c_in, kernel, kernel, c_out)
         flops = 2.0 * make.batch * size_in**2 * kernel**2 * c_in * c_out
-        cases += _three_passes(
+        yield from _three_passes(
             make, "transposed_convolution", f"{name} {c_in}-{c_out}, {size_in}-{size_out}",
             x_shape, w_shape, y_shape, None, _geometry(stride, pad), flops,
         )  # fmt: skip
-    return cases
 
 
-def _convolutions(make: _Builder) -> list[Case]:
-    cases = []
-    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in DISCRIMINATOR:
+def _convolutions(make: _Builder) -> Iterator[Case]:
+    for name, c_in, size_in, c_out, size_out, kernel, stride, pad in make.network.discriminator:
         c_in, c_out = make.channels(c_in), make.channels(c_out)
         x_shape = (make.batch, size_in, size_in, c_in)
         y_shape = (make.batch, size_out, size_out, c_out)
         w_shape = (c_out, kernel, kernel, c_in)
         flops = 2.0 * make.batch * size_out**2 * kernel**2 * c_in * c_out
-        bias = make.normal(c_out) if name == "D5" else None
+        bias = make.normal(c_out) if name == make.network.biased else None
         label = f"{name} {c_in}-{c_out}, {size_in}-{size_out}"
-        cases += _three_passes(
+        yield from _three_passes(
             make, "convolution", label, x_shape, w_shape, y_shape, bias,
             _geometry(stride, pad), flops,
         )  # fmt: skip
-    cases.append(Case("bias_backward", "D5", (make.normal(make.batch, 1, 1, 1), make.out(1)), (1,)))
-    return cases
+    for shape in ((make.batch, 1, 1, 1), make.layer(make.network.hidden)):
+        label = "x".join(map(str, shape[1:]))
+        yield Case("bias_backward", label, (make.normal(*shape), make.out(shape[-1])), (1,))
 
 
 def _three_passes(
@@ -171,7 +253,8 @@ def _three_passes(
 
 
 def _fully_connected(make: _Builder) -> list[Case]:
-    n, d, h = make.batch, make.channels(784), make.channels(128)
+    n = make.batch
+    d, h = (make.channels(count) for count in make.network.fully_connected)
     flops = 2.0 * n * d * h
     label = f"{d}-{h}"
     return [
@@ -191,9 +274,8 @@ def _fully_connected(make: _Builder) -> list[Case]:
     ]  # fmt: skip
 
 
-def _batch_norms(make: _Builder) -> list[Case]:
-    cases = []
-    for name, channels, size, activation, slope in NORMALISED:
+def _batch_norms(make: _Builder) -> Iterator[Case]:
+    for name, channels, size, activation, slope in make.network.normalised:
         c = make.channels(channels)
         shape = (make.batch, size, size, c)
         label = f"{name} {c}, {size}x{size}, {activation}"
@@ -201,7 +283,7 @@ def _batch_norms(make: _Builder) -> list[Case]:
         x, gamma, beta = make.normal(*shape), make.uniform(c), make.normal(c)
         mean = x.mean((0, 1, 2))
         var = x.astype(np.float64).var((0, 1, 2)).astype(np.float32)
-        cases += [
+        yield from (
             Case(
                 "batch_norm_forward_training", label,
                 (x, gamma, beta, make.out(*shape), make.out(c), make.out(c)), (3, 4, 5), (),
@@ -212,9 +294,9 @@ def _batch_norms(make: _Builder) -> list[Case]:
                 (x, gamma, beta, mean, var, make.normal(*shape), make.out(*shape), make.out(c),
                  make.out(c)), (6, 7, 8), (), {**shared, "use_global_stats": False},
             ),
-        ]  # fmt: skip
-        if name in ("G2", "D1"):
-            cases += [
+        )  # fmt: skip
+        if name in ("G2", "D1", "D2"):
+            yield from (
                 Case(
                     "batch_norm_forward_inference", label,
                     (x, gamma, beta, mean, var, make.out(*shape)), (5,), (), shared,
@@ -223,14 +305,11 @@ def _batch_norms(make: _Builder) -> list[Case]:
                     "batch_norm_update_moving", label,
                     (mean, var, make.normal(c), make.uniform(c)), (), (2, 3), {"momentum": 0.9},
                 ),
-            ]  # fmt: skip
-    return cases
+            )  # fmt: skip
 
 
-def _activations(make: _Builder) -> list[Case]:
-    cases = []
-    image = (make.batch, 28, 28, 1)
-    hidden = (make.batch, 14, 14, make.channels(64))
+def _activations(make: _Builder) -> Iterator[Case]:
+    image, hidden = make.layer(make.network.image), make.layer(make.network.hidden)
     for kind, shape in (
         ("sigmoid", image),
         *((kind, hidden) for kind in ("relu", "leaky_relu", "elu", "tanh", "softplus")),
@@ -240,32 +319,29 @@ def _activations(make: _Builder) -> list[Case]:
         y = np.zeros_like(x)
         _twin("activation_forward")(x, y, **attributes)
         label = f"{kind}, {'x'.join(map(str, shape[1:]))}"
-        cases += [
+        yield from (
             Case("activation_forward", label, (x, make.out(*shape)), (1,), (), attributes),
             Case(
                 "activation_backward", label, (x, y, make.normal(*shape), make.out(*shape)), (3,),
                 (), attributes,
             ),
-        ]  # fmt: skip
-    return cases
+        )  # fmt: skip
 
 
-def _poolings(make: _Builder) -> list[Case]:
-    c = make.channels(24)
-    x, y = (make.batch, 26, 26, c), (make.batch, 13, 13, c)
-    cases = []
+def _poolings(make: _Builder) -> Iterator[Case]:
+    c, size = make.channels(make.network.pooled[0]), make.network.pooled[1]
+    x, y = (make.batch, size, size, c), (make.batch, size // 2, size // 2, c)
     for kind in ("avg", "max"):
         attributes = {"kind": kind, "kernel": (2, 2), "stride": (2, 2), "pad": (0, 0)}
         data = make.normal(*x)
-        label = f"{kind} 2x2, {c}, 26-13"
-        cases += [
+        label = f"{kind} 2x2, {c}, {size}-{size // 2}"
+        yield from (
             Case("pooling_forward", label, (data, make.out(*y)), (1,), (), attributes),
             Case(
                 "pooling_backward", label, (data, make.normal(*y), make.out(*x)), (2,), (),
                 attributes,
             ),
-        ]  # fmt: skip
-    return cases
+        )  # fmt: skip
 
 
 def _losses(make: _Builder) -> list[Case]:
@@ -275,7 +351,8 @@ def _losses(make: _Builder) -> list[Case]:
     labels /= labels.sum(1, keepdims=True)
     p = np.zeros_like(logits)
     _twin("softmax_forward")(logits, p)
-    a, b = make.normal(n, 784), make.normal(n, 784)
+    pixels = int(np.prod(make.network.image))
+    a, b = make.normal(n, pixels), make.normal(n, pixels)
     scale = {"scale": 1.0 / n}
     one = make.out(1)
     return [
@@ -293,15 +370,15 @@ def _losses(make: _Builder) -> list[Case]:
             "softmax_cross_entropy_backward", "10 classes", (logits, labels, np.zeros_like(p)),
             (2,), (), scale,
         ),
-        Case("mean_squared_error_forward", "784", (a, b, one), (2,), (), scale),
-        Case("mean_squared_error_backward", "784", (a, b, np.zeros_like(a)), (2,), (), scale),
-        Case("kullback_leibler_forward", "784", (a, b, one), (2,), (), scale),
-        Case("kullback_leibler_backward", "784", (a, np.zeros_like(a)), (1,), (), scale),
+        Case("mean_squared_error_forward", str(pixels), (a, b, one), (2,), (), scale),
+        Case("mean_squared_error_backward", str(pixels), (a, b, np.zeros_like(a)), (2,), (), scale),
+        Case("kullback_leibler_forward", str(pixels), (a, b, one), (2,), (), scale),
+        Case("kullback_leibler_backward", str(pixels), (a, np.zeros_like(a)), (1,), (), scale),
     ]  # fmt: skip
 
 
 def _elementwise(make: _Builder) -> list[Case]:
-    shape = (make.batch, 7, 7, make.channels(128))
+    shape = make.layer(make.network.inner)
     label = "x".join(map(str, shape[1:]))
     a, b = make.normal(*shape), make.normal(*shape)
     row = make.normal(1, 1, 1, shape[-1])
@@ -339,40 +416,41 @@ def _elementwise(make: _Builder) -> list[Case]:
     ]  # fmt: skip
 
 
-def _random(make: _Builder) -> list[Case]:
+def _random(make: _Builder) -> Iterator[Case]:
     state = np.array([7, 3], np.uint64)
-    cases = []
-    for label, shape in (("noise 10", (make.batch, 10)), ("2^20", (1 << 20,))):
+    noise = make.network.noise
+    for label, shape in ((f"noise {noise}", (make.batch, noise)), ("2^20", (1 << 20,))):
         if make.divide > 1 and len(shape) == 1:
             continue
-        cases += [
+        yield from (
             Case("random_uniform", label, (state, make.out(*shape)), (1,), (0,), {"low": -1.0}),
             Case("random_normal", label, (state, make.out(*shape)), (1,), (0,)),
-        ]
-    return cases
+        )
 
 
 def _data(make: _Builder) -> list[Case]:
-    images = 1000
-    table = make.integers(0, 256, (images, 28, 28, 1), np.uint8)
+    images = max(1000, make.batch)
+    image = make.network.image
+    pixels, label = int(np.prod(image)), "x".join(map(str, image))
+    table = make.integers(0, 256, (images, *image), np.uint8)
     labels = make.integers(0, 10, (images,), np.uint8)
     order, cursor = make.permutation(images), np.array([990], np.int32)
     n = make.batch
     return [
         Case(
-            "gather_rows", "28x28x1", (table, order, cursor, make.out(n, 28, 28, 1)), (3,), (),
-            {"scale": 1 / 255}, unread=table.nbytes - n * 28 * 28 + order.nbytes - 4 * n,
+            "gather_rows", label, (table, order, cursor, make.out(n, *image)), (3,), (),
+            {"scale": 1 / 255}, unread=table.nbytes - n * pixels + order.nbytes - 4 * n,
         ),
         Case(
             "gather_one_hot", "10 classes", (labels, order, cursor, make.out(n, 10)), (3,),
             unread=labels.nbytes - n + order.nbytes - 4 * n,
         ),
-        Case("advance_cursor", "", (cursor,), (), (0,), {"step": n, "modulo": images}),
+        Case("advance_cursor", "one", (cursor,), (), (0,), {"step": n, "modulo": images}),
     ]  # fmt: skip
 
 
 def _optimizers(make: _Builder) -> list[Case]:
-    n = PARAMETERS // make.divide
+    n = make.network.parameters // make.divide
     label = f"{n} parameters"
     step, rate = np.full(1024, 4, np.int32), np.array([2e-4], np.float32)
     w, g, m, v = make.normal(n), make.normal(n), make.normal(n), make.uniform(n)

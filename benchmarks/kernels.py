@@ -1,25 +1,30 @@
 """Every function of the kernel interface, per device: checked, timed, checked again.
 
-    python benchmarks/kernels.py [--devices numpy cpu] [--only NAME ...] [--json FILE] [--quick]
+    python benchmarks/kernels.py [--devices numpy cpu] [--network lesson] [--batch 32] [--peers]
+                                 [--graph] [--only NAME ...] [--json FILE] [--quick]
 
-Each function runs at the shapes of the lesson's GAN, batch 32 (benchmarks/cases.py). Before and
+Each function runs at the shapes of the lesson's GAN, or of DCGAN (benchmarks/cases.py). Before and
 after the timing its results on poisoned outputs are compared with the numpy twin's; a function that
 is wrong is not timed and makes the exit code 1. GFLOP/s and GB/s count useful work: products that
 the operator is defined by, every input read once, every output written once. On a GPU calls rotate
 among copies of the arrays that together exceed twice the L2 cache.
+
+``--graph`` times calls recorded as a CUDA graph too, which leaves the cost of launching them from
+Python out. ``--peers`` adds PyTorch and cuBLAS where they are installed (benchmarks/peers.py). The
+last device is the one that ratios and the share of the roofline (benchmarks/roofline.py) are for:
+a ratio is its time over the other's, both as graphs where both are.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import TOLERANCE, Case, all_cases
+from cases import NETWORKS, TOLERANCE, Case, all_cases
 from measuring import (
     Timing,
     default_devices,
@@ -30,24 +35,10 @@ from measuring import (
     print_table,
     write_json,
 )
+from peers import Figure, How, find_peers
+from roofline import Roofline, measure_roofline
 
-
-@dataclass(frozen=True)
-class Result:
-    """One case on one device; `share` is the largest share of the allowed difference."""
-
-    case: Case
-    device: str
-    timing: Timing
-    share: float
-
-    @property
-    def gflops(self) -> float:
-        return 1e-9 * self.case.flops / self.timing.median
-
-    @property
-    def gigabytes(self) -> float:
-        return 1e-9 * self.case.nbytes / self.timing.median
+Row = dict[str, Any]
 
 
 class Bound:
@@ -92,127 +83,196 @@ def twin_results(case: Case) -> list[np.ndarray]:
     return [bound.arrays[index] for index in (*case.written, *case.updated)]
 
 
-def run_case(device: Any, case: Case, samples: int, seconds: float) -> Result:
-    """Raises AssertionError where the results are wrong."""
-    expected = twin_results(case)
+def run_case(device: Any, case: Case, expected: Sequence[np.ndarray], how: How) -> Iterator[Figure]:
+    """Yields the figures; raises AssertionError where the results are wrong."""
     share = Bound(device, case).check(expected)
-    bounds = [Bound(device, case) for _ in range(_copies(device, case))]
-    works: list[Callable[[], None]] = list(bounds)
-    timing = measure(device, works, samples=samples, seconds=seconds)
+    bounds = [Bound(device, case) for _ in range(how.copies if device.name == "cuda" else 1)]
+    timings = {
+        device.name: measure(device, bounds, samples=how.samples, seconds=how.seconds),
+    }
+    if how.graph and device.name != "numpy":
+        timings[f"{device.name} graph"] = _time_graph(device, bounds, how)
     share = max(share, Bound(device, case).check(expected))
-    return Result(case, device.name, timing, share)
+    for name, timing in timings.items():
+        yield name, timing, share
 
 
-def _copies(device: Any, case: Case) -> int:
+def _time_graph(device: Any, bounds: Sequence[Bound], how: How) -> Timing:
+    from pygan.bindings.graph import Graph
+
+    rounds = how.rounds(bounds)
+
+    def work() -> None:
+        for _ in range(rounds):
+            for bound in bounds:
+                bound()
+
+    graph = Graph(device.context, work)
+    timing = measure(device, [graph.launch], samples=how.samples, seconds=how.seconds)
+    return timing.divided(rounds * len(bounds))
+
+
+def _copies(chosen: Sequence[Any], case: Case) -> int:
     """Enough sets of arrays that a GPU's L2 cache holds none of them at the next turn."""
-    if device.name != "cuda":
-        return 1
-    context = device.context
-    cache = context.device.get_attribute(context.cuda.device_attribute.L2_CACHE_SIZE)
-    return int(min(64, max(2, -(-2 * cache // max(case.nbytes, 1)))))
+    for device in chosen:
+        if device.name == "cuda":
+            context = device.context
+            cache = context.device.get_attribute(context.cuda.device_attribute.L2_CACHE_SIZE)
+            return int(min(64, max(2, -(-2 * cache // max(case.nbytes, 1)))))
+    return 1
+
+
+class Session:
+    """One run of the benchmark: its devices, peers and ceilings, and what it found."""
+
+    def __init__(self, chosen: Sequence[Any], options: argparse.Namespace) -> None:
+        self.chosen, self._options = chosen, options
+        self.main = chosen[-1].name
+        self.peers, self.missing = find_peers(chosen) if options.peers else ([], [])
+        self.roofline: Roofline = measure_roofline(chosen[-1], options.quick)
+        self.rows: list[Row] = []
+        self.wrong: list[str] = []
+
+    def add(self, case: Case) -> None:
+        samples = self._options.samples or (3 if self._options.quick else 15)
+        seconds = 0.002 if self._options.quick else 0.02
+        how = How(samples, seconds, _copies(self.chosen, case), self._options.graph)
+        expected = twin_results(case)
+        figures: dict[str, Any] = {}
+        for device in self.chosen:
+            try:
+                for name, timing, share in run_case(device, case, expected, how):
+                    figures[name] = self._figure(case, timing, share)
+            except AssertionError as error:
+                self.wrong.append(f"{device.name}: {case.function} ({case.label}): {error}")
+        for peer in self.peers:
+            if not peer.takes(case):
+                continue
+            try:
+                for name, timing, share in peer.run(case, expected, how):
+                    figures[name] = self._figure(case, timing, share)
+            except (AssertionError, RuntimeError) as error:  # a peer's fault is not pygan's
+                self.missing.append(f"{peer.name}: {case.function} ({case.label}): {error}")
+        self.rows.append(
+            {
+                "function": case.function,
+                "label": case.label,
+                "shapes": case.shapes,
+                "flops": case.flops,
+                "bytes": case.nbytes,
+                "devices": figures,
+                "ratios": self._ratios(figures),
+            }
+        )
+
+    def _figure(self, case: Case, timing: Timing, share: float) -> dict[str, Any]:
+        floor = self.roofline.floor(case.nbytes, case.flops)
+        return {
+            "seconds": timing,
+            "gflops": 1e-9 * case.flops / timing.median,
+            "gigabytes_per_second": 1e-9 * case.nbytes / timing.median,
+            "share_of_tolerance": share,
+            "share_of_roofline": floor / timing.median,
+        }
+
+    def _ratios(self, figures: dict[str, Any]) -> dict[str, float]:
+        """The main device's time over each other's."""
+
+        def best(name: str, graph: bool) -> float:
+            return figures[f"{name} graph" if graph else name]["seconds"].median
+
+        if self.main not in figures:
+            return {}
+        ratios = {}
+        for name in figures:
+            if name.endswith(" graph") or name == self.main:
+                continue
+            graph = f"{name} graph" in figures and f"{self.main} graph" in figures
+            # numpy has no launches to save: the better of ours is the fair one beside it
+            ours = graph or (name == "numpy" and f"{self.main} graph" in figures)
+            ratios[name] = best(self.main, ours) / best(name, graph)
+        return ratios
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that was timed, in order of its first appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row["devices"]))
+
+    def print(self) -> None:
+        names = self.names
+        compared = list(dict.fromkeys(name for row in self.rows for name in row["ratios"]))
+        titles = ["function", "shape"]
+        for name in names:
+            titles += [name] if name.startswith(("torch", "cuBLAS")) else [name, "GFLOP/s or GB/s"]
+        titles += ["of roofline", *(f"{self.main} / {name}" for name in compared)]
+        rows = [self._cells(row, names, compared) for row in self.rows]
+        network = self._options.network
+        print_table(
+            f"Kernels of {network}: median (10th-90th percentile) of one call. "
+            f"Roofline: {self.roofline}",
+            titles,
+            rows,
+        )
+
+    def _cells(self, row: Row, names: Sequence[str], compared: Sequence[str]) -> list[str]:
+        cells = [row["function"], row["label"]]
+        for name in names:
+            figure = row["devices"].get(name)
+            peer = name.startswith(("torch", "cuBLAS"))
+            absent = "" if peer else "wrong"
+            cells.append(str(figure["seconds"]) if figure else absent)
+            if not peer:
+                cells.append(_rate(row, figure) if figure else "")
+        ours = row["devices"].get(f"{self.main} graph") or row["devices"].get(self.main)
+        cells.append(f"{ours['share_of_roofline']:.1%}" if ours else "")
+        ratios = row["ratios"]
+        return cells + [f"{ratios[name]:.3g}" if name in ratios else "" for name in compared]
+
+
+def _rate(row: Row, figure: dict[str, Any]) -> str:
+    if row["flops"]:
+        return f"{figure['gflops']:.3g} GFLOP/s"
+    return f"{figure['gigabytes_per_second']:.3g} GB/s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times every function of the kernel interface.")
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
+    parser.add_argument("--network", choices=list(NETWORKS), default="lesson", help="whose shapes")
+    parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
+    parser.add_argument("--peers", action="store_true", help="also PyTorch and cuBLAS")
+    parser.add_argument("--graph", action="store_true", help="also recorded as a CUDA graph")
     parser.add_argument("--only", nargs="+", default=[""], help="functions whose name holds this")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes, few samples")
     parser.add_argument("--samples", type=int, help="samples per case (default 15)")
     options = parser.parse_args(arguments)
-    samples = options.samples or (3 if options.quick else 15)
-    seconds = 0.002 if options.quick else 0.02
     about = machine()
     chosen = devices(options.devices or default_devices())
     for device in chosen:
         print(device.description)
-    cases = [
-        case
-        for case in all_cases(options.quick)
-        if any(part in case.function for part in options.only)
-    ]
-    results: list[dict[str, Result]] = []
-    wrong = []
-    for case in cases:
-        of_case = {}
-        for device in chosen:
-            try:
-                of_case[device.name] = run_case(device, case, samples, seconds)
-            except AssertionError as error:
-                wrong.append(f"{device.name}: {case.function} ({case.label}): {error}")
-        results.append(of_case)
-    names = [device.name for device in chosen]
-    _print(cases, results, names)
+    session = Session(chosen, options)
+    print(f"roofline: {session.roofline}")
+    for case in all_cases(options.quick, options.network, options.batch):
+        if any(part in case.function for part in options.only):
+            session.add(case)
+    session.print()
     if options.json:
-        write_json(options.json, _record(about, chosen, cases, results, wrong))
-    for text in wrong:
-        print(text, file=sys.stderr)
-    return 1 if wrong else 0
-
-
-def _print(cases: Sequence[Case], results: Sequence[dict[str, Result]], names: list[str]) -> None:
-    titles = ["function", "shape"]
-    for name in names:
-        titles += [name, f"{name} GFLOP/s or GB/s"]
-    compare = "numpy" in names and len(names) > 1
-    titles += [f"{name} / numpy" for name in names if compare and name != "numpy"]
-    rows = []
-    for case, of_case in zip(cases, results, strict=True):
-        row = [case.function, case.label]
-        for name in names:
-            result = of_case.get(name)
-            row += [str(result.timing), _rate(result)] if result else ["wrong", ""]
-        for name in names if compare else []:
-            if name != "numpy":
-                row.append(_ratio(of_case, name))
-        rows.append(row)
-    print_table("Kernels: median (10th-90th percentile) of one call", titles, rows)
-
-
-def _rate(result: Result) -> str:
-    if result.case.flops:
-        return f"{result.gflops:.3g} GFLOP/s"
-    return f"{result.gigabytes:.3g} GB/s"
-
-
-def _ratio(of_case: dict[str, Result], name: str) -> str:
-    if name not in of_case or "numpy" not in of_case:
-        return ""
-    return f"{of_case[name].timing.median / of_case['numpy'].timing.median:.3g}"
-
-
-def _record(
-    about: dict[str, Any],
-    chosen: Sequence[Any],
-    cases: Sequence[Case],
-    results: Sequence[dict[str, Result]],
-    wrong: Sequence[str],
-) -> dict[str, Any]:
-    rows = [
-        {
-            "function": case.function,
-            "label": case.label,
-            "shapes": case.shapes,
-            "flops": case.flops,
-            "bytes": case.nbytes,
-            "devices": {
-                name: {
-                    "seconds": result.timing,
-                    "gflops": result.gflops,
-                    "gigabytes_per_second": result.gigabytes,
-                    "share_of_tolerance": result.share,
-                }
-                for name, result in of_case.items()
-            },
+        content = {
+            "machine": about,
+            "network": options.network,
+            "batch": 2 if options.quick else options.batch or NETWORKS[options.network].batch,
+            "devices": {device.name: device.description for device in chosen},
+            "main": session.main,
+            "roofline": session.roofline.record(),
+            "wrong": session.wrong,
+            "not_measured": session.missing,
+            "kernels": session.rows,
         }
-        for case, of_case in zip(cases, results, strict=True)
-    ]
-    return {
-        "machine": about,
-        "devices": {device.name: device.description for device in chosen},
-        "wrong": list(wrong),
-        "kernels": rows,
-    }
+        write_json(options.json, content)
+    for text in (*session.missing, *session.wrong):
+        print(text, file=sys.stderr)
+    return 1 if session.wrong else 0
 
 
 if __name__ == "__main__":

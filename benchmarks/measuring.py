@@ -34,6 +34,11 @@ class Timing:
     samples: int
     calls: int
 
+    def divided(self, calls: int) -> Timing:
+        """Of one call, where what was timed made `calls` calls itself."""
+        times = (self.median / calls, self.low / calls, self.high / calls)
+        return Timing(*times, samples=self.samples, calls=self.calls * calls)
+
     def __str__(self) -> str:
         unit, factor = ("ms", 1e3) if self.median >= 1e-3 else ("us", 1e6)
         low, middle, high = (factor * t for t in (self.low, self.median, self.high))
@@ -69,20 +74,37 @@ def measure(
 
 
 def _elapsed(device: Any, works: Sequence[Callable[[], Any]], calls: int) -> float:
+    read = _start(device)
+    for index in range(calls):
+        works[index % len(works)]()
+    return read()
+
+
+def _start(device: Any) -> Callable[[], float]:
+    """Starts a clock; the result, called once, waits for the device and gives the seconds since.
+
+    What is no device of pygan's brings its own as `start_clock`.
+    """
+    if hasattr(device, "start_clock"):
+        return device.start_clock()
     if device.name == "cuda":
         context = device.context
         start, end = context.cuda.Event(), context.cuda.Event()
         start.record(context.stream)
-        for index in range(calls):
-            works[index % len(works)]()
-        end.record(context.stream)
-        end.synchronize()
-        return 1e-3 * end.time_since(start)
+
+        def read_events() -> float:
+            end.record(context.stream)
+            end.synchronize()
+            return 1e-3 * end.time_since(start)
+
+        return read_events
     started = time.perf_counter()
-    for index in range(calls):
-        works[index % len(works)]()
-    device.synchronize()
-    return time.perf_counter() - started
+
+    def read() -> float:
+        device.synchronize()
+        return time.perf_counter() - started
+
+    return read
 
 
 def difference(name: str, got: Any, expected: np.ndarray, tolerance: float) -> float:
@@ -130,13 +152,13 @@ def machine() -> dict[str, Any]:
         "load_before": os.getloadavg()[0],
         "system": f"{platform.system()} {platform.machine()}",
         "versions": versions,
-        "commit": _commit(),
+        "commit": commit(),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -1,0 +1,317 @@
+"""Everything there is to know about pygan on one GPU, in one folder: what `make gpu-record` runs.
+
+    python benchmarks/gpu_record.py [--out DIR] [--only PART ...] [--device cuda] [--quick]
+
+The parts, in this order: ``machine`` (driver, compiler, packages), ``nvcc`` (registers and spills
+of every kernel), ``tests`` (kernels, executors and bindings on the GPU), ``memcheck``,
+``racecheck``, ``initcheck`` and ``synccheck`` (tests of the kernels under compute-sanitizer),
+``step`` and ``kernels`` (the benchmarks, with their peers), ``figures``. Each runs in a process of
+its own, with a time limit, and leaves a log and its files in one folder,
+``benchmarks/records/<date>-<gpu>-<commit>/``; ``summary.md`` there is brought up to date after
+each, so that a run that was broken off keeps what it has. A part that fails does not stop the
+others. The packages are those of the Python that runs this script; what the parts lack, they say.
+
+Exit code: 0 if every part that could run succeeded, 1 if one failed, 2 without a usable GPU.
+``--device cpu --quick`` tries all of it out on the CPU driver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from measuring import REPOSITORY, commit, machine, write_json
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+SANITIZER = "compute-sanitizer"
+SANITIZER_ERROR = 86  # its exit code when it found something
+# Files of tests/kernels that between them use every way of sharing memory inside a block, and are
+# small enough to run some hundred times slower.
+SANITIZED = ("test_fully_connected.py", "test_batch_norm.py", "test_loss.py", "test_capture.py")
+TESTED = ("kernels", "executor", "bindings")
+LOG_LINES = 12  # of a failed part, in the summary
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the record; `limit` in seconds, `only_cuda` where a GPU is needed."""
+
+    name: str
+    group: str
+    command: Sequence[str]
+    limit: float
+    only_cuda: bool = False
+    needs: Callable[[], str | None] = lambda: None  # why it cannot run here, or None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    state: str  # "passed", "failed" or "not run"
+    seconds: float
+    text: str  # the last lines, or why it did not run
+
+
+def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
+    python = sys.executable
+    tests = REPOSITORY / "tests"
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    folders = [str(tests / name) for name in TESTED]
+    if quick:
+        folders = [str(tests / "kernels" / "test_elementwise.py")]
+    made = [
+        Part("machine", "machine", [python, __file__, "--describe", str(out)], 120),
+        Part(
+            "nvcc-report",
+            "nvcc",
+            [
+                *(
+                    python,
+                    "-m",
+                    "pygan.bindings.nvcc_report",
+                    "--workers",
+                    str(os.cpu_count() or 2),
+                ),
+                *("--json", str(out / "nvcc-report.json")),
+                *(["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []),
+            ],
+            limit,
+            needs=_lacks_nvcc,
+        ),
+        Part(
+            "tests",
+            "tests",
+            [*pytest, f"--junitxml={out / 'tests.xml'}", *folders],
+            limit,
+            needs=_lacks("pytest", "hypothesis"),
+        ),
+    ]
+    for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        command = [SANITIZER, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)]
+        command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
+        made.append(Part(tool, tool, command, limit, only_cuda=True, needs=_lacks_sanitizer))
+    made += _benchmarks(device, quick, out, limit)
+    made.append(Part("figures", "figures", [python, str(BENCHMARKS / "figures.py"), str(out)], 300))
+    return made
+
+
+def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
+    """`numpy` is measured beside the GPU only where it takes seconds: the lesson, batch 32."""
+    small = ["--quick"] if quick else []
+    graph = ["--graph"] if importlib.util.find_spec("cuda") else []
+    torch = ["--torch"] if importlib.util.find_spec("torch") else []
+    made = []
+    for batch in (32,) if quick else (32, 128, 1024):
+        name = f"step-lesson-{batch}"
+        command = [sys.executable, str(BENCHMARKS / "step.py"), "--batch", str(batch)]
+        command += ["--devices", *(["numpy"] if batch == 32 else []), device, *graph, *torch]
+        made.append(
+            Part(name, "step", [*command, "--json", str(out / f"{name}.json"), *small], limit)
+        )
+    cases = [("lesson", 32), ("dcgan", 64)]
+    if not quick:
+        cases = [("lesson", 32), ("dcgan", 64), ("lesson", 128), ("lesson", 1024), ("dcgan", 128)]
+        cases.append(("dcgan", 512))
+    for network, batch in cases:
+        name = f"kernels-{network}-{batch}"
+        command = [sys.executable, str(BENCHMARKS / "kernels.py"), "--network", network]
+        command += ["--batch", str(batch), "--peers", *graph]
+        command += ["--devices", *(["numpy"] if (network, batch) == ("lesson", 32) else []), device]
+        command += ["--json", str(out / f"{name}.json"), *small]
+        made.append(Part(name, "kernels", command, limit))
+    return made
+
+
+def _lacks(*modules: str) -> Callable[[], str | None]:
+    def ask() -> str | None:
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        return f"{', '.join(missing)} cannot be imported" if missing else None
+
+    return ask
+
+
+def _lacks_nvcc() -> str | None:
+    from pygan.bindings import probe
+
+    return None if probe.nvcc() else "no nvcc (python -m pygan.bindings.nvcc_report --fetch)"
+
+
+def _lacks_sanitizer() -> str | None:
+    """compute-sanitizer refuses some drivers and virtual machines: tried on one small launch."""
+    missing = _lacks("pytest", "hypothesis")()
+    if missing:
+        return missing
+    if shutil.which(SANITIZER) is None:
+        return f"{SANITIZER} is not on PATH"
+    script = (
+        "import pygan.device as d; g = d.get('cuda'); y = g.empty(8); "
+        "g.ops.fill(y, value=1.0); g.synchronize(); assert y.get().sum() == 8"
+    )
+    command = [SANITIZER, "--error-exitcode", str(SANITIZER_ERROR), sys.executable, "-c", script]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{SANITIZER} did not end within 120 s on one launch"
+    if run.returncode == 0:
+        return None
+    last = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()][-3:]
+    return f"{SANITIZER} does not work here: {' / '.join(last)}"
+
+
+def run_part(part: Part, out: Path, device: str) -> Outcome:
+    """Runs it with its output in ``<name>.log``; whatever it started ends with it."""
+    if part.only_cuda and device != "cuda":
+        return Outcome(part.name, "not run", 0.0, "needs a GPU")
+    lacking = part.needs()
+    if lacking:
+        return Outcome(part.name, "not run", 0.0, lacking)
+    started = time.perf_counter()
+    log = out / f"{part.name}.log"
+    environment = {**os.environ, "PYGAN_TEST_DEVICES": device, "PYTHONUNBUFFERED": "1"}
+    with open(log, "w") as stream:
+        stream.write(f"$ {shlex.join(part.command)}\n")
+        stream.flush()
+        process = subprocess.Popen(
+            part.command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code: int | None = process.wait(part.limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    seconds = time.perf_counter() - started
+    said = log.read_text(errors="replace").rstrip().splitlines()[1:]
+    if code == 0:
+        return Outcome(part.name, "passed", seconds, said[-1].strip() if said else "")
+    why = f"not done after {part.limit:.0f} s" if code is None else f"exit code {code}"
+    return Outcome(part.name, "failed", seconds, "\n".join([*said[-LOG_LINES:], why]))
+
+
+def summary(title: str, device: str, outcomes: Sequence[Outcome], waiting: Sequence[str]) -> str:
+    """Markdown: a row per part, the end of what failed, and what the folder holds."""
+    lines = [f"# {title}", ""]
+    if device != "cuda":
+        lines += ["A trial without a GPU: no figure here says anything about one.", ""]
+    lines += ["| part | | seconds | |", "| --- | --- | --- | --- |"]
+    for each in outcomes:
+        text = "see below" if each.state == "failed" else _one_line(each.text)
+        lines.append(f"| {each.name} | {each.state} | {each.seconds:.0f} | {text} |")
+    lines += [f"| {name} | waiting | | |" for name in waiting]
+    for each in outcomes:
+        if each.state == "failed":
+            lines += ["", f"## {each.name} failed", "", "```", each.text, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _one_line(text: str) -> str:
+    text = text.replace("|", "\\|").replace(str(REPOSITORY), ".")
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _pictures(out: Path) -> str:
+    found = sorted(out.glob("*.png"))
+    return "".join(f"\n![{path.stem}]({path.name})\n" for path in found)
+
+
+def describe(out: Path) -> int:
+    """The part ``machine``: what figures mean nothing without, as machine.json."""
+    about = machine()
+    about["commands"] = {
+        command: _answer(shlex.split(command))
+        for command in ("nvidia-smi", "nvcc --version", f"{SANITIZER} --version", "uname -a")
+    }
+    about["packages"] = _answer([sys.executable, "-m", "pip", "list", "--format=freeze"])
+    write_json(out / "machine.json", about)
+    print(f"{about['processor']}, {about['cores']} cores, commit {about['commit']}")
+    return 0
+
+
+def _answer(command: Sequence[str]) -> str | list[str]:
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (run.stdout + run.stderr).splitlines()
+
+
+def gpu_name() -> str | None:
+    """The first GPU's name; says on stderr why there is none."""
+    from pygan.bindings import probe
+
+    driver = probe.nvidia_driver()
+    if driver.works:
+        return driver.gpus[0].name
+    reason = driver.error or "the driver has no GPU"
+    print(f"no NVIDIA GPU can be used here ({reason}); nothing was recorded.", file=sys.stderr)
+    print("`--device cpu --quick` tries the record out without one.", file=sys.stderr)
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Tests, sanitizer runs and benchmarks of one GPU, in one folder."
+    )
+    groups = ["machine", "nvcc", "tests", "memcheck", "racecheck", "initcheck", "synccheck"]
+    groups += ["step", "kernels", "figures"]
+    parser.add_argument("--out", type=Path, help="folder (default: under benchmarks/records)")
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups, help="these parts")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try it out")
+    parser.add_argument("--limit", type=float, default=900, help="seconds a part may take")
+    parser.add_argument("--describe", type=Path, metavar="DIR", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.describe:
+        return describe(options.describe)
+    if importlib.util.find_spec("pygan.bindings") is None:
+        print("pygan is not installed for this Python: pip install -e .", file=sys.stderr)
+        return 2
+    name = gpu_name() if options.device == "cuda" else "CPU driver"
+    if name is None:
+        return 2
+    label = re.sub(r"[^a-z0-9]+", "-", name.removeprefix("NVIDIA ").lower()).strip("-")
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    folder = f"{today}-{label}-{commit().replace('+', '-')}"
+    out = (options.out or BENCHMARKS / "records" / folder).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    title = f"{name}, {today}, commit {commit()}"
+    chosen = parts(options.device, options.quick, out, options.limit)
+    chosen = [part for part in chosen if part.group in options.only]
+    outcomes: list[Outcome] = []
+    for index, part in enumerate(chosen):
+        print(f"{part.name} ...", flush=True)
+        outcomes.append(run_part(part, out, options.device))
+        latest = outcomes[-1]
+        print(f"{latest.name}: {latest.state}, {latest.seconds:.0f} s. {_one_line(latest.text)}")
+        waiting = [each.name for each in chosen[index + 1 :]]
+        text = summary(title, options.device, outcomes, waiting)
+        (out / "summary.md").write_text(text + _pictures(out))
+        states = {each.name: each.state for each in outcomes}
+        (out / "parts.json").write_text(json.dumps(states, indent=1) + "\n")
+    print(f"the record is in {out}")
+    return 1 if any(each.state == "failed" for each in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pygan.bindings import cpu_driver
-
 
 @pytest.fixture
-def drv() -> Iterator[Any]:
-    """pycuda.driver with a context of the CPU driver current."""
-    pytest.importorskip("pycuda")
-    try:
-        cpu_driver.activate()
-    except cpu_driver.DriverError as error:
-        pytest.skip(str(error))
-    import pycuda.driver
+def drv() -> Any:
+    """pycuda.driver with the process's context on the CPU driver current.
 
-    pycuda.driver.init()
-    context = pycuda.driver.Device(0).retain_primary_context()
-    context.push()
-    yield pycuda.driver
-    context.pop()
+    The context is pygan's own, which stays current in the main thread until the process ends: two
+    owners that push and pop would leave each other's behind.
+    """
+    pytest.importorskip("pycuda")
+    from pygan.bindings.context import Context
+    from pygan.bindings.errors import DeviceUnavailable
+
+    try:
+        return Context.get("cpu").cuda
+    except DeviceUnavailable as error:
+        pytest.skip(str(error))

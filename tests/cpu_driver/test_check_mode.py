@@ -10,16 +10,9 @@ cpu_driver = pytest.importorskip("pygan.bindings.cpu_driver")
 pytest.importorskip("pycuda")
 
 
-@pytest.fixture(scope="module")
-def driver():
-    cpu_driver.activate()
-    import pycuda.driver as drv
-
-    drv.init()
-    context = drv.Device(0).retain_primary_context()
-    context.push()
-    yield drv
-    context.pop()
+@pytest.fixture
+def driver(drv):
+    return drv
 
 
 def run(driver, tmp_path, case: Planted):

@@ -19,14 +19,16 @@ DEVICE ?= auto
 TRAIN_ARGS ?=
 # make test: what pytest gets besides the whole suite, for example PYTEST_ARGS="-k convolution".
 PYTEST_ARGS ?=
+# make gpu-record: for example RECORD_ARGS="--only tests step --out DIR".
+RECORD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint doctor clean
+.PHONY: help train test lint doctor gpu-record clean
 .PHONY: device-needs
 
 help: ## list these commands
 	@echo "Commands (variables in brackets are optional: make train EPOCHS=2 DEVICE=cpu)"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
 	@resume=; test ! -e "$(OUT)/checkpoint.safetensors" || resume=--resume; \
@@ -45,6 +47,12 @@ lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
 
 doctor: $(VENV)/.base ## say which devices work on this machine, and what mends the others
 	@$(BIN)/pygan doctor
+
+gpu-record: $(VENV)/.base ## tests, sanitizers and benchmarks of this machine's GPU, in one folder [RECORD_ARGS]
+	@$(BIN)/python -m pygan.bindings.probe gpu || { \
+	    echo "make: no NVIDIA GPU answers, so there is nothing to record; make doctor says more"; exit 1; }
+	@$(MAKE) -s --no-print-directory $(VENV)/.test
+	@$(BIN)/python benchmarks/gpu_record.py $(RECORD_ARGS)
 
 clean: ## remove .venv and what tools left behind (not runs/, not the cache of compiled kernels)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache

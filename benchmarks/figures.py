@@ -66,6 +66,8 @@ def best_peer(row: dict[str, Any]) -> dict[str, Any] | None:
 
 def draw_kernels(record: dict[str, Any], path: Path) -> None:
     figure, (products, bytes_) = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
+    for axes in (products, bytes_):  # first, since limits are read before the end
+        axes.set(xscale="log", yscale="log")
     shown: set[int] = set()
     peers = False
     for row in record["kernels"]:
@@ -92,15 +94,11 @@ def draw_kernels(record: dict[str, Any], path: Path) -> None:
         title="Products",
         xlabel="useful operations per byte",
         ylabel="useful GFLOP/s",
-        xscale="log",
-        yscale="log",
     )
     bytes_.set(
         title="Data movement",
         xlabel="useful bytes of a call",
         ylabel="useful GB/s",
-        xscale="log",
-        yscale="log",
     )
     if peers:
         products.plot([], [], "o", color="white", mec="#777777", ms=5, label="fastest float32 peer")
@@ -124,11 +122,12 @@ def _ceilings(record: dict[str, Any], products: Any, bytes_: Any) -> None:
     bandwidth = ceilings["copy_gigabytes_per_second"]
     rate = ceilings["float32_product_gflops"]
     low, high = products.get_xlim() if products.lines else (0.1, 100.0)
-    intensity = np.geomspace(max(low, 1e-2), max(high, 2 * rate / bandwidth), 200)
+    intensity = np.geomspace(low, max(high, 4 * rate / bandwidth), 200)
     roof = np.minimum(bandwidth * intensity, rate)
     products.plot(intensity, roof, color="black", linewidth=1.2, zorder=0)
     text = {"fontsize": 8, "ha": "left", "va": "bottom"}
-    products.text(intensity[0], 1.05 * rate, f"product {rate:.4g} GFLOP/s", **text)
+    transform = products.get_yaxis_transform()
+    products.text(0.02, 1.05 * rate, f"product {rate:.4g} GFLOP/s", transform=transform, **text)
     bytes_.axhline(bandwidth, color="black", linewidth=1.2, zorder=0)
     transform = bytes_.get_yaxis_transform()
     bytes_.text(0.02, 1.05 * bandwidth, f"copy {bandwidth:.4g} GB/s", transform=transform, **text)

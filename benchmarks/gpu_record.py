@@ -25,6 +25,7 @@ import re
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -35,13 +36,14 @@ from pathlib import Path
 
 from measuring import REPOSITORY, commit, machine, write_json
 
-BENCHMARKS = REPOSITORY / "benchmarks"
+BENCHMARKS = Path("benchmarks")  # parts run in the repository's root
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERROR = 86  # its exit code when it found something
+TESTED = ("kernels", "executor", "bindings")
+TRAINED = ("test_step.py", "test_classifier.py", "test_conditional.py")  # of tests/training
 # Files of tests/kernels that between them use every way of sharing memory inside a block, and are
 # small enough to run some hundred times slower.
 SANITIZED = ("test_fully_connected.py", "test_batch_norm.py", "test_loss.py", "test_capture.py")
-TESTED = ("kernels", "executor", "bindings")
 LOG_LINES = 12  # of a failed part, in the summary
 
 
@@ -66,39 +68,26 @@ class Outcome:
 
 
 def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
+    """`out` is the folder as the parts, which run in the repository's root, name it."""
     python = sys.executable
-    tests = REPOSITORY / "tests"
+    tests = Path("tests")
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     folders = [str(tests / name) for name in TESTED]
     if quick:
         folders = [str(tests / "kernels" / "test_elementwise.py")]
+    script = str(BENCHMARKS / "gpu_record.py")
+    report = [python, "-m", "pygan.bindings.nvcc_report", "--workers", str(os.cpu_count() or 2)]
+    report += ["--json", str(out / "nvcc-report.json")]
+    report += ["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []
+    lacks_tests = _lacks("pytest", "hypothesis")
     made = [
-        Part("machine", "machine", [python, __file__, "--describe", str(out)], 120),
-        Part(
-            "nvcc-report",
-            "nvcc",
-            [
-                *(
-                    python,
-                    "-m",
-                    "pygan.bindings.nvcc_report",
-                    "--workers",
-                    str(os.cpu_count() or 2),
-                ),
-                *("--json", str(out / "nvcc-report.json")),
-                *(["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []),
-            ],
-            limit,
-            needs=_lacks_nvcc,
-        ),
-        Part(
-            "tests",
-            "tests",
-            [*pytest, f"--junitxml={out / 'tests.xml'}", *folders],
-            limit,
-            needs=_lacks("pytest", "hypothesis"),
-        ),
+        Part("machine", "machine", [python, script, "--describe", str(out)], 120),
+        Part("nvcc-report", "nvcc", report, limit, needs=_lacks_nvcc),
+        Part("tests", "tests", [*pytest, *folders], limit, needs=lacks_tests),
     ]
+    if not quick:
+        trained = [str(tests / "training" / name) for name in TRAINED]
+        made.append(Part("training", "tests", [*pytest, *trained], limit, needs=lacks_tests))
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
         command = [SANITIZER, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)]
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
@@ -110,21 +99,21 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
 
 def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     """`numpy` is measured beside the GPU only where it takes seconds: the lesson, batch 32."""
+    graph = ["--graph"] if _has("cuda.bindings") else []
+    torch = ["--torch"] if _has("torch") else []
     small = ["--quick"] if quick else []
-    graph = ["--graph"] if importlib.util.find_spec("cuda") else []
-    torch = ["--torch"] if importlib.util.find_spec("torch") else []
     made = []
     for batch in (32,) if quick else (32, 128, 1024):
         name = f"step-lesson-{batch}"
         command = [sys.executable, str(BENCHMARKS / "step.py"), "--batch", str(batch)]
         command += ["--devices", *(["numpy"] if batch == 32 else []), device, *graph, *torch]
-        made.append(
-            Part(name, "step", [*command, "--json", str(out / f"{name}.json"), *small], limit)
-        )
+        command += ["--json", str(out / f"{name}.json"), *small]
+        made.append(Part(name, "step", command, limit))
     cases = [("lesson", 32), ("dcgan", 64)]
-    if not quick:
-        cases = [("lesson", 32), ("dcgan", 64), ("lesson", 128), ("lesson", 1024), ("dcgan", 128)]
-        cases.append(("dcgan", 512))
+    if quick:
+        small += ["--only", "fully_connected", "batch_norm", "fill"]
+    else:
+        cases += [("lesson", 128), ("lesson", 1024), ("dcgan", 128), ("dcgan", 512)]
     for network, batch in cases:
         name = f"kernels-{network}-{batch}"
         command = [sys.executable, str(BENCHMARKS / "kernels.py"), "--network", network]
@@ -135,9 +124,16 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
     return made
 
 
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
 def _lacks(*modules: str) -> Callable[[], str | None]:
     def ask() -> str | None:
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        missing = [name for name in modules if not _has(name)]
         return f"{', '.join(missing)} cannot be imported" if missing else None
 
     return ask
@@ -182,7 +178,7 @@ def run_part(part: Part, out: Path, device: str) -> Outcome:
     log = out / f"{part.name}.log"
     environment = {**os.environ, "PYGAN_TEST_DEVICES": device, "PYTHONUNBUFFERED": "1"}
     with open(log, "w") as stream:
-        stream.write(f"$ {shlex.join(part.command)}\n")
+        stream.write(f"$ {shlex.join(part.command).replace(sys.executable, 'python')}\n")
         stream.flush()
         process = subprocess.Popen(
             part.command,
@@ -204,9 +200,34 @@ def run_part(part: Part, out: Path, device: str) -> Outcome:
     seconds = time.perf_counter() - started
     said = log.read_text(errors="replace").rstrip().splitlines()[1:]
     if code == 0:
-        return Outcome(part.name, "passed", seconds, said[-1].strip() if said else "")
+        text = headline(out / f"{part.name}.json") or (said[-1].strip() if said else "")
+        return Outcome(part.name, "passed", seconds, text)
     why = f"not done after {part.limit:.0f} s" if code is None else f"exit code {code}"
     return Outcome(part.name, "failed", seconds, "\n".join([*said[-LOG_LINES:], why]))
+
+
+def headline(path: Path) -> str | None:
+    """What a benchmark's record comes down to; None where there is none."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if "flops_per_step" in record:
+        times = {name: each["seconds"]["median"] for name, each in record["devices"].items()}
+        return "; ".join(f"{name} {1e3 * time:.3g} ms" for name, time in times.items())
+    if "kernels" not in record:
+        return None
+    ratios: dict[str, list[float]] = {}
+    for row in record["kernels"]:
+        for name, ratio in row["ratios"].items():
+            if row["flops"]:
+                ratios.setdefault(name, []).append(ratio)
+    text = f"{len(record['kernels'])} functions"
+    means = {name: statistics.geometric_mean(each) for name, each in ratios.items()}
+    said = [f"{mean:.3g} of {name}'s (of {len(ratios[name])})" for name, mean in means.items()]
+    missing = len(record["not_measured"])
+    if said:
+        text += f"; time of products, geometric mean: {', '.join(said)}"
+    return text + (f"; {missing} peers' figures missing, see its log" if missing else "")
 
 
 def summary(title: str, device: str, outcomes: Sequence[Outcome], waiting: Sequence[str]) -> str:
@@ -227,7 +248,7 @@ def summary(title: str, device: str, outcomes: Sequence[Outcome], waiting: Seque
 
 def _one_line(text: str) -> str:
     text = text.replace("|", "\\|").replace(str(REPOSITORY), ".")
-    return text if len(text) <= 160 else text[:157] + "..."
+    return text if len(text) <= 400 else text[:397] + "..."
 
 
 def _pictures(out: Path) -> str:
@@ -240,7 +261,7 @@ def describe(out: Path) -> int:
     about = machine()
     about["commands"] = {
         command: _answer(shlex.split(command))
-        for command in ("nvidia-smi", "nvcc --version", f"{SANITIZER} --version", "uname -a")
+        for command in ("nvidia-smi", "nvcc --version", f"{SANITIZER} --version", "uname -srm")
     }
     about["packages"] = _answer([sys.executable, "-m", "pip", "list", "--format=freeze"])
     write_json(out / "machine.json", about)
@@ -284,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.describe:
         return describe(options.describe)
-    if importlib.util.find_spec("pygan.bindings") is None:
+    if not _has("pygan.bindings"):
         print("pygan is not installed for this Python: pip install -e .", file=sys.stderr)
         return 2
     name = gpu_name() if options.device == "cuda" else "CPU driver"
@@ -296,7 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = (options.out or BENCHMARKS / "records" / folder).resolve()
     out.mkdir(parents=True, exist_ok=True)
     title = f"{name}, {today}, commit {commit()}"
-    chosen = parts(options.device, options.quick, out, options.limit)
+    named = Path(os.path.relpath(out, REPOSITORY)) if out.is_relative_to(REPOSITORY) else out
+    chosen = parts(options.device, options.quick, named, options.limit)
     chosen = [part for part in chosen if part.group in options.only]
     outcomes: list[Outcome] = []
     for index, part in enumerate(chosen):
@@ -307,8 +329,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         waiting = [each.name for each in chosen[index + 1 :]]
         text = summary(title, options.device, outcomes, waiting)
         (out / "summary.md").write_text(text + _pictures(out))
-        states = {each.name: each.state for each in outcomes}
-        (out / "parts.json").write_text(json.dumps(states, indent=1) + "\n")
     print(f"the record is in {out}")
     return 1 if any(each.state == "failed" for each in outcomes) else 0
 

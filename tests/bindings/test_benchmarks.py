@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,102 @@ def test_every_function_is_timed_and_right(run_script, tmp_path: Path, context) 
             assert 0 <= figure["share_of_tolerance"] <= 1
     assert {"processor", "cores", "versions", "commit", "command"} <= record["machine"].keys()
     assert "| batch_norm_backward" in done.stdout
+
+
+def test_shapes_ratios_and_graphs_of_kernels(run_script, tmp_path: Path, context) -> None:
+    pytest.importorskip("cuda.bindings", reason="--graph needs cuda-bindings")
+    out = tmp_path / "kernels.json"
+    done = run_script(
+        *("kernels.py", "--quick", "--network", "dcgan", "--graph", "--peers"),
+        *("--only", "convolution_forward", "fill", "--devices", "numpy", context.name),
+        *("--json", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    ceilings = record["roofline"]
+    assert ceilings["copy_gigabytes_per_second"] > 0
+    assert record["main"] == context.name
+    # a peer that cannot be measured is named, not left out in silence
+    assert (
+        any(text.startswith("cuBLAS") for text in record["not_measured"]) or context.name == "cuda"
+    )
+    rows = record["kernels"]
+    assert [row["label"].split()[0] for row in rows] == [
+        *(f"G{layer}" for layer in range(1, 6)),
+        *(f"D{layer}" for layer in range(1, 6)),
+        rows[-1]["label"],
+    ]
+    for row in rows:
+        figure = row["devices"][f"{context.name} graph"]
+        numpy = row["devices"]["numpy"]["seconds"]["median"]
+        assert row["ratios"]["numpy"] == pytest.approx(figure["seconds"]["median"] / numpy)
+        floor = max(
+            row["bytes"] / (1e9 * ceilings["copy_gigabytes_per_second"]),
+            row["flops"] / (1e9 * ceilings["float32_product_gflops"]),
+        )
+        assert figure["share_of_roofline"] == pytest.approx(floor / figure["seconds"]["median"])
+
+
+def test_layer_shapes_fit_together(repository: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import cases
+
+    for network in cases.NETWORKS.values():
+        for _, _, size_in, _, size_out, kernel, stride, pad in network.generator:
+            assert size_out == (size_in - 1) * stride - 2 * pad + kernel
+        for _, _, size_in, _, size_out, kernel, stride, pad in network.discriminator:
+            assert size_out == (size_in + 2 * pad - kernel) // stride + 1
+        channels, size = network.generator[-1][3:5]
+        assert (size, size, channels) == network.image
+        assert network.discriminator[0][1:3] == (channels, size)
+
+
+@pytest.mark.skipif(
+    os.environ.get("PYGAN_TEST_DEVICES") == "cuda", reason="a GPU's record holds this test"
+)
+def test_a_record_is_gathered_in_one_folder(run_script, tmp_path: Path) -> None:
+    out = tmp_path / "record"
+    trial = ("gpu_record.py", "--device", "cpu", "--quick", "--out", str(out))
+    done = run_script(*trial, "--only", "machine", "tests", "memcheck", "kernels", "figures")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = (out / "summary.md").read_text()
+    states = dict(re.findall(r"^\| ([\w-]+) \| (passed|failed|not run|waiting) \|", summary, re.M))
+    assert states == {
+        "machine": "passed",
+        "tests": "passed",
+        "memcheck": "not run",
+        "kernels-lesson-32": "passed",
+        "kernels-dcgan-64": "passed",
+        "figures": "passed",
+    }
+    assert "without a GPU" in summary
+    assert re.search(r"\d+ passed", (out / "tests.log").read_text())
+    for name in ("lesson-32", "dcgan-64"):
+        assert json.loads((out / f"kernels-{name}.json").read_text())["wrong"] == []
+        assert (out / f"kernels-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "machine.json").read_text())["packages"]
+
+
+def test_a_part_that_fails_does_not_stop_the_others(run_script, tmp_path: Path) -> None:
+    trial = ("gpu_record.py", "--device", "cpu", "--quick", "--out", str(tmp_path))
+    done = run_script(*trial, "--only", "machine", "tests", "figures", "--limit", "0.01")
+    assert done.returncode == 1
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| machine | passed |" in summary
+    assert "| tests | failed |" in summary and "not done after" in summary
+    assert "| figures | failed |" in summary and "no record of kernels.py" in summary
+
+
+def test_without_a_gpu_nothing_is_recorded(run_script, tmp_path: Path) -> None:
+    from pygan.bindings import probe
+
+    if probe.nvidia_driver().works:
+        pytest.skip("this machine has a GPU")
+    out = tmp_path / "record"
+    done = run_script("gpu_record.py", "--out", str(out))
+    assert done.returncode == 2
+    assert "no NVIDIA GPU" in done.stderr
+    assert not out.exists()
 
 
 def test_a_wrong_kernel_is_reported(repository: Path, monkeypatch, context, capsys) -> None:

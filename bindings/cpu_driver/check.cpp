@@ -356,6 +356,7 @@ struct Target {
 
 void report_race(const Access& before, bool before_writes, const Access& now, bool now_writes,
                  uintptr_t address, size_t size, const Target& target) {
+    if (seen.count({"race", now.pc})) return;  // before the costly search for the lines
     const std::string variable = target.name(address);
     const bool same_block = before.epoch >= block_epoch;
     add_report(

@@ -173,8 +173,9 @@ class _Scope:
 class _Reader:
     """One pass over the tokens: scopes, functions, kernels, shared variables."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, checked: bool) -> None:
         self.text = text
+        self.checked = checked
         self.places = _Places(text)
         self.tokens = _tokenize(text, self.places.user_segments())
         self.pairs = _matching(self.tokens)
@@ -344,6 +345,8 @@ class _Reader:
                 self.edits.replace(tokens[end].start, tokens[end].end, f" {label};")
             return
         new = "thread_local" if "static" in before else "static thread_local"
+        if self.checked:  # else the compiler folds reads of what no thread ever writes to zero
+            new = f"__attribute__((used)) {new}"
         self.edits.replace(tokens[i].start, tokens[i].end, new)
 
     def noinline(self, i: int) -> None:
@@ -612,7 +615,7 @@ def rewrite(preprocessed: str, *, checked: bool = False) -> Rewritten:
     :raises RewriteError: a declaration cannot be read, or the source launches kernels itself
     """
     text = PRAGMA_UNROLL.sub(_pragma_unroll, preprocessed)
-    reader = _Reader(text)
+    reader = _Reader(text, checked)
     for i in range(len(reader.tokens) - 2):
         first, second = reader.tokens[i], reader.tokens[i + 1]
         if first.text == "<<" and second.text == "<" and first.end == second.start:

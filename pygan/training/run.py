@@ -92,7 +92,6 @@ class Run:
             state, saved = checkpoint.load(folder.checkpoint)
             _require_network(folder, saved, self.system.network)
         self.settings = _settings(options, saved, self.system.settings)
-        self.epochs = options.epochs or saved.get("epochs", self.system.epochs)
         self.max_batches = options.max_batches
         self.where = options.data or saved.get("data", "auto")
         if os.path.isdir(self.where):
@@ -104,6 +103,7 @@ class Run:
         progress.say(f"device: {device.description}")
         self.model = self._make_model(images)
         self.per_epoch = self.model.data.batches_per_epoch
+        self.epochs = options.epochs or saved.get("epochs", self.system.epochs_of(self.per_epoch))
         self.report = self.system.report(self.model, self.where)
         if options.resume:
             self._restore(state, saved)

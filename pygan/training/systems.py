@@ -12,6 +12,7 @@ train on. watch(model): lines to print after a step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,10 @@ from pygan.training.supervised import SmallBatches, SupervisedSettings
 
 @dataclass(frozen=True)
 class System:
-    """What ``pygan train COMMAND`` trains, for ``epochs`` unless the user says otherwise."""
+    """What ``pygan train COMMAND`` trains, for ``epochs`` unless the user says otherwise.
+
+    A small set of images is gone through more often, until ``least_batches`` are done.
+    """
 
     command: str
     model: Any
@@ -49,6 +53,10 @@ class System:
     epochs: int
     load: Callable[[str, Any], ImageSet] = lambda where, settings: load_digits(where)
     watch: Callable[[Any], Iterable[str]] | None = None
+    least_batches: int = 0
+
+    def epochs_of(self, batches_per_epoch: int) -> int:
+        return max(self.epochs, math.ceil(self.least_batches / batches_per_epoch))
 
     @property
     def network(self) -> str:
@@ -59,8 +67,10 @@ class System:
 SYSTEMS = {
     system.command: system
     for system in (
-        System("lesson", LessonGan, GanSettings, GanReport, epochs=20),
-        System("conditional", ConditionalGan, GanSettings, GanReport, epochs=20),
+        System("lesson", LessonGan, GanSettings, GanReport, epochs=20, least_batches=5000),
+        System(
+            "conditional", ConditionalGan, GanSettings, GanReport, epochs=20, least_batches=5000
+        ),
         System(
             "classifier",
             Classifier,

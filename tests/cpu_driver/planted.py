@@ -471,6 +471,18 @@ extern "C" __global__ void k(float* y) {
         variable="tile",
     ),
     bug(
+        "shared_never_written",
+        "uninitialised",
+        """
+extern "C" __global__ void k(float* y) {
+    __shared__ float nothing[64];
+    y[threadIdx.x] = nothing[threadIdx.x];  // BUG
+}
+""",
+        where=(0, 0),
+        variable="nothing",
+    ),
+    bug(
         "uninitialised_shared_accumulator",
         "uninitialised",
         """

@@ -291,3 +291,9 @@ def test_a_file_in_the_place_of_the_folder(trainer, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(TrainingError, match="cannot be written"):
         trainer(tmp_path / "file", max_batches=1)
+
+
+def test_a_small_set_is_gone_through_more_often():
+    lesson = SYSTEMS["lesson"]
+    assert lesson.epochs_of(batches_per_epoch=1875) == 20
+    assert lesson.epochs_of(batches_per_epoch=56) * 56 >= 5000 > (lesson.epochs_of(56) - 1) * 56

@@ -22,6 +22,7 @@ from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import LessonGan
 from pygan.training.sampling import Sampler, draw_noise
 from pygan.training.stopping import StopRequest
+from pygan.training.systems import SYSTEMS
 
 
 def test_a_run_leaves_log_pictures_and_checkpoints(unbroken):

@@ -65,7 +65,7 @@ def best_peer(row: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def draw_kernels(record: dict[str, Any], path: Path) -> None:
-    figure, (products, bytes_) = plt.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
+    figure, (products, bytes_) = plt.subplots(1, 2, figsize=(12, 5.6), layout="constrained")
     for axes in (products, bytes_):  # first, since limits are read before the end
         axes.set(xscale="log", yscale="log")
     shown: set[int] = set()
@@ -105,7 +105,8 @@ def draw_kernels(record: dict[str, Any], path: Path) -> None:
     for axes in (products, bytes_):
         axes.grid(alpha=0.25, which="major")
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, loc="lower right")
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncol": 4}
+            axes.legend(fontsize=8, frameon=False, **below)
     main = record.get("main") or list(record["devices"])[-1]
     network, batch = record.get("network", "lesson"), record.get("batch", 32)
     figure.suptitle(

@@ -44,6 +44,7 @@ TRAINED = ("test_step.py", "test_classifier.py", "test_conditional.py")  # of te
 # Files of tests/kernels that between them use every way of sharing memory inside a block, and are
 # small enough to run some hundred times slower.
 SANITIZED = ("test_fully_connected.py", "test_batch_norm.py", "test_loss.py", "test_capture.py")
+SANITIZER_LIMIT = 300.0  # seconds of each tool, which slow some launches a hundredfold
 LOG_LINES = 12  # of a failed part, in the summary
 
 
@@ -91,7 +92,8 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
         command = [SANITIZER, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)]
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
-        made.append(Part(tool, tool, command, limit, only_cuda=True, needs=_lacks_sanitizer))
+        most = min(limit, SANITIZER_LIMIT)
+        made.append(Part(tool, tool, command, most, only_cuda=True, needs=_lacks_sanitizer))
     made += _benchmarks(device, quick, out, limit)
     made.append(Part("figures", "figures", [python, str(BENCHMARKS / "figures.py"), str(out)], 300))
     return made

@@ -55,8 +55,8 @@ def measure(
 ) -> Timing:
     """Times calls of `works`, taken in turn; all of them do the same on different memory.
 
-    Each sample lasts about `seconds`, and so does the warm-up. On a GPU the device's own clock is read (events around the
-    calls); elsewhere the host's.
+    Each sample lasts about `seconds`, and so does the warm-up. On a GPU the device's own clock is
+    read (events around the calls); elsewhere the host's.
     """
     for index in range(max(warm_up, 1)):
         works[index % len(works)]()

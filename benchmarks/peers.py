@@ -407,8 +407,10 @@ def time_product(size: int, samples: int) -> Timing:
     """A float32 matrix product in PyTorch on the GPU, TF32 off. RuntimeError without a GPU."""
     import torch
 
+    if not torch.cuda.is_available():
+        raise RuntimeError("PyTorch sees no GPU")
     torch.backends.cuda.matmul.allow_tf32 = False
-    device = _TorchDevice(torch, torch.cuda.is_available())
+    device = _TorchDevice(torch, on_gpu=True)
     with device.stream():
         a, b = (torch.randn(size, size, device="cuda") for _ in range(2))
         return measure(device, [lambda: a @ b], samples=samples, seconds=0.02)

@@ -90,6 +90,20 @@ def test_shapes_ratios_and_graphs_of_kernels(run_script, tmp_path: Path, context
         assert figure["share_of_roofline"] == pytest.approx(floor / figure["seconds"]["median"])
 
 
+def test_pytorch_computes_the_same(run_script, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    out = tmp_path / "kernels.json"
+    names = ("convolution", "fully_connected", "batch_norm", "activation", "pooling", "adam")
+    arguments = ("--quick", "--peers", "--devices", "numpy", "--only", *names, "--json", str(out))
+    done = run_script("kernels.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert not any("differs" in text for text in record["not_measured"])
+    for row in record["kernels"]:
+        if row["function"] != "batch_norm_update_moving":
+            assert "torch fp32 NHWC" in row["devices"], row["function"]
+
+
 def test_layer_shapes_fit_together(repository: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     import cases

@@ -190,3 +190,16 @@ def test_help_lists_the_attributes() -> None:
     assert list(parameters)[:4] == ["inputs", "kernel", "num_filter", "stride"]
     assert parameters["stride"].default == 1 and parameters["kernel"].default is inspect._empty
     assert "num_filter" in sym.Convolution.__doc__
+
+
+def test_a_variational_code_has_one_shape() -> None:
+    lnsd, mean, noise = (sym.Variable(name) for name in ("lnsd", "mean", "noise"))
+    code = sym.Reparametrization(lnsd, mean, noise, name="code")
+    inferred = code.infer_shape(noise=(4, 2))
+    assert set(inferred.arguments.values()) == {(4, 2)}
+    with pytest.raises(ShapeError, match=r"'code': mean has shape \(4, 3\).*\(4, 2\)"):
+        code.infer_shape(lnsd=(4, 2), mean=(4, 3), noise=(4, 2))
+    prior = sym.KullbackLeibler(lnsd, mean, name="prior")
+    assert prior.infer_shape(lnsd=(4, 2), mean=(4, 2)).outputs == {"prior_loss": (1,)}
+    with pytest.raises(ShapeError, match=r"'prior': mean has shape \(4, 3\).*\(4, 2\)"):
+        prior.infer_shape(lnsd=(4, 2), mean=(4, 3))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from run_support import IMAGES, Trainer, assert_same_run
 
-from pygan import device, networks
+from pygan import cli, device, networks
 from pygan.data import load_train_and_test
 from pygan.errors import CheckpointError, DataError
 from pygan.training.anomaly import (
@@ -22,6 +22,7 @@ from pygan.training.anomaly import (
 from pygan.training.autoencoder import AnomalyVae, Codec, Vae32, in_the_plane
 from pygan.training.folder import read_log
 from pygan.training.supervised import SmallBatches, SupervisedSettings
+from pygan.training.systems import SYSTEMS
 
 COMMANDS = {
     "autoencoder": "plain",
@@ -196,3 +197,13 @@ def test_a_vae_steps_on_the_cpu_driver(labelled_data):
     assert np.allclose(losses[0], losses[1], rtol=1e-6, atol=0)
     assert len(set(map(tuple, losses[0]))) == 2
     assert len(images) < IMAGES  # held-out images are not among them
+
+
+@pytest.mark.parametrize("command", list(cli.TRAINED))
+def test_commands_state_their_systems_defaults_and_sizes(command, capsys):
+    """The help and the summary come from a table that is read without importing the systems."""
+    system = SYSTEMS[command]
+    _, epochs, batch_size = cli.TRAINED[command]
+    assert (epochs, batch_size) == (system.epochs, system.settings().batch_size)
+    assert cli.main(["summary", command, "--batch-size", "3"]) == 0
+    assert "parameters" in capsys.readouterr().out

@@ -36,7 +36,9 @@ from pathlib import Path
 
 from measuring import REPOSITORY, commit, machine, write_json
 
-BENCHMARKS = Path("benchmarks")  # parts run in the repository's root
+# Parts run in this folder, not in the repository's root: there `python -m` would find the folder
+# pygan, which lacks the packages that an installation adds to it, before an installed one.
+BENCHMARKS = REPOSITORY / "benchmarks"
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERROR = 86  # its exit code when it found something
 TESTED = ("kernels", "executor", "bindings")
@@ -69,20 +71,19 @@ class Outcome:
 
 
 def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
-    """`out` is the folder as the parts, which run in the repository's root, name it."""
+    """`out` is the folder as the parts, which run in BENCHMARKS, name it."""
     python = sys.executable
-    tests = Path("tests")
+    tests = Path("..", "tests")
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     folders = [str(tests / name) for name in TESTED]
     if quick:
         folders = [str(tests / "kernels" / "test_elementwise.py")]
-    script = str(BENCHMARKS / "gpu_record.py")
     report = [python, "-m", "pygan.bindings.nvcc_report", "--workers", str(os.cpu_count() or 2)]
     report += ["--json", str(out / "nvcc-report.json")]
     report += ["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []
     lacks_tests = _lacks("pytest", "hypothesis")
     made = [
-        Part("machine", "machine", [python, script, "--describe", str(out)], 120),
+        Part("machine", "machine", [python, "gpu_record.py", "--describe", str(out)], 120),
         Part("nvcc-report", "nvcc", report, limit, needs=_lacks_nvcc),
         Part("tests", "tests", [*pytest, *folders], limit, needs=lacks_tests),
     ]
@@ -95,7 +96,7 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
         most = min(limit, SANITIZER_LIMIT)
         made.append(Part(tool, tool, command, most, only_cuda=True, needs=_lacks_sanitizer))
     made += _benchmarks(device, quick, out, limit)
-    made.append(Part("figures", "figures", [python, str(BENCHMARKS / "figures.py"), str(out)], 300))
+    made.append(Part("figures", "figures", [python, "figures.py", str(out)], 300))
     return made
 
 
@@ -107,7 +108,7 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
     made = []
     for batch in (32,) if quick else (32, 128, 1024):
         name = f"step-lesson-{batch}"
-        command = [sys.executable, str(BENCHMARKS / "step.py"), "--batch", str(batch)]
+        command = [sys.executable, "step.py", "--batch", str(batch)]
         command += ["--devices", *(["numpy"] if batch == 32 else []), device, *graph, *torch]
         command += ["--json", str(out / f"{name}.json"), *small]
         made.append(Part(name, "step", command, limit))
@@ -118,7 +119,7 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
         cases += [("lesson", 128), ("lesson", 1024), ("dcgan", 128), ("dcgan", 512)]
     for network, batch in cases:
         name = f"kernels-{network}-{batch}"
-        command = [sys.executable, str(BENCHMARKS / "kernels.py"), "--network", network]
+        command = [sys.executable, "kernels.py", "--network", network]
         command += ["--batch", str(batch), "--peers", *graph]
         command += ["--devices", *(["numpy"] if (network, batch) == ("lesson", 32) else []), device]
         command += ["--json", str(out / f"{name}.json"), *small]
@@ -184,7 +185,7 @@ def run_part(part: Part, out: Path, device: str) -> Outcome:
         stream.flush()
         process = subprocess.Popen(
             part.command,
-            cwd=REPOSITORY,
+            cwd=BENCHMARKS,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -319,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = (options.out or BENCHMARKS / "records" / folder).resolve()
     out.mkdir(parents=True, exist_ok=True)
     title = f"{name}, {today}, commit {commit()}"
-    named = Path(os.path.relpath(out, REPOSITORY)) if out.is_relative_to(REPOSITORY) else out
+    named = out.relative_to(BENCHMARKS) if out.is_relative_to(BENCHMARKS) else out
     chosen = parts(options.device, options.quick, named, options.limit)
     chosen = [part for part in chosen if part.group in options.only]
     outcomes: list[Outcome] = []

@@ -28,7 +28,7 @@ RECORD_ARGS ?=
 
 help: ## list these commands
 	@echo "Commands (variables in brackets are optional: make train EPOCHS=2 DEVICE=cpu)"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digits, or go on with it [DATA EPOCHS OUT DEVICE TRAIN_ARGS]
 	@resume=; test ! -e "$(OUT)/checkpoint.safetensors" || resume=--resume; \

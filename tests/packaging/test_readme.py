@@ -50,7 +50,7 @@ def test_folders_of_the_table_exist(repository: Path) -> None:
 def test_make_targets_exist(repository: Path, name: str) -> None:
     declared = re.search(r"^\.PHONY: (.*)$", text(repository, "Makefile"), re.M)
     assert declared
-    used = re.findall(r"(?:^ {4}|`|DIR |cuda )make ([a-z]+)", text(repository, name), re.M)
+    used = re.findall(r"(?:^ {4}|`|DIR |cuda )make ([a-z-]+)", text(repository, name), re.M)
     assert used
     assert set(used) <= set(declared.group(1).split())
 

@@ -160,7 +160,7 @@ def test_user_errors_are_one_line_and_code_1(
     ("arguments", "message"),
     [
         (["train", "lesson", "--device", "gpu"], "'auto', 'numpy', 'cpu', 'cuda'"),
-        (["train", "dcgan"], "lesson"),
+        (["train", "unknown"], "lesson"),
         (["train"], "NETWORK"),
         ([], "COMMAND"),
         (["train", "lesson", "--epochs", "0"], "0 is not between 1 and"),

@@ -101,7 +101,7 @@ struct Symbol {
     Space space = Space::kObject;
 };
 
-// Shadow pages live until their memory is freed or the process ends: stale epochs mean "no access".
+// Shadow pages stay for the process: in memory given out again, old epochs mean "no access".
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;
 uintptr_t last_page_index = ~uintptr_t(0);
 Page* last_page = nullptr;

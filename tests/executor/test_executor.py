@@ -475,7 +475,11 @@ def everything() -> sym.Symbol:
         hidden = sym.LeakyReLU(sym.FullyConnected(flat, num_hidden=6), kind="elu", slope=0.7)
         rows = sym.Reshape(hidden, shape=(0, 2, -1))
         soft = sym.Softmax(rows, name="soft")
+        mean, lnsd = sym.Activation(hidden, kind="tanh"), sym.Activation(hidden, kind="sigmoid")
+        code = sym.Reparametrization(lnsd, mean, sym.Exp(mean))
         ends = [
+            sym.KullbackLeibler(lnsd, mean, name="prior"),
+            sym.MeanSquaredError(code, name="code_error"),
             sym.SigmoidCrossEntropy(hidden, name="sce"),
             sym.SoftmaxCrossEntropy(sym.Activation(hidden, kind="tanh"), name="ce"),
             sym.MeanSquaredError(z, name="mse"),

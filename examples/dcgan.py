@@ -25,6 +25,7 @@ from pygan.data import ImageSet, load_digits
 from pygan.data.cifar10 import load_cifar10
 from pygan.data.resize import resized
 from pygan.errors import PyganError
+from pygan.training import sampling
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan, Losses
 from pygan.training.gan_report import draw_gan_curves
@@ -71,7 +72,7 @@ class Metrics(Losses):
 class Dcgan(Gan):
     """Both networks, their optimizers and the data, and the example's step."""
 
-    network = "dcgan"
+    network = sampling.DCGAN
     title = "DCGAN"
     pixel_range = (-1.0, 1.0)
     monitor_pattern = ""

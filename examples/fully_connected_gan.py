@@ -20,6 +20,7 @@ import numpy as np
 
 from pygan import checkpoint, cli, networks, pictures
 from pygan.data import ImageSet
+from pygan.training import sampling
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import IMAGE_SHAPE, Gan
 from pygan.training.gan_report import draw_gan_curves
@@ -50,7 +51,7 @@ class Settings:
 class FullyConnectedGan(Gan):
     """Both networks, their optimizers and the data, and the step."""
 
-    network = "fully-connected-gan"
+    network = sampling.FULLY_CONNECTED
     title = "fully connected GAN"
     pixel_range = (-1.0, 1.0)
 

@@ -38,6 +38,8 @@ EXAMPLES = {
     "anomaly": ("anomaly_detection", "2s and 3s as anomalies: LeNet against an auto-encoder"),
 }
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
+SUMMARISED_EXAMPLES = ("dcgan", "fully-connected")
+"""The examples of two networks of their own, which ``pygan summary`` knows too."""
 AUTOENCODER_KINDS = {
     "autoencoder": "plain",
     "autoencoder-penalised": "penalised",
@@ -131,7 +133,7 @@ def run_part(options: argparse.Namespace, system, folder: Path, **others: object
 
 def sample(options: argparse.Namespace) -> None:
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, draw_noise, open_sampler
+    from pygan.training.sampling import BATCH, open_sampler
 
     chosen = device.get(options.device)
     sampler, metadata = open_sampler(chosen, options.checkpoint, BATCH)
@@ -153,7 +155,7 @@ def sample(options: argparse.Namespace) -> None:
     if count > rows * columns:
         raise PyganError(f"--count {count} images do not fit --grid {rows}x{columns}")
     asked = None if digits is None else [digits[i % len(digits)] for i in range(count)]
-    images = sampler.images(draw_noise(chosen, count, options.seed), asked)
+    images = sampler.images(sampler.draw_noise(count, options.seed), asked)
     pictures.save_picture(pictures.grid(images, rows, columns, options.scale), options.out)
     of = "" if asked is None else f" of the digits {', '.join(map(str, digits))} in turn"
     print(
@@ -166,7 +168,7 @@ def interpolate(options: argparse.Namespace) -> None:
     import numpy as np
 
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, draw_noise, open_sampler
+    from pygan.training.sampling import BATCH, open_sampler
     from pygan.training.sampling import interpolate as walk
 
     chosen = device.get(options.device)
@@ -175,7 +177,7 @@ def interpolate(options: argparse.Namespace) -> None:
     digits = options.digits
     if sampler.takes_digits and digits is None:
         digits = list(range(10))
-    ends = draw_noise(chosen, 2 * options.rows, options.seed)
+    ends = sampler.draw_noise(2 * options.rows, options.seed)
     noise = [
         walk(ends[2 * r], ends[2 * r + 1], options.steps, options.mode) for r in range(options.rows)
     ]
@@ -215,6 +217,14 @@ def summary(options: argparse.Namespace) -> None:
             (networks.classifier, {"data": (count, *IMAGE_SHAPE), "label": (count, 10)}),
         ],
         "anomaly-lenet": [(networks.lenet, {"data": (count, *IMAGE_SHAPE)})],
+        "dcgan": [
+            (networks.dcgan_generator, {"rand": (count, 1, 1, 100)}),
+            (networks.dcgan_discriminator, {"data": (count, 64, 64, 3), "label": (count, 1)}),
+        ],
+        "fully-connected": [
+            (networks.fully_connected_generator, {"noise": (count, 100)}),
+            (networks.fully_connected_discriminator, image | {"label": (count, 1)}),
+        ],
     }
     for name, kind in AUTOENCODER_KINDS.items():
         graph = networks.AUTOENCODERS[kind].training_graph
@@ -283,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "print a network's layers, output shapes and parameters"
     table = commands.add_parser("summary", help=text, description=text)
-    table.add_argument("network", choices=tuple(TRAINED))
+    table.add_argument("network", choices=(*TRAINED, *SUMMARISED_EXAMPLES))
     table.add_argument("--batch-size", type=positive, default=32, metavar="N")
     table.set_defaults(command=summary)
 

@@ -32,3 +32,15 @@ def resized(images: ImageSet, side: int, channels: int) -> ImageSet:
         f"{images.source}, resized from {height}x{width}",
         images.reason,
     )
+
+
+def grey(images: np.ndarray, side: int) -> np.ndarray:
+    """Images (N, height, width, channels) float32 as (N, side, side, 1): the mean of the channels,
+    bilinear (over all pixels that a smaller one covers)."""
+    from PIL import Image
+
+    result = np.empty((len(images), side, side, 1), np.float32)
+    for target, image in zip(result, images.mean(axis=3, dtype=np.float32), strict=True):
+        picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
+        target[..., 0] = np.asarray(picture)
+    return result

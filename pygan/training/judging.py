@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from pygan import quality
-from pygan.data import load_train_and_test
+from pygan.data import ImageSet, load_train_and_test
+from pygan.data.resize import grey, resized
+from pygan.errors import PyganError
 from pygan.training.classifier import DigitClassifier
 from pygan.training.conditional import CLASSES
-from pygan.training.sampling import BATCH, draw_noise, open_sampler
+from pygan.training.gan import IMAGE_SHAPE
+from pygan.training.sampling import BATCH, Sampler, open_sampler
 
 
 def judge(
@@ -28,15 +31,25 @@ def judge(
     turn, and ``agreement`` is the share in which the classifier sees the digit asked for.
     ``reference`` has the same numbers for as many training images in place of generated ones: what
     perfect images would reach; its agreement is the classifier's with the true labels.
-    Raises CheckpointError, DataError, and PyganError for too few images.
+    Images of another size or in colour are judged as grey images of 28x28 pixels, and the training
+    images of ``reference`` are brought to their size and back, for a fair comparison.
+    Raises CheckpointError, DataError, and PyganError for too few images and for a generator of
+    other things than digits.
     """
     network = DigitClassifier(device)
     judged_by = network.load(classifier)
     sampler, metadata = open_sampler(device, generator, BATCH)
+    dataset = metadata["settings"].get("dataset", "mnist")
+    if dataset != "mnist":
+        raise PyganError(
+            f"{generator}: trained on {dataset}, and a digit classifier judges only digits; choose "
+            "a generator trained on them"
+        )
     train, test = load_train_and_test(where)
     asked = np.arange(count) % CLASSES if sampler.takes_digits else None
-    images = sampler.images(draw_noise(device, count, seed), asked)
+    images = as_digits(sampler.images(sampler.draw_noise(count, seed), asked))
     chosen = np.random.default_rng(seed).permutation(len(train))[:count]
+    perfect = ImageSet(train.images[chosen], train.labels[chosen], train.source)
     return {
         "network": metadata["network"],
         "batches": metadata["batches_done"],
@@ -45,9 +58,22 @@ def judge(
         "data": test.source,
         **quality.measure(network, test.images, images, asked=asked, seed=seed),
         "reference": quality.measure(
-            network, test.images, train.images[chosen], asked=train.labels[chosen], seed=seed
+            network, test.images, _as_drawn(perfect, sampler), asked=perfect.labels, seed=seed
         ),
     }
+
+
+def as_digits(images: np.ndarray) -> np.ndarray:
+    """Images (N, height, width, channels) float32 in 0..1 as a `DigitClassifier` takes them."""
+    return images if images.shape[1:] == IMAGE_SHAPE else grey(images, IMAGE_SHAPE[0])
+
+
+def _as_drawn(images: ImageSet, sampler: Sampler) -> np.ndarray:
+    """Real digits (N, 28, 28, 1) after the resizing that the generator's images go through."""
+    if images.images.shape[1:] == sampler.image_shape:
+        return images.images
+    side, _, channels = sampler.image_shape
+    return as_digits(resized(images, side, channels).images / np.float32(255))
 
 
 def table(result: dict) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pygan import checkpoint
+from pygan import checkpoint, networks
 from pygan.errors import CheckpointError, PyganError
 from pygan.training import conditional, gan
 from pygan.training.gan import NOISE_SIZE, copy_network, load_network, network_shapes
@@ -16,17 +18,53 @@ CHECKPOINT_NAME = "checkpoint.safetensors"
 # Far beyond what training draws from the same seed, so that pictures never repeat its noise.
 PICTURE_COUNTER = 1 << 60
 BATCH = 64
+DCGAN, FULLY_CONNECTED = "dcgan", "fully-connected-gan"
+DCGAN_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Generator:
+    """How a trained generator is bound for pictures, and what it draws.
+
+    bind(device, count, settings): its executor, for the settings of the run (their defaults where
+    one is missing). noise: the name of its noise. black: what the darkest pixel is, -1 or 0.
+    """
+
+    bind: Callable[[Any, int, Mapping[str, Any]], Any]
+    noise: str = "noise"
+    black: float = 0.0
+
+
+def _bind_dcgan(device, count: int, settings: Mapping[str, Any]):
+    """rand (count, 1, 1, Z) -> images (count, 64, 64, 3), -1..1."""
+    shape = (count, 1, 1, settings.get("noise_size", 100))
+    network = networks.dcgan_generator(settings.get("ngf", 64), DCGAN_CHANNELS)
+    return network.bind(device, {"rand": shape}, "null")
+
+
+def _bind_fully_connected(device, count: int, settings: Mapping[str, Any]):
+    """noise (count, Z) -> images (count, 28, 28, 1), -1..1."""
+    shape = (count, settings.get("noise_size", 100))
+    return networks.fully_connected_generator().bind(device, {"noise": shape}, "null")
+
+
 GENERATORS = {
-    gan.NETWORK: gan.bind_generator,
-    conditional.NETWORK: conditional.bind_conditional_generator,
+    gan.NETWORK: Generator(lambda device, count, _: gan.bind_generator(device, count)),
+    conditional.NETWORK: Generator(
+        lambda device, count, _: conditional.bind_conditional_generator(device, count)
+    ),
+    DCGAN: Generator(_bind_dcgan, noise="rand", black=-1.0),
+    FULLY_CONNECTED: Generator(_bind_fully_connected, black=-1.0),
 }
-"""Networks, as checkpoints name them, that draw 28x28 digits from noise (N, 1, 1, 10)."""
+"""The generators that pictures are drawn with, by their networks' names in checkpoints."""
 
 
-def draw_noise(device, count: int, seed: int) -> np.ndarray:
-    """Standard normal noise (count, 1, 1, 10) float32 on the host, the same for the same seed."""
+def draw_noise(
+    device, count: int, seed: int, shape: tuple[int, ...] = (1, 1, NOISE_SIZE)
+) -> np.ndarray:
+    """Standard normal noise (count, *shape) float32 on the host, the same for the same seed."""
     state = device.from_numpy(np.array([seed, PICTURE_COUNTER], np.uint64))
-    noise = device.empty((count, 1, 1, NOISE_SIZE), np.float32)
+    noise = device.empty((count, *shape), np.float32)
     device.ops.random_normal(state, noise)
     return np.array(noise)
 
@@ -34,14 +72,30 @@ def draw_noise(device, count: int, seed: int) -> np.ndarray:
 class Sampler:
     """A generator for pictures: ``count`` images at a time, by the moving statistics.
 
-    network: one of ``GENERATORS``. ``takes_digits`` says whether it draws the digits asked for.
+    network: one of ``GENERATORS``. settings: those of its run, where they tell its size.
+    ``noise_shape`` is that of one image's noise, ``image_shape`` that of one image;
+    ``takes_digits`` says whether it draws the digits asked for.
     """
 
-    def __init__(self, device, count: int, network: str = gan.NETWORK) -> None:
+    def __init__(
+        self,
+        device,
+        count: int,
+        network: str = gan.NETWORK,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.device = device
         self.network = network
-        self.executor = GENERATORS[network](device, count)
+        self.generator = GENERATORS[network]
+        self.executor = self.generator.bind(device, count, settings or {})
         self.count = count
+        self.noise_shape = tuple(self.executor.arg_dict[self.generator.noise].shape[1:])
+        self.image_shape = tuple(self.executor.outputs[0].shape[1:])
         self.takes_digits = "digit" in self.executor.arg_dict
+
+    def draw_noise(self, count: int, seed: int) -> np.ndarray:
+        """`draw_noise` of this generator's shape."""
+        return draw_noise(self.device, count, seed, self.noise_shape)
 
     def copy_from(self, generator) -> None:
         """Takes over parameters and moving statistics of a generator being trained."""
@@ -63,12 +117,13 @@ class Sampler:
         load_network(self.executor, tensors, "generator")
 
     def images(self, noise: np.ndarray, digits: Sequence[int] | None = None) -> np.ndarray:
-        """Images (N, 28, 28, 1) float32 in 0..1 for noise (N, 1, 1, 10), any N.
+        """Images (N, *image_shape) float32 in 0..1 for noise (N, *noise_shape), any N.
 
         digits: N numbers 0 to 9, for a generator that takes digits and no other. Raises PyganError
         where they are missing, too many, or of no use.
         """
-        inputs = {"noise": noise}
+        name, black = self.generator.noise, self.generator.black
+        inputs = {name: noise}
         if self.takes_digits:
             inputs["digit"] = _one_hot(digits, len(noise))
         elif digits is not None:
@@ -78,26 +133,27 @@ class Sampler:
             )
         parts = []
         for start in range(0, len(noise), self.count):
-            part = {name: array[start : start + self.count] for name, array in inputs.items()}
-            size = len(part["noise"])
+            part = {key: array[start : start + self.count] for key, array in inputs.items()}
+            size = len(part[name])
             padded = {
-                name: np.concatenate([array, np.zeros((self.count - size, *array.shape[1:]), "f4")])
-                for name, array in part.items()
+                key: np.concatenate([array, np.zeros((self.count - size, *array.shape[1:]), "f4")])
+                for key, array in part.items()
             }
             self.executor.forward(is_train=False, **padded)
             parts.append(np.array(self.executor.outputs[0])[:size])
-        return np.concatenate(parts)
+        images = np.concatenate(parts)
+        return (images - black) / (1 - black) if black else images
 
 
 def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
     """The sampler that a checkpoint's own network needs, loaded, and the checkpoint's metadata.
 
-    Raises CheckpointError for a damaged file and for a network that draws no digits.
+    Raises CheckpointError for a damaged file and for a network that draws no images.
     """
     path = checkpoint_file(path)
     tensors, metadata = checkpoint.load(path)
     _require_network(path, metadata, list(GENERATORS))
-    sampler = Sampler(device, count, metadata["network"])
+    sampler = Sampler(device, count, metadata["network"], metadata["settings"])
     sampler._take(path, tensors)
     return sampler, metadata
 
@@ -112,7 +168,7 @@ def _require_network(path: Path, metadata: dict, known: list[str]) -> None:
     if metadata.get("network") not in known:
         raise CheckpointError(
             f"{path}: a checkpoint of the network {metadata.get('network')!r}, "
-            f"this command draws {' and '.join(map(repr, known))}"
+            f"this command draws {', '.join(map(repr, known))}"
         )
 
 

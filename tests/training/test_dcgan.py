@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from run_support import assert_same_run
 
 import pygan.device
@@ -14,6 +15,7 @@ from pygan import cli
 from pygan.data import ImageSet
 from pygan.examples import dcgan
 from pygan.training.folder import read_log
+from pygan.training.sampling import open_sampler
 
 SMALL = ["--ngf", "2", "--ndf", "2", "--batch-size", "4", "--device", "numpy", "--plain"]
 
@@ -84,6 +86,41 @@ def test_a_monitored_run_computes_the_same(cifar, unbroken, tmp_path, capsys):
     for name in ("G.gact1_output", "D.dact4_output", "D.dloss_output", "D.data_gradient"):
         assert sum(name in line for line in lines) == 2
     assert_same_run(out, unbroken)
+
+
+def test_pictures_of_a_trained_generator(unbroken, tmp_path):
+    """In colour, of the run's own number of filters, black and white where tanh ends."""
+    out = tmp_path / "a.png"
+    of_run = ["--checkpoint", str(unbroken), "--device", "numpy", "--scale", "1", "--out", str(out)]
+    assert cli.main(["sample", *of_run, "--grid", "2x3", "--seed", "3"]) == 0
+    assert Image.open(out).size == (3 * 66 + 2, 2 * 66 + 2) and Image.open(out).mode == "RGB"
+    drawn = np.asarray(Image.open(out))[2:66, 2:66]
+
+    sampler, _ = open_sampler(pygan.device.get("numpy"), unbroken, 6)
+    sampler.executor.forward(is_train=False, rand=sampler.draw_noise(6, seed=3))
+    expected = 127.5 * (sampler.executor.outputs[0][0] + 1)
+    assert np.abs(drawn - expected).max() <= 0.51  # rounded to a byte
+
+    assert cli.main(["interpolate", *of_run, "--rows", "1", "--steps", "4"]) == 0
+    assert Image.open(out).size == (4 * 66 + 2, 66 + 2)
+
+
+def test_a_digit_classifier_does_not_judge_other_things(unbroken, labelled_data, tmp_path, capsys):
+    judge = ["train", "classifier", "--epochs", "1", "--plain", "--data", str(labelled_data)]
+    assert cli.main([*judge, "--device", "numpy", "--out", str(tmp_path / "c")]) == 0
+    command = ["quality", "--checkpoint", str(unbroken), "--classifier", str(tmp_path / "c")]
+    assert cli.main([*command, "--device", "numpy", "--data", str(labelled_data)]) == 1
+    assert "trained on cifar10, and a digit classifier" in capsys.readouterr().err
+
+
+def test_summary_has_both_networks(capsys):
+    assert cli.main(["summary", "dcgan", "--batch-size", "64"]) == 0
+    text = capsys.readouterr().out
+    # 4x4 kernels, 100-512-256-128-64-3 channels, and gamma and beta of each batch norm.
+    generator = 16 * (100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3)
+    assert f"{generator + 2 * (512 + 256 + 128 + 64):,} parameters" in text
+    for part in ("gact5", "dloss", "64, 64, 64, 3"):
+        assert part in text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from run_support import assert_same_run
 
 import pygan.device
@@ -38,6 +39,23 @@ def test_the_table_has_the_mean_of_each_epoch(unbroken):
     assert first["d"] == pytest.approx(np.mean(discriminator))
     pictures = {path.name for path in (unbroken / "samples").iterdir()}
     assert pictures == {"batch_0000010.png", "batch_0000020.png"}
+
+
+def test_pictures_of_a_trained_generator(unbroken, tmp_path):
+    """Black and white where tanh ends, as in the picture that the run itself drew last."""
+    out = tmp_path / "a.png"
+    command = ["sample", "--checkpoint", str(unbroken), "--device", "numpy", "--grid", "6x10"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(out)), np.asarray(Image.open(unbroken / "samples/batch_0000020.png"))
+    )
+
+
+def test_summary_has_both_networks(capsys):
+    assert cli.main(["summary", "fully-connected"]) == 0
+    text = capsys.readouterr().out
+    for part in ("gen_fc1", "gen_tanh", "dis_drop3", "32, 28, 28, 1"):
+        assert part in text
 
 
 def test_a_stopped_run_goes_on_to_the_bit(small_data, unbroken, tmp_path):

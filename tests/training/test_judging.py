@@ -11,6 +11,7 @@ from run_support import Trainer
 
 from pygan import cli, device
 from pygan.data import load_digits
+from pygan.data.resize import grey
 from pygan.errors import CheckpointError
 from pygan.training.judging import judge
 
@@ -75,6 +76,32 @@ def test_the_reference_are_training_images(folder, runs):
     right = found["reference"]["agreement"]["value"]
     moved = np.abs(np.array(histogram) - np.bincount(labels, minlength=10)).sum()
     assert moved <= 2 * COUNT * (1 - right) + 1e-9
+
+
+def test_larger_images_in_colour_are_judged_as_grey_digits(folder, runs, tmp_path):
+    """The reference's images are resized as the generator's are: the noise in them is smoothed."""
+    out = tmp_path / "dcgan"
+    command = ["train", "dcgan", "--data", str(folder), "--out", str(out), "--ngf", "2"]
+    command += ["--ndf", "2", "--batch-size", "4", "--max-batches", "2", "--device", "numpy"]
+    assert cli.main([*command, "--plain"]) == 0
+    found = judge(device.get("numpy"), out, runs / "classifier", str(folder), COUNT)
+    plain = judge(device.get("numpy"), runs / "lesson", runs / "classifier", str(folder), COUNT)
+    assert found["network"] == "dcgan" and sum(found["classes"]["histogram"]) == COUNT
+    unmoved, resized = (entry["reference"]["frechet"]["value"] for entry in (plain, found))
+    assert unmoved < 0.1 < resized < found["frechet"]["value"]
+    assert found["reference"]["agreement"]["value"] > 0.8
+
+
+def test_grey_is_the_mean_of_channels_and_of_pixels():
+    images = np.zeros((2, 4, 4, 3), np.float32)
+    images[0, :, :, 0] = 0.6
+    images[1] = np.arange(4, dtype=np.float32).reshape(1, 4, 1)
+    found = grey(images, 2)
+    assert found.shape == (2, 2, 2, 1) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0], 0.2, atol=1e-6)
+    # A triangle four pixels wide about each new pixel's centre, cut off at the edge.
+    left = (3 * 0 + 3 * 1 + 1 * 2) / 7
+    np.testing.assert_allclose(found[1, :, :, 0], [[left, 3 - left]] * 2, atol=1e-6)
 
 
 def test_networks_in_the_wrong_place_are_refused(folder, runs):

@@ -7,37 +7,32 @@ digits are compared with real ones (``pygan.quality``).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pygan import checkpoint, initializer, networks, optimizer, pictures, symbol
+from pygan import checkpoint, initializer, networks, pictures, symbol
 from pygan.data import ImageSet, ResidentImages, load_train_and_test
-from pygan.errors import CheckpointError, DataError, StateError
+from pygan.errors import DataError
 from pygan.training.folder import RunFolder, read_log
-from pygan.training.gan import IMAGE_SHAPE, load_network, network_shapes
-from pygan.training.sampling import checkpoint_file
+from pygan.training.gan import IMAGE_SHAPE
+from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 
 NETWORK = "digit-classifier"
+PART = "classifier"
 CLASSES = 10
 FEATURES = 64
 BATCH = 100
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
+class ClassifierSettings(SupervisedSettings):
     """The lesson's values as defaults; the weight decay is MXNet's, in the gradient."""
 
     batch_size: int = 20
-    seed: int = 0
-    learning_rate: float = 1e-3
-    beta1: float = 0.9
-    weight_decay: float = 1e-4
     initial_range: float = 0.05
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -51,99 +46,42 @@ class ClassifierLoss:
         return f"loss {self.loss:.4f}"
 
 
-class Classifier:
-    """The network, its optimizer and its data: all that a step reads.
+class Classifier(Supervised):
+    """`networks.classifier`, trained on images with their digits.
 
     Raises DataError for labels that are no digits.
     """
 
     network = NETWORK
     title = "digit classifier"
+    part = PART
+    optimizer_part = f"{PART}_optimizer"
+    draws = False
 
     def __init__(
-        self, device, images: ImageSet, settings: ClassifierSettings, losses_kept: int = 20
+        self, device: Any, images: ImageSet, settings: ClassifierSettings, losses_kept: int = 20
     ) -> None:
         require_digits(images)
-        self.device = device
-        self.settings = settings
-        self.data = ResidentImages(device, images, settings.batch_size, settings.seed)
-        self.executor = symbol.bind(
-            networks.classifier(CLASSES),
-            device,
-            shapes={
-                "data": (settings.batch_size, *IMAGE_SHAPE),
-                "label": (settings.batch_size, CLASSES),
-            },
-            grad_req={"data": "null", "label": "null"},
-        )
-        initial = initializer.Uniform(settings.initial_range)
-        initial(self.executor, np.random.default_rng(settings.seed))
-        self.adam = optimizer.Adam(
-            self.executor,
-            learning_rate=settings.learning_rate,
-            beta1=settings.beta1,
-            weight_decay=settings.weight_decay,
-        )
-        self.losses_kept = losses_kept
-        self.batches_done = 0
-        self._unread = 0
-        self._losses = device.zeros((losses_kept,), np.float32)
+        count = settings.batch_size
+        shapes = {"data": (count, *IMAGE_SHAPE), "label": (count, CLASSES)}
+        graph = networks.classifier(CLASSES)
+        executor = graph.bind(device, shapes, self.requests(graph.list_arguments()))
+        data = ResidentImages(device, images, count, settings.seed)
+        super().__init__(device, settings, executor, {"data": data}, losses_kept)
 
-    def start_epoch(self, epoch: int) -> None:
-        """Draws the order of the images."""
-        self.data.start_epoch(epoch)
+    def requests(self, arguments: list[str]) -> dict[str, str]:
+        """``grad_req`` of those arguments that are not trained."""
+        return {"data": "null", "label": "null"}
 
-    def step(self) -> None:
-        """One batch forward, backward and an update. Raises StateError where losses kept were not
-        read in time."""
-        if self.losses_full:
-            raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
+    def initial(self) -> initializer.Initializer:
+        return initializer.Uniform(self.settings.initial_range)
+
+    def feed(self) -> None:
         inputs = self.executor.arg_dict
         self.data.next_batch(inputs["data"], inputs["label"])
-        self.executor.forward(is_train=True)
-        self.executor.backward()
-        self._losses[self._unread : self._unread + 1] = self.executor.outputs[0]
-        self.adam.update()
-        self.batches_done += 1
-        self._unread += 1
 
-    @property
-    def losses_full(self) -> bool:
-        """Whether ``read_losses`` must be called before the next step."""
-        return self._unread == self.losses_kept
-
-    def read_losses(self) -> list[ClassifierLoss]:
-        """The losses of the batches since the last call. Waits for the device to finish them."""
-        first = self.batches_done - self._unread
-        losses = np.array(self._losses)[: self._unread]
-        self._unread = 0
-        return [ClassifierLoss(first + i, float(loss)) for i, loss in enumerate(losses)]
-
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """All that the next step depends on, as host arrays named part/array."""
-        names = self.executor.parameter_names
-        parts = {
-            "classifier": {name: self.executor.arg_dict[name] for name in names},
-            "classifier_auxiliary": dict(self.executor.aux_dict),
-            "classifier_optimizer": self.adam.state_dict(),
-            "data": self.data.state_dict(),
-        }
-        return {
-            f"{part}/{name}": np.array(value)
-            for part, arrays in parts.items()
-            for name, value in arrays.items()
-        }
-
-    def load_state_dict(self, state: dict[str, np.ndarray], batches_done: int) -> None:
-        """Continues from ``state_dict`` of a run of ``batches_done`` batches."""
-        load_network(self.executor, state, "classifier")
-        for part, target in (("classifier_optimizer", self.adam), ("data", self.data)):
-            prefix = part + "/"
-            target.load_state_dict(
-                {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}
-            )
-        self.batches_done = batches_done
-        self._unread = 0
+    def losses_of(self, batch: int, row: np.ndarray) -> ClassifierLoss:
+        return ClassifierLoss(batch, float(row[0]))
 
 
 def require_digits(images: ImageSet) -> None:
@@ -175,16 +113,8 @@ class DigitClassifier:
 
         Raises CheckpointError for a damaged file and for another network.
         """
-        path = checkpoint_file(path)
-        tensors, metadata = checkpoint.load(path)
-        if metadata.get("network") != NETWORK:
-            raise CheckpointError(
-                f"{path}: a checkpoint of the network {metadata.get('network')!r}, where a "
-                f"{NETWORK!r} is needed; 'pygan train classifier' makes one"
-            )
-        checkpoint.require_shapes(path, tensors, network_shapes(self.executor, "classifier"))
-        load_network(self.executor, tensors, "classifier")
-        return metadata
+        advice = "'pygan train classifier' makes one"
+        return load_trained(self.executor, path, NETWORK, PART, advice)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (N, 64) and probabilities (N, 10), float32, of images (N, 28, 28, 1), which are

@@ -16,8 +16,8 @@ import numpy as np
 from pygan import checkpoint, initializer, optimizer
 from pygan.data import ResidentImages
 from pygan.errors import CheckpointError, StateError
-from pygan.training.folder import CHECKPOINT
 from pygan.training.gan import load_network, network_shapes
+from pygan.training.sampling import checkpoint_file
 
 PART = "network"
 """What stands before a parameter's name in checkpoints."""
@@ -30,6 +30,7 @@ class SupervisedSettings:
     batch_size: int = 50
     seed: int = 0
     learning_rate: float = 1e-3
+    beta1: float = 0.9
     weight_decay: float = 1e-4
 
     def as_dict(self) -> dict:
@@ -45,12 +46,16 @@ class Supervised:
     """A network, its Adam, its images and the random state: all that a step reads.
 
     executor: a bound training graph; its outputs named ``..._loss`` are kept. tables: the images a
-    step visits, ``data`` among them, which sets the length of an epoch. Weights start uniform with
-    Xavier's variance, biases as 0. A system states its forward pass in ``feed``.
+    step visits, ``data`` among them, which sets the length of an epoch. A system states its inputs
+    in ``feed``, and in ``initial`` and ``losses_of`` what it has otherwise than here.
     """
 
     network: ClassVar[str]
     """The name in checkpoints."""
+    part: ClassVar[str] = PART
+    optimizer_part: ClassVar[str] = "optimizer"
+    draws: ClassVar[bool] = True
+    """Whether ``feed`` draws from ``random_state``, which is saved then."""
 
     def __init__(
         self,
@@ -65,9 +70,12 @@ class Supervised:
         self.executor = executor
         self.tables = dict(tables)
         self.data = self.tables["data"]
-        initializer.Xavier()(executor, np.random.default_rng(settings.seed))
+        self.initial()(executor, np.random.default_rng(settings.seed))
         self.adam = optimizer.Adam(
-            executor, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+            executor,
+            learning_rate=settings.learning_rate,
+            beta1=settings.beta1,
+            weight_decay=settings.weight_decay,
         )
         self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
         self.loss_names = [n for n in executor.output_dict if n.endswith("_loss")]
@@ -76,9 +84,17 @@ class Supervised:
         self._unread = 0
         self._losses = device.zeros((losses_kept * len(self.loss_names),), np.float32)
 
+    def initial(self) -> initializer.Initializer:
+        """How the network starts: weights uniform with Xavier's variance, biases as 0."""
+        return initializer.Xavier()
+
     def feed(self) -> None:
         """Writes the next batch into the executor's inputs."""
         raise NotImplementedError
+
+    def losses_of(self, batch: int, row: np.ndarray) -> Any:
+        """The entry of a batch in the log, from its losses in the order of ``loss_names``."""
+        return SupervisedLosses(batch, float(row[0]), float(sum(row[1:])))
 
     def start_epoch(self, epoch: int) -> None:
         """Draws the order of an epoch's images."""
@@ -100,25 +116,24 @@ class Supervised:
 
     @property
     def losses_full(self) -> bool:
+        """Whether ``read_losses`` must be called before the next step."""
         return self._unread == self.losses_kept
 
-    def read_losses(self) -> list[SupervisedLosses]:
+    def read_losses(self) -> list[Any]:
         """The losses of the batches since the last call. Waits for the device to finish them."""
         first = self.batches_done - self._unread
         rows = np.array(self._losses, float).reshape(self.losses_kept, -1)[: self._unread]
         self._unread = 0
-        return [
-            SupervisedLosses(first + i, float(row[0]), float(sum(row[1:])))
-            for i, row in enumerate(rows)
-        ]
+        return [self.losses_of(first + i, row) for i, row in enumerate(rows)]
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, as host arrays named part/array."""
         executor = self.executor
         parts = {
-            PART: {name: executor.arg_dict[name] for name in executor.parameter_names},
-            "optimizer": self.adam.state_dict(),
-            "random": {"state": self.random_state},
+            self.part: {name: executor.arg_dict[name] for name in executor.parameter_names},
+            f"{self.part}_auxiliary": executor.aux_dict,
+            self.optimizer_part: self.adam.state_dict(),
+            "random": {"state": self.random_state} if self.draws else {},
             **{name: table.state_dict() for name, table in self.tables.items()},
         }
         return {
@@ -132,9 +147,10 @@ class Supervised:
 
         Names and shapes must be those of ``state_dict`` (``checkpoint.require_shapes`` tells).
         """
-        load_network(self.executor, dict(state), PART)
-        self.adam.load_state_dict(_part(state, "optimizer"))
-        self.random_state[...] = state["random/state"]
+        load_network(self.executor, dict(state), self.part)
+        self.adam.load_state_dict(_part(state, self.optimizer_part))
+        if self.draws:
+            self.random_state[...] = state["random/state"]
         for name, table in self.tables.items():
             table.load_state_dict(_part(state, name))
         self.batches_done = batches_done
@@ -154,19 +170,22 @@ class SupervisedLosses:
         return f"loss {self.loss:.5f}" + (f"  penalty {self.penalty:.5f}" if self.penalty else "")
 
 
-def load_trained(executor: Any, folder: str | Path, network: str) -> dict:
-    """Fills an executor's parameters from the newest checkpoint of a run's folder; its metadata.
+def load_trained(
+    executor: Any, path: str | Path, network: str, part: str = PART, advice: str = ""
+) -> dict:
+    """Fills an executor's parameters from a checkpoint (a file, or a run's folder); its metadata.
 
-    Raises CheckpointError for a damaged file and for another network.
+    Raises CheckpointError for a damaged file and for another network (then with the advice).
     """
-    path = Path(folder) / CHECKPOINT
+    path = checkpoint_file(path)
     tensors, metadata = checkpoint.load(path)
     if metadata.get("network") != network:
         raise CheckpointError(
             f"{path}: a checkpoint of the network {metadata.get('network')!r}, not {network!r}"
+            + (advice and f"; {advice}")
         )
-    checkpoint.require_shapes(path, tensors, network_shapes(executor, PART))
-    load_network(executor, tensors, PART)
+    checkpoint.require_shapes(path, tensors, network_shapes(executor, part))
+    load_network(executor, tensors, part)
     return metadata
 
 

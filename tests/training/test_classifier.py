@@ -11,7 +11,7 @@ from PIL import Image
 from run_support import Trainer, assert_same_run
 
 import pygan.device
-from pygan import cli
+from pygan import checkpoint, cli
 from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import CheckpointError, DataError, StateError
 from pygan.training.classifier import Classifier, ClassifierSettings, DigitClassifier
@@ -71,6 +71,28 @@ def test_it_learns_and_its_features_come_from_the_same_network(device):
     expected /= expected.sum(axis=1, keepdims=True)
     # 64 products in another order, then a softmax.
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def test_checkpoints_of_earlier_versions_are_those_of_this_one(trained):
+    """Every name and shape that a checkpoint has had since the first one."""
+    layers = {1: (24, 3, 3, 1), 2: (32, 3, 3, 24), 3: (64, 3, 3, 32), 4: (64, 4, 4, 64)}
+    parameters = {f"dis_conv{n}_weight": shape for n, shape in layers.items()}
+    for n, shape in layers.items():
+        parameters |= dict.fromkeys((f"dis_bn{n}_gamma", f"dis_bn{n}_beta"), shape[:1])
+    parameters |= {"fc1_weight": (10, 64), "fc1_bias": (10,)}
+    expected = {f"classifier/{name}": shape for name, shape in parameters.items()}
+    for n, shape in layers.items():
+        for name in (f"dis_bn{n}_moving_mean", f"dis_bn{n}_moving_var"):
+            expected[f"classifier_auxiliary/{name}"] = shape[:1]
+    for buffer in "mv":
+        expected |= {f"classifier_optimizer/{buffer}/{n}": s for n, s in parameters.items()}
+    expected |= dict.fromkeys(["classifier_optimizer/step", "data/cursor"], (1,))
+    expected |= {"classifier_optimizer/learning_rate": (1,), "data/order": (33,)}
+    state, metadata = checkpoint.load(trained / "checkpoint.safetensors")
+    assert {name: array.shape for name, array in state.items()} == expected
+    assert metadata["network"] == "digit-classifier"
+    names = "batch_size seed learning_rate beta1 weight_decay initial_range"
+    assert set(metadata["settings"]) == set(names.split())
 
 
 def test_losses_must_be_read_in_time():

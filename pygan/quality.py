@@ -20,7 +20,7 @@ LEVEL = 0.95
 NEIGHBOURS = 3
 RESAMPLES = 200
 BLOCK = 500
-CHUNK = 1000
+CHUNK = 128  # rows of distances at a time, a few MB: they stay near the processor
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,12 @@ def frechet(
     value = frechet_distance(a, b)
     random = np.random.default_rng(seed)
 
-    def again(rows: np.ndarray) -> np.ndarray:
-        return rows[random.integers(0, len(rows), len(rows))]
-
-    drawn = [frechet_distance(again(a), again(b)) for _ in range(resamples)]
+    centre = a.mean(axis=0)
+    a, b = a - centre, b - centre
+    drawn = [
+        frechet_between(*_resampled_moments(a, random), *_resampled_moments(b, random))
+        for _ in range(resamples)
+    ]
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(value, max(0.0, 2 * value - float(high)), max(0.0, 2 * value - float(low)))
@@ -177,7 +179,7 @@ def precision_recall(
     A set's manifold is the union of spheres about its features, each reaching the feature's k-th
     nearest neighbour in the set (k = neighbours). Precision: the share of generated images inside
     the manifold of real ones; recall: the share of real images inside that of generated ones. Both
-    intervals are Wilson's, for the manifolds as they are. Memory: a thousand rows of distances.
+    intervals are Wilson's, for the manifolds as they are.
     """
     real, generated = _checked(real, generated)
     if min(len(real), len(generated)) <= neighbours:
@@ -237,15 +239,31 @@ def measure(
     """
     real_features, _ = network(real)
     features, probabilities = network(generated)
-    precision, recall = precision_recall(real_features, features)
+    return compare(
+        real_features, features, probabilities, asked=asked, seed=seed, resamples=resamples
+    )
+
+
+def compare(
+    real: np.ndarray,
+    generated: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    asked: np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict:
+    """`measure` of features that are there already: real (N, D), generated (M, D), and the
+    probabilities (M, K) of the generated images."""
+    precision, recall = precision_recall(real, generated)
     result = {
         "real_images": len(real),
         "generated_images": len(generated),
-        "features": int(features.shape[1]),
+        "features": int(generated.shape[1]),
         "seed": seed,
-        "frechet": asdict(frechet(real_features, features, seed=seed, resamples=resamples)),
+        "frechet": asdict(frechet(real, generated, seed=seed, resamples=resamples)),
         "frechet_resamples": resamples,
-        "kernel": asdict(kernel(real_features, features, seed=seed)),
+        "kernel": asdict(kernel(real, generated, seed=seed)),
         "precision": asdict(precision),
         "recall": asdict(recall),
         "neighbours": NEIGHBOURS,
@@ -268,33 +286,66 @@ def _checked(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D) of rows (N, D)."""
     mean = rows.mean(axis=0)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)
+
+
+def _resampled_moments(
+    rows: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The moments of len(rows) rows drawn with replacement, without gathering them: each row is
+    weighed by how often it was drawn. Rows should lie about 0, where nothing cancels."""
+    count = len(rows)
+    drawn = random.integers(0, count, count)
+    times = np.bincount(drawn, minlength=count).astype(rows.dtype)
+    mean = times @ rows / count
+    second = rows.T @ (times[:, None] * rows)
+    return mean, (second - count * np.outer(mean, mean)) / (count - 1)
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a @ b.T / a.shape[1] + 1) ** 3
 
 
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(len(a), len(b))"""
-    products = a @ b.T
-    return (a * a).sum(axis=1)[:, None] - 2 * products + (b * b).sum(axis=1)
-
-
 def _share_inside(points: np.ndarray, manifold: np.ndarray, neighbours: int) -> Interval:
     """The share of points within the k-th neighbour's distance of some point of the manifold."""
     centre = manifold.mean(axis=0)  # differences of small numbers lose less
     points, manifold = points - centre, manifold - centre
-    reach = np.empty(len(manifold))
-    for start in range(0, len(manifold), CHUNK):
-        squared = _squared_distances(manifold[start : start + CHUNK], manifold)
-        rows = np.arange(len(squared))
-        squared[rows, start + rows] = np.inf  # a point is no neighbour of its own
-        reach[start : start + CHUNK] = np.partition(squared, neighbours - 1)[:, neighbours - 1]
+    reach = _squared_reach(manifold, neighbours)
+    # |p - m|^2 <= reach, ordered so that one matrix product and one minimum a row tell:
+    # |m|^2 - reach - 2 p m <= -|p|^2 for some m.
+    right = np.column_stack([-2 * manifold, _squared_lengths(manifold) - reach]).T
     inside = 0
     for start in range(0, len(points), CHUNK):
-        squared = _squared_distances(points[start : start + CHUNK], manifold)
-        inside += int((squared <= reach).any(axis=1).sum())
+        part = points[start : start + CHUNK]
+        nearest = (_with_ones(part) @ right).min(axis=1)
+        inside += int((nearest <= -_squared_lengths(part)).sum())
     return proportion(inside, len(points))
+
+
+def _squared_reach(manifold: np.ndarray, neighbours: int) -> np.ndarray:
+    """The squared distance (M,) from each row (M, D) to its k-th nearest other row."""
+    lengths = _squared_lengths(manifold)
+    right = np.column_stack([-2 * manifold, lengths]).T
+    reach = np.empty(len(manifold))
+    for start in range(0, len(manifold), CHUNK):
+        part = slice(start, min(start + CHUNK, len(manifold)))
+        squared = _with_ones(manifold[part]) @ right  # but for the row's own length
+        rows = np.arange(len(squared))
+        nearest = start + rows  # first of all itself, which is no neighbour
+        # A few passes for the smallest cost a tenth of a partition.
+        for _ in range(neighbours):
+            squared[rows, nearest] = np.inf
+            nearest = squared.argmin(axis=1)
+        reach[part] = squared[rows, nearest] + lengths[part]
+    return reach
+
+
+def _squared_lengths(rows: np.ndarray) -> np.ndarray:
+    return (rows * rows).sum(axis=1)
+
+
+def _with_ones(rows: np.ndarray) -> np.ndarray:
+    return np.column_stack([rows, np.ones(len(rows))])

@@ -50,15 +50,16 @@ def judge(
     images = as_digits(sampler.images(sampler.draw_noise(count, seed), asked))
     chosen = np.random.default_rng(seed).permutation(len(train))[:count]
     perfect = ImageSet(train.images[chosen], train.labels[chosen], train.source)
+    real, _ = network(test.images)
     return {
         "network": metadata["network"],
         "batches": metadata["batches_done"],
         "classifier_batches": judged_by["batches_done"],
         "device": device.name,
         "data": test.source,
-        **quality.measure(network, test.images, images, asked=asked, seed=seed),
-        "reference": quality.measure(
-            network, test.images, _as_drawn(perfect, sampler), asked=perfect.labels, seed=seed
+        **quality.compare(real, *network(images), asked=asked, seed=seed),
+        "reference": quality.compare(
+            real, *network(_as_drawn(perfect, sampler)), asked=perfect.labels, seed=seed
         ),
     }
 

@@ -56,6 +56,14 @@ def test_frechet_of_samples_approaches_that_of_their_gaussians():
     assert found.low < 4 * 0.61 < found.high and found.high - found.low < 0.2
 
 
+def test_resampled_moments_are_those_of_the_rows_drawn():
+    rows = gaussians(300, 5, seed=1)
+    mean, found = quality._resampled_moments(rows, np.random.default_rng(7))
+    drawn = rows[np.random.default_rng(7).integers(0, 300, 300)]
+    np.testing.assert_allclose(mean, drawn.mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(found, np.cov(drawn, rowvar=False), atol=1e-12)
+
+
 def test_the_frechet_interval_covers_the_truth_as_often_as_it_says():
     """Sets of 200 from Gaussians at distance 2 x 0.5^2: 95 of 100 intervals should cover it."""
     covered = 0

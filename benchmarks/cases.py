@@ -445,6 +445,11 @@ def _data(make: _Builder) -> list[Case]:
             "gather_one_hot", "10 classes", (labels, order, cursor, make.out(n, 10)), (3,),
             unread=labels.nbytes - n + order.nbytes - 4 * n,
         ),
+        Case(
+            "store_row", "losses",
+            (make.normal(1), make.uniform(n), np.array([1], np.int32), make.normal(20, 1 + n)),
+            (), (3,), unread=2 * 4 * (1 + n) * 19 + 4 * (1 + n),
+        ),
         Case("advance_cursor", "one", (cursor,), (), (0,), {"step": n, "modulo": images}),
     ]  # fmt: skip
 

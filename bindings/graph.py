@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: finalizers may free memory while recording
 
 
+def why_not() -> str | None:
+    """Why nothing can be recorded in this environment, or None."""
+    try:
+        _load()
+    except DeviceUnavailable as error:
+        return str(error)
+    return None
+
+
 class Graph:
     """The launches that `work()` makes on the context's stream, as one replayable graph.
 

@@ -5,9 +5,9 @@
 
 A. Radford, L. Metz and S. Chintala, "Unsupervised representation learning with deep convolutional
 generative adversarial networks" (2015, arXiv:1511.06434). The networks are
-`pygan.networks.dcgan_generator` and `dcgan_discriminator`; the step is `Dcgan.step` below. Every
-100 batches three pictures are drawn: what the generator made, the gradient that the discriminator
-hands back to it, and the real images of the batch.
+`pygan.networks.dcgan_generator` and `dcgan_discriminator`; the step is `Dcgan.train_batch` below.
+Every 100 batches three pictures are drawn: what the generator made, the gradient that the
+discriminator hands back to it, and the real images of the batch.
 """
 
 from __future__ import annotations
@@ -78,11 +78,6 @@ class Dcgan(Gan):
     monitor_pattern = ""
     """Outputs inside the networks to keep for a monitor."""
 
-    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
-        super().__init__(device, images, settings, losses_kept)
-        # The probabilities of a batch's three passes: D on fake and real ones, then for G.
-        self._probabilities = device.zeros((losses_kept * 3, settings.batch_size), np.float32)
-
     def bind(self, device, batch_size: int):
         settings = self.settings
         # What the monitor watches inside the networks becomes an output of them.
@@ -108,9 +103,8 @@ class Dcgan(Gan):
             rescale_grad=1 / self.settings.batch_size,
         )
 
-    def step(self) -> None:
+    def train_batch(self) -> None:
         """One batch: D learns from generated and real images in one update, then G through D."""
-        self._require_room()
         gen, dis = self.generator, self.discriminator
 
         self.device.ops.random_normal(self.random_state, gen.arg_dict["rand"])
@@ -120,35 +114,25 @@ class Dcgan(Gan):
         dis.zero_gradients()
         dis.forward(is_train=True, data=made, label=0.0)
         dis.backward(wanted=self.discriminator_weights)
-        self._keep_probabilities(0)
+        self._keep(0, None, dis.outputs[0])
 
         self.data.next_batch(dis.arg_dict["data"])
         dis.forward(is_train=True, label=1.0)
         dis.backward(wanted=self.discriminator_weights)
-        self._keep_probabilities(1)
+        self._keep(1, None, dis.outputs[0])
         self.discriminator_adam.update()
 
         dis.forward(is_train=True, data=made, label=1.0)
         dis.backward(wanted=["data"])
-        self._keep_probabilities(2)
+        self._keep(2, None, dis.outputs[0])
         gen.backward(out_grads=[dis.grad_dict["data"], *[None] * (len(gen.outputs) - 1)])
         self.generator_adam.update()
-
-        self._count_batch()
-
-    def _keep_probabilities(self, which: int) -> None:
-        place = 3 * self._unread + which
-        row = self.discriminator.outputs[0].reshape((1, self.settings.batch_size))
-        self._probabilities[place : place + 1] = row
 
     def read_losses(self) -> list[Metrics]:
         """The metrics of the batches since the last call. Waits for the device to finish them."""
         first = self.batches_done - self._unread
-        rows = np.array(self._probabilities, np.float64)[: 3 * self._unread]
-        self._unread = 0
-        return [
-            metrics(first + i, *three) for i, three in enumerate(rows.reshape(-1, 3, rows.shape[1]))
-        ]
+        passes = self._read_passes()[:, :, 1:].astype(np.float64)
+        return [metrics(first + i, *three) for i, three in enumerate(passes)]
 
 
 def metrics(batch: int, fake: np.ndarray, real: np.ndarray, gen: np.ndarray) -> Metrics:

@@ -3,9 +3,9 @@
     pygan train fully-connected --data DIR        (or: python examples/fully_connected_gan.py ...)
 
 The networks are `pygan.networks.fully_connected_generator` (100-256-512-784, batch norm, tanh) and
-`fully_connected_discriminator` (1024-512-256-1, dropout); the step is `FullyConnectedGan.step`
-below. Ten epochs of 300 batches of 200 end in a table of losses, an epoch a row. Goodfellow et al.,
-"Generative adversarial nets" (2014), used such networks.
+`fully_connected_discriminator` (1024-512-256-1, dropout); the step is
+`FullyConnectedGan.train_batch` below. Ten epochs of 300 batches of 200 end in a table of losses, an
+epoch a row. Goodfellow et al., "Generative adversarial nets" (2014), used such networks.
 """
 
 from __future__ import annotations
@@ -71,9 +71,8 @@ class FullyConnectedGan(Gan):
         )
         return generator, discriminator
 
-    def step(self) -> None:
+    def train_batch(self) -> None:
         """One batch: D on generated images, D on real ones, an update each, then G through D."""
-        self._require_room()
         gen, dis = self.generator, self.discriminator
 
         self.device.ops.random_normal(self.random_state, gen.arg_dict["noise"])
@@ -82,24 +81,20 @@ class FullyConnectedGan(Gan):
 
         dis.forward(is_train=True, img=made, label=0.0)
         dis.backward(wanted=self.discriminator_weights)
-        self._keep_loss(0)
-        self._keep_scores(0)
+        self._keep(0, *dis.outputs)
         self.discriminator_adam.update()
 
         self.data.next_batch(dis.arg_dict["img"])
         dis.forward(is_train=True, label=1.0)
         dis.backward(wanted=self.discriminator_weights)
-        self._keep_loss(1)
-        self._keep_scores(1)
+        self._keep(1, *dis.outputs)
         self.discriminator_adam.update()
 
         dis.forward(is_train=True, img=made, label=1.0)
         dis.backward(wanted=["img"])
-        self._keep_loss(2)
+        self._keep(2, *dis.outputs)
         gen.backward(out_grads=[dis.grad_dict["img"]])
         self.generator_adam.update()
-
-        self._count_batch()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return super().state_dict() | {"dropout/state": np.array(self.discriminator.random_state)}

@@ -1,11 +1,13 @@
-// Batches gathered from a data set that lives in device memory.
+// Batches gathered from a data set that lives in device memory, and what steps leave there.
 //
 //   table (M, row) bytes or float, order (K) row numbers, cursor (1)
 //   gather_rows      y (N, row) = table[order[(cursor + i) % K]] * scale + shift, as float
 //   gather_one_hot   y (N, classes) = 1 at labels[order[(cursor + i) % K]], else 0
+//   store_row        rows (R, size): rows[cursor, offset ...] = first (n) and then second (m)
 //   advance_cursor   cursor = (cursor + step) % modulo
 //
-// The cursor is in device memory, so that a captured graph takes the next batch at every replay.
+// The cursor is in device memory, so that a captured graph takes the next batch, and leaves its
+// losses in the next row, at every replay.
 // A row number outside the table gives a row of NaN: a kernel cannot raise, and a wild read would
 // be worse. A label beyond the classes gives a row of zeros.
 //
@@ -55,10 +57,27 @@ extern "C" __global__ void gather_one_hot(const unsigned char* __restrict__ labe
     }
 }
 
+// A cursor outside the rows writes nothing. second may be null with m = 0.
+extern "C" __global__ void store_row(const float* __restrict__ first,
+                                     const float* __restrict__ second,
+                                     const int* __restrict__ cursor, float* __restrict__ rows,
+                                     int count, int size, int offset, int n, int m) {
+    const int row = cursor[0];
+    if (row < 0 || row >= count) {
+        return;
+    }
+    float* to = rows + static_cast<long long>(row) * size + offset;
+    const int step = gridDim.x * blockDim.x;
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n + m; i += step) {
+        to[i] = i < n ? first[i] : second[i - n];
+    }
+}
+
 extern "C" __global__ void advance_cursor(int* cursor, int step, int modulo) {
     cursor[0] = static_cast<int>((static_cast<long long>(cursor[0]) + step) % modulo);
 }
 
 // Launch contract: gather_rows: grid (N, chunks), 256 threads, a chunk per 1024 elements of a row,
 // at most 65535. gather_one_hot: one-dimensional, any grid (a block per 256 elements of y).
-// advance_cursor: one thread. No shared memory.
+// store_row: one-dimensional, any grid (a block per 1024 elements). advance_cursor: one thread.
+// No shared memory.

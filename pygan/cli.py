@@ -349,6 +349,13 @@ def add_run_options(
         "--overwrite", action="store_true", help="start anew where the folder holds a run"
     )
     parser.add_argument("--plain", action="store_true", help="plain lines instead of a live bar")
+    parser.add_argument(
+        "--graph",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="record a step once as a CUDA graph and replay it: the same bits with less work for "
+        "the host; auto: on device cuda, where cuda-bindings is installed (%(default)s)",
+    )
     _add_device(parser)
 
 

@@ -16,7 +16,7 @@ import importlib
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ class Device(Protocol):
     def arena(self, nbytes: int) -> Arena: ...
     def synchronize(self) -> None: ...
     def memory_info(self) -> tuple[int, int] | None: ...
+    def cannot_record(self) -> str | None: ...
 
 
 class NumpyArena:
@@ -129,6 +130,10 @@ class NumpyDevice:
             return None
         return free, total
 
+    def cannot_record(self) -> str | None:
+        """Why launches cannot be recorded here."""
+        return "device numpy launches nothing that a CUDA graph could hold"
+
     def __repr__(self) -> str:
         return "<pygan device numpy>"
 
@@ -180,6 +185,21 @@ class KernelDevice:
     def memory_info(self) -> tuple[int, int]:
         """(free, total) bytes of device memory."""
         return self.context.memory_info()
+
+    def cannot_record(self) -> str | None:
+        """Why launches cannot be recorded here, or None where they can."""
+        from pygan.bindings.graph import why_not
+
+        return why_not()
+
+    def record(self, work: Callable[[], Any]) -> Any:
+        """The launches that `work` makes, not yet run; `launch()` of the result replays them.
+
+        Raises LaunchError where `work` waits for the device, or copies from or to the host.
+        """
+        from pygan.bindings.graph import Graph
+
+        return Graph(self.context, work)
 
     def __repr__(self) -> str:
         return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .validation import THREADS, blocks_for, device_array, has_rank, has_shape
+from .validation import THREADS, blocks_for, countable, device_array, has_rank, has_shape
 
 FILE = "data.cu"
 TABLE_TYPES = {np.dtype(np.uint8): "unsigned char", np.dtype(np.float32): "float"}
@@ -52,6 +52,29 @@ def gather_one_hot(labels: Any, order: Any, cursor: Any, y: Any) -> None:
         kernel = y.context.kernel(FILE, operator)
         blocks = blocks_for(y.size, THREADS)
         kernel(blocks, THREADS, labels, order, cursor, y, rows, order.size, *y.shape)
+
+
+def store_row(first: Any, second: Any | None, cursor: Any, rows: Any, *, offset: int = 0) -> None:
+    """rows[cursor, offset:offset + n + m] = the n elements of first, then the m of second.
+
+    first and second (which may be None) of any shape, cursor int32 (1,), rows (R, size). A cursor
+    that is none of the rows leaves them alone. ValueError where the elements do not fit a row.
+    """
+    operator = "store_row"
+    has_rank(operator, "rows", rows, 2, "(R, size)")
+    has_shape(operator, "cursor", cursor, (1,), "one position")
+    n = device_array(operator, "first", first).size
+    m = 0 if second is None else device_array(operator, "second", second).size
+    count, size = rows.shape
+    if not 0 <= offset <= size - n - m:
+        raise ValueError(
+            f"{operator}: {n} and {m} elements from place {offset} on do not fit a row of "
+            f"rows {tuple(rows.shape)}"
+        )
+    countable(operator, "elements of a row", size)
+    if n + m:
+        kernel = rows.context.kernel(FILE, operator)
+        kernel(blocks_for(n + m), THREADS, first, second, cursor, rows, count, size, offset, n, m)
 
 
 def advance_cursor(cursor: Any, *, step: int, modulo: int) -> None:

@@ -25,7 +25,7 @@ from .convolution import (
     transposed_convolution_backward_weight,
     transposed_convolution_forward,
 )
-from .data import advance_cursor, gather_one_hot, gather_rows
+from .data import advance_cursor, gather_one_hot, gather_rows, store_row
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import (
     add_forward,
@@ -112,6 +112,7 @@ __all__ = [
     "softmax_cross_entropy_backward",
     "softmax_cross_entropy_forward",
     "softmax_forward",
+    "store_row",
     "transposed_convolution_backward_data",
     "transposed_convolution_backward_weight",
     "transposed_convolution_forward",

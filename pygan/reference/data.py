@@ -44,6 +44,35 @@ def gather_one_hot(
     y[...] = labels[rows][:, None] == np.arange(y.shape[1])
 
 
+def store_row(
+    first: np.ndarray,
+    second: np.ndarray | None,
+    cursor: np.ndarray,
+    rows: np.ndarray,
+    *,
+    offset: int = 0,
+) -> None:
+    """rows[cursor, offset:offset + n + m] = the n elements of first, then the m of second.
+
+    first and second (which may be None) of any shape, cursor int32 (1,), rows (R, size). A cursor
+    that is none of the rows leaves them alone. Raises ValueError where the elements do not fit a
+    row.
+    """
+    shapes.check_rank("store_row", "rows", rows, 2, "(R, size)")
+    shapes.check_shape("store_row", "cursor", cursor, (1,), "one position")
+    n, m = first.size, 0 if second is None else second.size
+    if not 0 <= offset <= rows.shape[1] - n - m:
+        raise ValueError(
+            f"store_row: {n} and {m} elements from place {offset} on do not fit a row of "
+            f"rows {rows.shape}"
+        )
+    if 0 <= cursor[0] < len(rows):
+        row = rows[int(cursor[0]), offset:]
+        row[:n] = first.ravel()
+        if second is not None:
+            row[n : n + m] = second.ravel()
+
+
 def advance_cursor(cursor: np.ndarray, *, step: int, modulo: int) -> None:
     """cursor (int32 (1,)) = (cursor + step) % modulo"""
     shapes.check_shape("advance_cursor", "cursor", cursor, (1,), "one position")

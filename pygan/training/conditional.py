@@ -108,13 +108,11 @@ class ConditionalGan(Gan):
         random = np.random.default_rng((self.settings.seed, epoch, 1))
         self.digit_order[...] = random.integers(0, CLASSES, self.data.count, dtype=np.int32)
 
-    def step(self) -> None:
+    def train_batch(self) -> None:
         """One batch: D on generated images, D on real images, then G through D.
 
         D's moving statistics move three times a step, G's once, as in the lesson's GAN.
-        Raises StateError where the losses kept fill their place and were not read.
         """
-        self._require_room()
         generator, discriminator = self.generator, self.discriminator
         ops = self.device.ops
         wanted = generator.arg_dict["digit"]
@@ -130,8 +128,7 @@ class ConditionalGan(Gan):
         label = self.fake_labels.draw(self.random_state)
         discriminator.forward(is_train=True, img=generated, digit=wanted, label=label)
         discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(0)
-        self._keep_scores(0)
+        self._keep(0, *discriminator.outputs)
         self.discriminator_adam.update()
 
         # D learns that these are real, knowing which digits they show.
@@ -139,17 +136,15 @@ class ConditionalGan(Gan):
         label = self.real_labels.draw(self.random_state)
         discriminator.forward(is_train=True, label=label)
         discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(1)
-        self._keep_scores(1)
+        self._keep(1, *discriminator.outputs)
         self.discriminator_adam.update()
 
         # G learns what would make D take its images for real ones of the digits asked for.
         discriminator.forward(is_train=True, img=generated, digit=wanted, label=self.target)
         discriminator.backward(wanted=["img"])
-        self._keep_loss(2)
+        self._keep(2, *discriminator.outputs)
         generator.backward(out_grads=[discriminator.grad_dict["img"]])
         self.generator_adam.update()
-        self._count_batch()
 
     def read_losses(self) -> list[Losses]:
         return [

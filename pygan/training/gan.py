@@ -19,6 +19,7 @@ import numpy as np
 from pygan import initializer, networks, optimizer, symbol
 from pygan.data import ImageSet, ResidentImages
 from pygan.errors import StateError
+from pygan.training.recording import Recording
 
 NOISE_SIZE = 10
 IMAGE_SHAPE = (28, 28, 1)
@@ -85,8 +86,9 @@ def bind_discriminator(device, count: int):
 class Gan:
     """Both networks, their optimizers, the data and the random state: all that a step reads.
 
-    A system of its own binds its networks in ``bind`` and trains them in ``step``, which counts
-    its batch in ``batches_done`` and keeps losses and scores (``_keep_loss``, ``_keep_scores``).
+    A system of its own binds its networks in ``bind`` and trains them in ``train_batch``, which
+    keeps losses and scores (``_keep``). One whose launches depend on what the host counts writes
+    ``step`` instead, which ends with ``_count_batch``; its steps are not recorded.
     """
 
     network: ClassVar[str]
@@ -121,9 +123,15 @@ class Gan:
         self.losses_kept = losses_kept
         self.batches_done = 0
         self._unread = 0
-        # A batch has three losses (fake, real, G's) and two rows of scores (fake, real).
-        self._losses = device.zeros((losses_kept * 3,), np.float32)
-        self._scores = device.zeros((losses_kept * 2, batch_size), np.float32)
+        # A row is a batch: of each pass through D (on fake images, real ones, and G's) the loss and
+        # the scores. Steps fill the rows in turn; which is next is on the device, as the host may
+        # only replay the launches.
+        self._passes = device.zeros((losses_kept, 3 * (1 + batch_size)), np.float32)
+        self._place = device.zeros((1,), np.int32)
+        self._first_unread = 0
+        self._ops = device.ops
+        overrides_step = type(self).train_batch is Gan.train_batch
+        self.recording = None if overrides_step else Recording(device)
 
     def bind(self, device, batch_size: int):
         """The generator's and the discriminator's executors."""
@@ -140,7 +148,17 @@ class Gan:
 
     def step(self) -> None:
         """Trains on one batch. Raises StateError where losses kept were not read in time."""
+        self._require_room()
+        self.recording.run(self._train_and_move_on)
+        self._count()
+
+    def train_batch(self) -> None:
+        """The launches of a step, the same for every batch."""
         raise NotImplementedError
+
+    def _train_and_move_on(self) -> None:
+        self.train_batch()
+        self._move_on()
 
     def start_epoch(self, epoch: int) -> None:
         """Draws what is drawn once an epoch: the order of the images."""
@@ -151,18 +169,30 @@ class Gan:
             raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
 
     def _count_batch(self) -> None:
+        """Counts a batch, on the device and the host."""
+        self._move_on()
+        self._count()
+
+    def _move_on(self) -> None:
+        self._ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
+
+    def _count(self) -> None:
         self.batches_done += 1
         self._unread += 1
 
+    def _keep(self, which: int, loss, scores) -> None:
+        """Copies a pass's loss (1,) and scores (batch, ...), each where it is not None, on the
+        device, to where ``read_losses`` finds them. which: 0 on fake, 1 on real images, 2 for G."""
+        offset = which * (1 + self.settings.batch_size)
+        if loss is None:
+            loss, scores, offset = scores, None, offset + 1
+        self._ops.store_row(loss, scores, self._place, self._passes, offset=offset)
+
     def _keep_loss(self, which: int) -> None:
-        """Copies a pass's loss, on the device, to where ``read_losses`` finds it."""
-        place = 3 * self._unread + which
-        self._losses[place : place + 1] = self.discriminator.outputs[0]
+        self._keep(which, self.discriminator.outputs[0], None)
 
     def _keep_scores(self, which: int) -> None:
-        place = 2 * self._unread + which
-        scores = self.discriminator.outputs[1]
-        self._scores[place : place + 1] = scores.reshape((1, self.settings.batch_size))
+        self._keep(which, None, self.discriminator.outputs[1])
 
     @property
     def losses_full(self) -> bool:
@@ -172,15 +202,21 @@ class Gan:
     def read_losses(self) -> list[Losses]:
         """The losses of the batches since the last call. Waits for the device to finish them."""
         first = self.batches_done - self._unread
-        losses = np.array(self._losses).reshape(-1, 3)[: self._unread]
-        scores = np.array(self._scores, float).reshape(self.losses_kept, 2, -1).mean(axis=2)
-        self._unread = 0
+        passes = self._read_passes()
+        scores = passes[:, :, 1:].astype(float).mean(axis=2)
         return [
             Losses(
                 first + i, *map(float, row), score_real=float(pair[1]), score_fake=float(pair[0])
             )
-            for i, (row, pair) in enumerate(zip(losses, scores, strict=False))
+            for i, (row, pair) in enumerate(zip(passes[:, :, 0], scores, strict=True))
         ]
+
+    def _read_passes(self) -> np.ndarray:
+        """(batches since the last call, 3 passes, 1 + batch size): loss and scores of each pass."""
+        rows = (self._first_unread + np.arange(self._unread)) % self.losses_kept
+        self._first_unread = (self._first_unread + self._unread) % self.losses_kept
+        self._unread = 0
+        return np.array(self._passes)[rows].reshape(len(rows), 3, 1 + self.settings.batch_size)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, as host arrays named part/array."""
@@ -212,7 +248,7 @@ class Gan:
         self.random_state[...] = state["random/state"]
         self.data.load_state_dict(_part(state, "data"))
         self.batches_done = batches_done
-        self._unread = 0
+        self._read_passes()  # what was not read belongs to another run
 
 
 class LessonGan(Gan):
@@ -233,14 +269,12 @@ class LessonGan(Gan):
         generator = bind_generator(device, batch_size, training=True)
         return generator, bind_discriminator(device, batch_size)
 
-    def step(self) -> None:
+    def train_batch(self) -> None:
         """One batch: update D on generated images, D on real images, then G through D.
 
         The batch norm layers of D see three batches a step and move their statistics three times,
         as they do in MXNet; G's move once.
-        Raises StateError where the losses kept fill their place and were not read.
         """
-        self._require_room()
         generator, discriminator = self.generator, self.discriminator
 
         self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])
@@ -250,26 +284,22 @@ class LessonGan(Gan):
         # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
         discriminator.forward(is_train=True, img=generated, label=self.fake_label)
         discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(0)
-        self._keep_scores(0)
+        self._keep(0, *discriminator.outputs)
         self.discriminator_adam.update()
 
         # D learns that these are real; the batch is gathered straight into its input.
         self.data.next_batch(discriminator.arg_dict["img"])
         discriminator.forward(is_train=True, label=self.real_label)
         discriminator.backward(wanted=self.discriminator_weights)
-        self._keep_loss(1)
-        self._keep_scores(1)
+        self._keep(1, *discriminator.outputs)
         self.discriminator_adam.update()
 
         # G learns what would make D call its images real. Only D's image gradient is needed.
         discriminator.forward(is_train=True, img=generated, label=self.real_label)
         discriminator.backward(wanted=["img"])
-        self._keep_loss(2)
+        self._keep(2, *discriminator.outputs)
         generator.backward(out_grads=[discriminator.grad_dict["img"]])
         self.generator_adam.update()
-
-        self._count_batch()
 
 
 def network_shapes(executor, part: str) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.progress import Progress, Status
+from pygan.training import recording
 from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import SYSTEMS, System
@@ -34,7 +35,7 @@ class RunOptions:
     system: a name in ``pygan.training.systems.SYSTEMS``, or a System. data: see
     ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
     epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
-    the epochs say.
+    the epochs say. graph: whether steps are recorded, see ``pygan.training.recording.choose``.
     """
 
     out: str
@@ -46,6 +47,7 @@ class RunOptions:
     max_batches: int | None = None
     resume: bool = False
     overwrite: bool = False
+    graph: str = "auto"
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +104,8 @@ class Run:
         progress.say(f"data: {images.describe()}")
         progress.say(f"device: {device.description}")
         self.model = self._make_model(images)
+        if said := recording.choose(options.graph, device, self.model):
+            progress.say(said)
         self.per_epoch = self.model.data.batches_per_epoch
         self.epochs = options.epochs or saved.get("epochs", self.system.epochs_of(self.per_epoch))
         self.report = self.system.report(self.model, self.where)

@@ -94,6 +94,38 @@ def test_epochs_follow_the_cursor(device: Any) -> None:
     assert np.asarray(cursor).tolist() == [7]
 
 
+def test_rows_are_left_where_the_cursor_is(device: Any) -> None:
+    def body(case: tuple[int, int, int, int, int]) -> None:
+        n, m, before, after, seed = case
+        rng = np.random.default_rng(seed)
+        first, second = numbers(rng, n), numbers(rng, 1, m) if m else None
+        rows = numbers(rng, 3, before + n + m + after)
+        at = np.array([rng.integers(0, 3)], np.int32)
+        found = upload(device, rows)
+        second_on_device = None if second is None else upload(device, second)
+        place = upload(device, at)
+        device.ops.store_row(upload(device, first), second_on_device, place, found, offset=before)
+        reference.store_row(first, second, at, rows, offset=before)
+        assert rows[at[0], before] == first[0]
+        assert_same_bits(np.asarray(found), rows)
+
+    cases = st.tuples(
+        st.sampled_from([1, 2, 33]),
+        st.sampled_from([0, 1, 31, 1500]),
+        st.integers(0, 3),
+        st.integers(0, 2),
+        st.integers(0, 2**32),
+    )
+    for_all(cases, examples_for(device, 12), body)
+
+
+def test_a_row_outside_is_not_written(device: Any) -> None:
+    rows, number = upload(device, np.ones((2, 3), np.float32)), poisoned(device, 3)
+    for position in (-1, 2, 2**31 - 1):
+        device.ops.store_row(number, None, cursor_at(device, position), rows)
+    assert (np.asarray(rows) == 1).all()
+
+
 def test_order_outside_the_table_shows_as_nan(device: Any) -> None:
     """A kernel cannot raise, and must not read what is not its own."""
     order = upload(device, np.array([1, 3, -1, 0], np.int32))
@@ -126,3 +158,7 @@ def test_wrong_calls_are_refused(device: Any) -> None:
         ops.advance_cursor(order, step=1, modulo=4)
     with pytest.raises(ValueError, match="modulo 0"):
         ops.advance_cursor(cursor, step=1, modulo=0)
+    with pytest.raises(ValueError, match=r"3 and 0 elements from place 1 on.*\(2, 3\)"):
+        ops.store_row(poisoned(device, 3), None, cursor, poisoned(device, 2, 3), offset=1)
+    with pytest.raises(ValueError, match=r"rows.*\(3,\)"):
+        ops.store_row(poisoned(device, 3), None, cursor, poisoned(device, 3))

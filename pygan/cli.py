@@ -337,7 +337,7 @@ def add_run_options(
     parser.add_argument(
         "--batch-size", type=positive, metavar="N", help=f"images a batch ({batch_size})"
     )
-    parser.add_argument("--seed", type=_seed, metavar="N", help="seed of all random numbers (0)")
+    parser.add_argument("--seed", type=seed, metavar="N", help="seed of all random numbers (0)")
     parser.add_argument(
         "--max-batches", type=positive, metavar="N", help="stop after so many batches in all"
     )
@@ -405,7 +405,7 @@ def _add_quality(commands) -> None:
     measure.add_argument(
         "--count", type=positive, default=10_000, metavar="N", help="images (%(default)s)"
     )
-    measure.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the noise (0)")
+    measure.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
     measure.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     _add_device(measure)
     measure.set_defaults(command=quality)
@@ -427,7 +427,7 @@ def _add_digits(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _add_picture(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the noise (0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
     parser.add_argument(
         "--scale", type=_scale, default=2, metavar="N", help="enlarge pixels (%(default)s)"
     )
@@ -456,7 +456,7 @@ def _steps(text: str) -> int:
     return _integer(text, 2, GRID_LIMIT)
 
 
-def _seed(text: str) -> int:
+def seed(text: str) -> int:
     return _integer(text, 0, 2**63 - 1)
 
 

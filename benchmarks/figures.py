@@ -6,7 +6,8 @@ A record of kernels becomes two panels that hold every kernel between them. Left
 those whose arithmetic counts: useful operations per second over useful operations per byte, below
 the ceilings measured in the same run. Right, those that move bytes: useful bytes per second over
 the bytes of a call. Filled points are pygan on the record's main device, as a CUDA graph where that
-was measured; an open one joined to it is the fastest float32 peer. A record of steps becomes bars.
+was measured; an open one joined to it is the fastest float32 peer. A record of steps becomes bars,
+with the least time that its useful operations take at the measured rate of products.
 """
 
 from __future__ import annotations
@@ -143,18 +144,31 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
         [1e3 * (each["seconds"]["high"] - each["seconds"]["median"]) for each in figures],
     ]
     colors = [THEIRS if name.startswith(PEERS) else OURS for name in names]
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.45 * len(names)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.45 * len(names)), layout="constrained")
     axes.barh(names, times, xerr=errors, color=colors, height=0.65, error_kw={"lw": 1})
     right = max(time + error for time, error in zip(times, errors[1], strict=True))
     for place, (time, error, each) in enumerate(zip(times, errors[1], figures, strict=True)):
-        text = f"{time:.3g} ms, {each['images_per_second']:.0f} images/s"
+        text = f"{time:.3g} ms, {_rate(each['images_per_second'])} images/s"
+        if each.get("launches"):
+            text += f", {each['launches']} launches"
         axes.text(time + error + 0.01 * right, place, text, va="center", fontsize=8)
+    if ceilings := record.get("roofline"):
+        floor = 1e-6 * record["flops_per_step"] / ceilings["float32_product_gflops"]
+        text = f"least, at {ceilings['float32_product_gflops']:.4g} GFLOP/s: {floor:.3g} ms"
+        axes.axvline(floor, color="black", linewidth=1, linestyle="--", label=text)
+        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14 - 0.25 / len(names))}
+        axes.legend(fontsize=8, frameon=False, **below)
     axes.set(xlabel="ms per training step, median with 10th and 90th percentile")
-    axes.set_xlim(0, 1.35 * right)
+    axes.set_xlim(0, 1.6 * right)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    figure.suptitle(f"Lesson GAN, batch {record['batch']}{_when(record)}", fontsize=10)
+    title = record.get("title", "Lesson GAN")
+    figure.suptitle(f"{title}, batch {record['batch']}{_when(record)}", fontsize=10)
     _save(figure, path)
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _when(record: dict[str, Any]) -> str:

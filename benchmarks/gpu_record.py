@@ -42,10 +42,19 @@ BENCHMARKS = REPOSITORY / "benchmarks"
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERROR = 86  # its exit code when it found something
 TESTED = ("kernels", "executor", "bindings")
-TRAINED = ("test_step.py", "test_classifier.py", "test_conditional.py")  # of tests/training
+TRAINED = (
+    "test_step.py",
+    "test_recording.py",
+    "test_classifier.py",
+    "test_conditional.py",
+)  # of tests/training
 # Files of tests/kernels that between them use every way of sharing memory inside a block, and are
 # small enough to run some hundred times slower.
 SANITIZED = ("test_fully_connected.py", "test_batch_norm.py", "test_loss.py", "test_capture.py")
+# PyTorch's variants of a step, in parts of which each is done in ten minutes: the compiler takes
+# long. Variants that are not begun within the budget are named in the record.
+STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune", ("autotune",)))
+STEP_LIMIT, STEP_BUDGET = 600.0, 400.0
 SANITIZER_LIMIT = 300.0  # seconds of each tool, which slow some launches a hundredfold
 LOG_LINES = 12  # of a failed part, in the summary
 
@@ -103,15 +112,22 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
 def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     """`numpy` is measured beside the GPU only where it takes seconds: the lesson, batch 32."""
     graph = ["--graph"] if _has("cuda.bindings") else []
-    torch = ["--torch"] if _has("torch") else []
     small = ["--quick"] if quick else []
     made = []
-    for batch in (32,) if quick else (32, 128, 1024):
-        name = f"step-lesson-{batch}"
-        command = [sys.executable, "step.py", "--batch", str(batch)]
-        command += ["--devices", *(["numpy"] if batch == 32 else []), device, *graph, *torch]
-        command += ["--json", str(out / f"{name}.json"), *small]
-        made.append(Part(name, "step", command, limit))
+    steps = [("lesson", 32), ("dcgan", 64)]
+    if not quick:
+        steps += [("lesson", 128), ("lesson", 1024), ("dcgan", 128), ("dcgan", 512)]
+    for network, batch in steps:
+        base = [sys.executable, "step.py", "--network", network, "--batch", str(batch), *graph]
+        peers = STEP_PEERS if _has("torch") else (("", ()),)
+        # The compiler is tried at the sizes that the networks' own scripts have.
+        for ending, groups in peers if (network, batch) in steps[:2] else peers[:1]:
+            name = f"step-{network}-{batch}{ending}"
+            beside = ["numpy"] if name == "step-lesson-32" else []
+            command = [*base, "--devices", *beside, device]
+            command += ["--torch", *groups] if groups else []
+            command += ["--budget", str(STEP_BUDGET), "--json", str(out / f"{name}.json"), *small]
+            made.append(Part(name, "step", command, min(limit, STEP_LIMIT)))
     cases = [("lesson", 32), ("dcgan", 64)]
     if quick:
         small += ["--only", "fully_connected", "batch_norm", "fill"]

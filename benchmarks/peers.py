@@ -76,7 +76,7 @@ class TorchPeer:
         torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
-        device = _TorchDevice(torch, self.on_gpu)
+        device = TorchDevice(torch, self.on_gpu)
         with device.stream():
             make = _maker(case)
             pairs = [make(self, case) for _ in range(how.copies)]
@@ -110,7 +110,7 @@ class TorchPeer:
         return self.torch.from_numpy(array).to(self.place)
 
 
-class _TorchDevice:
+class TorchDevice:
     """What :func:`measuring.measure` needs of a device; a GPU's clock is read through events."""
 
     name = "torch"
@@ -410,7 +410,7 @@ def time_product(size: int, samples: int) -> Timing:
     if not torch.cuda.is_available():
         raise RuntimeError("PyTorch sees no GPU")
     torch.backends.cuda.matmul.allow_tf32 = False
-    device = _TorchDevice(torch, on_gpu=True)
+    device = TorchDevice(torch, on_gpu=True)
     with device.stream():
         a, b = (torch.randn(size, size, device="cuda") for _ in range(2))
         return measure(device, [lambda: a @ b], samples=samples, seconds=0.02)

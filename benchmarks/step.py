@@ -1,56 +1,40 @@
-"""One whole training step of the lesson's GAN, per device, beside PyTorch where it is installed.
+"""One whole training step of a GAN, per device, beside PyTorch where it is installed.
 
-    python benchmarks/step.py [--devices numpy cpu] [--graph] [--torch] [--json FILE] [--quick]
+    python benchmarks/step.py [--network lesson|dcgan] [--batch N] [--devices numpy cpu] [--graph]
+                              [--torch [GROUP ...]] [--budget SECONDS] [--json FILE] [--quick]
 
 A step draws noise, runs the generator, updates the discriminator on generated and on real images,
 then updates the generator through it: three forward and three backward passes of the discriminator
-(the third for the image gradient only), one of the generator, three Adam updates.
+(the third for the image gradient only), one of the generator. The lesson's discriminator has an
+update for each kind of image, DCGAN's one for both.
 
-`--graph` also times the step recorded once as a CUDA graph and replayed. Every device starts from
-the same seed. Before the timing its losses over three steps are compared
-with numpy's, after the timing they must be numbers; a device that is wrong makes the exit code 1.
+`--graph` also times the step recorded once as a CUDA graph and replayed, as `pygan train` does on a
+GPU. `--torch` times PyTorch's variants, all or by group: eager, graph (CUDA graphs made by hand),
+compile and autotune (torch.compile). Every one starts from the same weights, and its losses over
+three steps from the same noise and images are compared with numpy's before it is timed; after the
+timing they must be numbers. A device that is wrong makes the exit code 1, a peer that is wrong, or
+that cannot run here, is named under `not_measured`, and so is what `--budget` left no time for.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measuring import default_devices, devices, machine, measure, print_table, write_json
+from roofline import measure_roofline
+from steps import COMPARED_STEPS, STEPS, Start, Steps, losses_of, start_of
+from torch_step import GROUPS, READ_EVERY, VARIANTS, Session, host_seconds, import_torch
 
 # Three Adam steps of 2e-4 from equal seeds. Sums in another order move a loss of about 0.7 by 1e-6;
 # Adam's first steps are the sign of a gradient, so a weight whose gradient rounds to the other side
 # of zero moves by 4e-4: a few such weights among 560,000 stay far below this bound.
 LOSS_TOLERANCE = 2e-3
-COMPARED_STEPS = 3
-# Useful multiply-adds of a forward pass per image, and passes of each in a step.
-GENERATOR_MACS, DISCRIMINATOR_MACS = 11.4e6, 0.76e6
-GENERATOR_PASSES, DISCRIMINATOR_PASSES = 3, 3 + 2 * 2 + 1
-
-
-def flops(batch: int) -> float:
-    """Useful floating-point operations of a step; the generator's first layer needs no gradient of
-    its input, which this counts all the same (0.3 %)."""
-    macs = GENERATOR_MACS * GENERATOR_PASSES + DISCRIMINATOR_MACS * DISCRIMINATOR_PASSES
-    return 2.0 * batch * macs
-
-
-def make_gan(device: Any, images: Any, batch: int) -> Any:
-    from pygan.training.gan import GanSettings, LessonGan
-
-    return LessonGan(device, images, GanSettings(batch_size=batch, seed=11))
-
-
-def first_losses(gan: Any) -> np.ndarray:
-    """(steps, 3): the losses of the first steps."""
-    for _ in range(COMPARED_STEPS):
-        gan.step()
-    return np.array([(each.d_fake, each.d_real, each.g) for each in gan.read_losses()])
 
 
 class Step:
@@ -58,125 +42,206 @@ class Step:
 
     def __init__(self, gan: Any) -> None:
         self.gan = gan
-        self.losses: list[Any] = []
+        self.losses = np.zeros((0, 3))
 
     def __call__(self) -> None:
         if self.gan.losses_full:
-            self.losses = self.gan.read_losses()
+            self.read()
         self.gan.step()
 
+    def read(self) -> None:
+        found = losses_of(self.gan)
+        self.losses = found if len(found) else self.losses
 
-class Replay:
-    """The same step as a CUDA graph. A replay writes its losses where the recorded step did."""
 
-    def __init__(self, gan: Any) -> None:
-        from pygan.bindings.graph import Graph
+def launches_of(gan: Any) -> int | None:
+    """Kernels, fills and copies of a step, counted in a recording of it; None where nothing can be
+    recorded. The recording is not launched."""
+    if gan.device.cannot_record() is not None:
+        return None
+    return gan.device.record(gan.train_batch).nodes + 1  # the place of the losses moves on
 
-        gan.step()  # compiles every kernel, which cannot be recorded
-        gan.read_losses()
-        self.gan = gan
-        self.graph = Graph(gan.device.context, gan.step)
 
-    def __call__(self) -> None:
-        self.graph.launch()
-
-    @property
-    def losses(self) -> list[Any]:
-        return self.gan.read_losses()
+def bytes_of(gan: Any) -> int:
+    """What networks, optimizers and images take on the device; a step takes no more."""
+    total = gan.data.table.nbytes + gan.data.order.nbytes
+    for network in (gan.generator, gan.discriminator):
+        total += network.memory.total + 2 * network.gradients.nbytes  # Adam's two buffers
+    return total
 
 
 def time_device(
-    device: Any, images: Any, batch: int, samples: int, expected: np.ndarray, graph: bool = False
-) -> dict:
-    """Figures of one device; raises AssertionError where its losses are wrong."""
-    gan = make_gan(device, images, batch)
-    losses = first_losses(gan)
-    apart = float(np.abs(losses - expected).max())
+    device: Any, steps: Steps, images: Any, batch: int, start: Start, how: How
+) -> dict[str, Any]:
+    """Figures of one device; AssertionError where its losses are wrong."""
+    gan = steps.make(device, images, batch, how.quick, READ_EVERY)
+    if how.graph:
+        gan.recording.start()
+    gan.start_epoch(0)
+    for _ in range(COMPARED_STEPS):
+        gan.step()
+    losses = losses_of(gan)
+    apart = float(np.abs(losses - start.losses).max())
     if not apart <= LOSS_TOLERANCE:  # NaN fails
-        raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {expected}")
-    step = Replay(gan) if graph else Step(gan)
-    timing = measure(device, [step], samples=samples, seconds=0.0)
-    last = [(each.d_fake, each.d_real, each.g) for each in step.losses or gan.read_losses()]
-    if not np.isfinite(last).all():
-        raise AssertionError(f"losses after the timing are no numbers: {last}")
+        raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {start.losses}")
+    step = Step(gan)
+    timing = measure(device, [step], samples=how.samples, seconds=how.seconds)
+    on_gpu = device.name == "cuda"
+    host = host_seconds(device, step, step.read, how.samples) if on_gpu else None
+    step.read()
+    if not np.isfinite(step.losses).all():
+        raise AssertionError(f"losses after the timing are no numbers: {step.losses}")
     return {
         "description": device.description,
         "seconds": timing,
         "images_per_second": batch / timing.median,
-        "gflops": 1e-9 * flops(batch) / timing.median,
         "largest_loss_difference": apart,
+        "launches": launches_of(gan),
+        "host_seconds": host,
+        "peak_bytes": None if device.name == "numpy" else bytes_of(gan),
     }
 
 
-def load_images(quick: bool) -> Any:
-    """Real digits where they can be had without a download, else scikit-learn's."""
-    from pygan.data.mnist import load_digits
+class How:
+    """How to time: `samples` of `seconds` each (0: of one step), and whether from a graph."""
 
-    where = os.environ.get("PYGAN_DATA")
-    return load_digits(where if where and not quick else "digits")
+    def __init__(self, options: argparse.Namespace, device: str, graph: bool = False) -> None:
+        self.quick, self.graph = options.quick, graph
+        few = 3 if options.quick else 10 if device == "cpu" else 30
+        self.samples = options.samples or few
+        # On a GPU many steps in a row, as in training: the first launches of one hide behind
+        # the last of the one before.
+        self.seconds = 0.05 if device == "cuda" else 0.0
+
+
+class Run:
+    """Everything that one call of this script measures, written to its record as it comes."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.steps = STEPS[options.network]
+        self.batch = 2 if options.quick else options.batch or self.steps.shapes.batch
+        self.about = machine()
+        self.images = self.steps.load(options.quick)
+        self.figures: dict[str, Any] = {}
+        self.wrong: list[str] = []
+        self.missing: list[str] = []
+        self._began = time.perf_counter()
+        chosen = devices(options.devices or default_devices())
+        numpy_device = devices(["numpy"])[0]
+        self.roofline = measure_roofline(chosen[-1], options.quick)
+        self.start = start_of(self.steps, numpy_device, self.images, self.batch, options.quick)
+        for device in chosen:
+            for graph in (False, True) if options.graph and device.name != "numpy" else (False,):
+                self._add_device(device, graph)
+        if options.torch is not None:
+            self._add_torch(options.torch or GROUPS)
+
+    def _add_device(self, device: Any, graph: bool) -> None:
+        name = f"{device.name} graph" if graph else device.name
+        how = How(self.options, device.name, graph)
+        arguments = (device, self.steps, self.images, self.batch, self.start, how)
+        try:
+            self._add(name, time_device(*arguments))
+        except AssertionError as error:
+            self.wrong.append(f"{name}: {error}")
+            self.write()
+
+    def _add_torch(self, groups: Sequence[str]) -> None:
+        try:
+            torch = import_torch()
+        except RuntimeError as error:
+            raise SystemExit(f"--torch: {error}") from error
+        session = Session(torch, self.steps, self.images, self.start, self.batch)
+        how = How(self.options, session.place)
+        for variant in VARIANTS:
+            if variant.group in groups:
+                self._try(variant.name, lambda v=variant: session.time(v, how.samples, how.seconds))
+
+    def _try(self, name: str, measured: Callable[[], dict[str, Any]]) -> None:
+        """A peer's failure is not pygan's: it is named, and the others go on."""
+        spent, budget = time.perf_counter() - self._began, self.options.budget
+        if budget is not None and spent > budget:
+            self.missing.append(f"{name}: the {budget:.0f} s of --budget are spent")
+            return
+        try:
+            self._add(name, measured())
+        except Exception as error:  # whatever a compiler or a driver throws
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            self.missing.append(f"{name}: {lines[0][:300]}")
+            self.write()
+
+    def _add(self, name: str, figure: dict[str, Any]) -> None:
+        figure["gflops"] = 1e-9 * self.start.flops / figure["seconds"].median
+        self.figures[name] = figure
+        self.write()
+
+    def write(self) -> None:
+        """Brings the record up to date, so that a run that is broken off keeps what it has."""
+        if not self.options.json:
+            return
+        content = {
+            "machine": self.about,
+            "network": self.options.network,
+            "title": self.steps.title,
+            "batch": self.batch,
+            "data": f"{len(self.images)} images, {self.images.source.partition(' in ')[0]}",
+            "flops_per_step": self.start.flops,
+            "roofline": self.roofline.record(),
+            "wrong": self.wrong,
+            "not_measured": self.missing,
+            "devices": self.figures,
+        }
+        write_json(self.options.json, content)
+
+    def print(self) -> None:
+        rows = [
+            [
+                name,
+                str(figure["seconds"]),
+                f"{figure['images_per_second']:.0f}",
+                f"{figure['gflops']:.3g}",
+                "" if figure["launches"] is None else str(figure["launches"]),
+                "" if figure["host_seconds"] is None else str(figure["host_seconds"]),
+                "" if figure["peak_bytes"] is None else f"{figure['peak_bytes'] / 2**20:.1f}",
+                figure["description"],
+            ]
+            for name, figure in self.figures.items()
+        ]
+        titles = ["", "one step", "images/s", "GFLOP/s", "launches", "host time", "MiB", ""]
+        print_table(
+            f"{self.steps.title}, batch {self.batch}: median (10th-90th percentile) of one "
+            f"training step. Roofline: {self.roofline}",
+            titles,
+            rows,
+        )
+        for text in (*self.missing, *self.wrong):
+            print(text, file=sys.stderr)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Times a training step of a GAN.")
+    parser.add_argument("--network", choices=list(STEPS), default="lesson", help="whose step")
+    parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
+    parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
+    parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")
+    parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
+    parser.add_argument(
+        "--torch", nargs="*", choices=GROUPS, help="also the same step in PyTorch, all or by group"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="S", help="seconds after which no peer is begun"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--quick", action="store_true", help="batch 2, few samples, few channels")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Times a training step of the lesson's GAN.")
-    parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--samples", type=int, help="steps timed (default 50 and 10 on cpu)")
-    parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
-    parser.add_argument("--torch", action="store_true", help="also the same step in PyTorch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    parser.add_argument("--quick", action="store_true", help="batch 2, few samples")
-    options = parser.parse_args(arguments)
-    batch = 2 if options.quick else options.batch
-    about = machine()
-    images = load_images(options.quick)
-    chosen = devices(options.devices or default_devices())
-    numpy_device = devices(["numpy"])[0]
-    expected = first_losses(make_gan(numpy_device, images, batch))
-    figures: dict[str, Any] = {}
-    wrong = []
-    for device in chosen:
-        samples = options.samples or (3 if options.quick else 10 if device.name == "cpu" else 50)
-        for graph in (False, True) if options.graph and device.name != "numpy" else (False,):
-            name = f"{device.name} graph" if graph else device.name
-            try:
-                figures[name] = time_device(device, images, batch, samples, expected, graph)
-            except AssertionError as error:
-                wrong.append(f"{name}: {error}")
-    if options.torch:
-        from torch_step import time_torch
-
-        samples = options.samples or (3 if options.quick else 50)
-        for name, figure in time_torch(images, batch, samples).items():
-            figures[name] = {**figure, "gflops": 1e-9 * flops(batch) / figure["seconds"].median}
-    rows = [
-        [
-            name,
-            str(figure["seconds"]),
-            f"{figure['images_per_second']:.0f}",
-            f"{figure['gflops']:.3g}",
-            figure["description"],
-        ]
-        for name, figure in figures.items()
-    ]
-    titles = ["", "one step", "images/s", "GFLOP/s", ""]
-    print_table(
-        f"Lesson GAN, batch {batch}: median (10th-90th percentile) of one training step",
-        titles,
-        rows,
-    )
-    if options.json:
-        content = {
-            "machine": about,
-            "batch": batch,
-            "data": f"{len(images)} images, {images.source.partition(' in ')[0]}",
-            "flops_per_step": flops(batch),
-            "wrong": wrong,
-            "devices": figures,
-        }
-        write_json(options.json, content)
-    for text in wrong:
-        print(text, file=sys.stderr)
-    return 1 if wrong else 0
+    run = Run(make_parser().parse_args(arguments))
+    run.write()
+    run.print()
+    return 1 if run.wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,127 +1,373 @@
-"""The lesson's training step in PyTorch, as a peer: same networks, same data path, same work.
+"""The same training steps in PyTorch, as peers: same networks, same data path, same work.
 
-The discriminator's weight gradients are left out in the generator's pass, as in pygan. On a GPU the
-step also runs with TF32 off, since pygan computes in float32.
+Every peer starts from pygan's weights, and its losses over three steps with pygan's noise and
+images are compared with numpy's before it is timed. The step that is timed draws its noise and
+gathers its images on the device, as pygan's does; the losses are read every 20 steps. The image
+gradient is left out where D learns, and D's weight gradients where G does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from measuring import measure
+from measuring import Timing, measure
+from peers import TorchDevice
+from steps import COMPARED_STEPS, Start, Steps
+
+READ_EVERY = 20
+# Largest difference of a loss to numpy's over three steps. float32: see step.py. TF32 keeps 10 bits
+# of a factor and bfloat16 7 of every value, 2^-11 and 2^-8 a rounding: on losses near 0.7, through
+# ten layers and three updates whose first steps have the size of the learning rate whatever the
+# gradient's, some ten roundings of each are allowed.
+TOLERANCES = {"fp32": 2e-3, "TF32": 10 * 2.0**-11, "bf16": 10 * 2.0**-8}
 
 
-class TorchDevice:
-    """What :func:`measuring.measure` needs of a device."""
+@dataclass(frozen=True)
+class Variant:
+    """One way of running PyTorch. compile: a mode of torch.compile, "" for none. graph: the step
+    recorded by hand as a CUDA graph. fused: the optimizer's own fused kernel."""
 
-    def __init__(self, torch: Any, name: str) -> None:
-        self._torch = torch
-        self.name = "torch-cuda" if name == "cuda" else "torch-cpu"
+    name: str
+    group: str
+    channels_last: bool = True
+    precision: str = "fp32"
+    fused: bool = False
+    compile: str = ""
+    graph: bool = False
+    only_cuda: bool = False
 
-    def synchronize(self) -> None:
-        if self.name == "torch-cuda":
-            self._torch.cuda.synchronize()
+
+def _variants() -> Iterator[Variant]:
+    yield Variant("torch NCHW", "eager", channels_last=False)
+    yield Variant("torch NHWC", "eager")
+    yield Variant("torch NHWC fused Adam", "eager", fused=True)
+    for precision in ("TF32", "bf16"):
+        only = precision == "TF32"
+        name = f"torch NHWC fused Adam {precision}"
+        yield Variant(name, "eager", precision=precision, fused=True, only_cuda=only)
+    for layout in ("NCHW", "NHWC"):
+        last = layout == "NHWC"
+        for precision in ("fp32", "TF32", "bf16"):
+            name = f"torch graph {layout}" + ("" if precision == "fp32" else f" {precision}")
+            yield Variant(name, "graph", last, precision, fused=True, graph=True, only_cuda=True)
+    for mode in ("default", "reduce-overhead", "max-autotune"):
+        group = "autotune" if mode == "max-autotune" else "compile"
+        for precision in ("fp32", "TF32", "bf16"):
+            name = f"torch compile {mode}" + ("" if precision == "fp32" else f" {precision}")
+            only = precision == "TF32" or mode == "reduce-overhead"
+            yield Variant(name, group, True, precision, fused=True, compile=mode, only_cuda=only)
 
 
-def time_torch(images: Any, batch: int, samples: int) -> dict[str, dict[str, Any]]:
-    """Figures by name: NCHW and channels last, on the GPU where PyTorch has one, else the CPU."""
+VARIANTS = tuple(_variants())
+GROUPS = tuple(dict.fromkeys(variant.group for variant in VARIANTS))
+
+
+def import_torch() -> Any:
+    """PyTorch with as many threads as there are cores. RuntimeError where it cannot be imported."""
     try:
         import torch
     except ImportError as error:
-        raise SystemExit(f"--torch: PyTorch cannot be imported ({error})") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
-        description = f"{torch.cuda.get_device_name()}, TF32 off"
-    else:
+        raise RuntimeError(f"PyTorch cannot be imported ({error})") from error
+    if not torch.cuda.is_available():
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        description = f"{torch.get_num_threads()} threads"
-    figures = {}
-    for layout, name in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "NHWC")):
-        step = _Step(torch, images.images, batch, device, layout)
-        timing = measure(TorchDevice(torch, device), [step], samples=samples, seconds=0.0)
-        if not all(np.isfinite(step.losses())):
-            raise SystemExit(f"PyTorch's losses are no numbers: {step.losses()}")
-        figures[f"torch {name}"] = {
-            "description": f"PyTorch {torch.__version__}, {description}",
+    return torch
+
+
+class Session:
+    """What is common to all variants of one run."""
+
+    def __init__(self, torch: Any, steps: Steps, images: Any, start: Start, batch: int) -> None:
+        self.torch, self.steps, self.start, self.batch = torch, steps, start, batch
+        self.on_gpu = torch.cuda.is_available()
+        self.place = "cuda" if self.on_gpu else "cpu"
+        self.device = TorchDevice(torch, self.on_gpu)
+        self.images = images.images
+
+    @property
+    def description(self) -> str:
+        torch = self.torch
+        where = (
+            torch.cuda.get_device_name() if self.on_gpu else f"{torch.get_num_threads()} threads"
+        )
+        return f"PyTorch {torch.__version__}, {where}"
+
+    def time(self, variant: Variant, samples: int, seconds: float) -> dict[str, Any]:
+        """The figures of one variant. RuntimeError where it cannot run here, AssertionError where
+        its losses are wrong."""
+        torch = self.torch
+        if variant.only_cuda and not self.on_gpu:
+            raise RuntimeError("needs a GPU")
+        tf32 = variant.precision == "TF32"
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = True
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        began = time.perf_counter()
+        with self.device.stream():
+            step = TorchStep(self, variant)
+            apart = self._compare(step, TOLERANCES[variant.precision])
+            work: Callable[[], None] = step.recorded() if variant.graph else step
+            timing = measure(self.device, [work], samples=samples, seconds=seconds)
+            host = host_seconds(self.device, work, step.read, samples) if self.on_gpu else None
+            launches = self._launches(work) if self.on_gpu else None
+        if not np.isfinite(step.read()).all():
+            raise AssertionError("losses after the timing are no numbers")
+        peak = torch.cuda.max_memory_allocated() if self.on_gpu else None
+        return {
+            "description": self.description,
             "seconds": timing,
-            "images_per_second": batch / timing.median,
+            "images_per_second": self.batch / timing.median,
+            "largest_loss_difference": apart,
+            "launches": launches,
+            "host_seconds": host,
+            "peak_bytes": peak,
+            "prepared_in_seconds": time.perf_counter() - began - timing.median * samples,
         }
-    return figures
+
+    def _compare(self, step: TorchStep, tolerance: float) -> float:
+        start = self.start
+        for noise, real in zip(start.noises, start.reals, strict=True):
+            step.keep(step.train(step.tensor(noise), step.tensor(real)))
+        found = step.read()[-COMPARED_STEPS:]
+        apart = float(np.abs(found - start.losses).max())
+        if not apart <= tolerance:  # NaN fails
+            raise AssertionError(
+                f"losses differ from numpy's by {apart:.3g}, more than {tolerance:.3g}: "
+                f"{found.tolist()}, numpy {start.losses.tolist()}"
+            )
+        return apart
+
+    def _launches(self, work: Callable[[], None]) -> int:
+        """Kernels, copies and fills that the GPU executes for one step."""
+        profiler = self.torch.profiler
+        with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
+            work()
+            self.torch.cuda.synchronize()
+        on_device = self.torch.autograd.DeviceType.CUDA
+        return sum(event.device_type == on_device for event in profile.events())
 
 
-class _Step:
-    def __init__(self, torch: Any, images: np.ndarray, batch: int, device: str, layout: Any):
-        self._torch, self._batch, self._device, self._layout = torch, batch, device, layout
+def host_seconds(
+    device: Any, work: Callable[[], Any], read: Callable[[], Any], samples: int
+) -> Timing:
+    """The host's time for a step, the device not waited for: four at a time, so that no queue of
+    launches fills. `read` empties what steps leave, outside of the timing."""
+    times = []
+    for _ in range(samples):
+        read()
+        device.synchronize()
+        started = time.perf_counter()
+        for _ in range(4):
+            work()
+        times.append((time.perf_counter() - started) / 4)
+        device.synchronize()
+    times.sort()
+    return Timing(times[samples // 2], times[samples // 10], times[-1 - samples // 10], samples, 4)
+
+
+class TorchStep:
+    """The networks, optimizers and data of one variant; a call is a training step."""
+
+    def __init__(self, session: Session, variant: Variant) -> None:
+        torch, steps = session.torch, session.steps
+        self.torch, self.variant, self._session = torch, variant, session
+        self._layout = torch.channels_last if variant.channels_last else torch.contiguous_format
+        self._joint = steps.joint
         torch.manual_seed(11)
-        nn = torch.nn
-        layers: list[Any] = []
-        for c_in, c_out, kernel, pad in ((10, 256, 4, 0), (256, 128, 3, 1), (128, 64, 4, 1)):
-            layers += [
-                nn.ConvTranspose2d(c_in, c_out, kernel, 2, pad, bias=False),
-                nn.BatchNorm2d(c_out, eps=1e-3),
-                nn.ReLU(),
-            ]
-        layers += [nn.ConvTranspose2d(64, 1, 4, 2, 1, bias=False), nn.Sigmoid()]
-        self._generator = nn.Sequential(*layers)
-        layers = []
-        for index, (c_in, c_out, kernel, stride) in enumerate(
-            ((1, 24, 3, 1), (24, 32, 3, 2), (32, 64, 3, 1), (64, 64, 4, 1))
-        ):
-            layers += [
-                nn.Conv2d(c_in, c_out, kernel, stride, bias=False),
-                nn.BatchNorm2d(c_out, eps=1e-3),
-                nn.LeakyReLU(0.25),
-            ]
-            if index == 0:
-                layers.append(nn.AvgPool2d(2))
-        layers.append(nn.Conv2d(64, 1, 1))
-        self._discriminator = nn.Sequential(*layers)
-        for network in (self._generator, self._discriminator):
-            network.to(device).to(memory_format=layout)
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.weight.requires_grad_(False)  # fix_gamma
-                elif getattr(module, "weight", None) is not None:
-                    nn.init.uniform_(module.weight, -0.01, 0.01)
-        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
-        self._adams = [
-            torch.optim.Adam([p for p in network.parameters() if p.requires_grad], **adam)
-            for network in (self._generator, self._discriminator)
+        self.generator = self._placed(_generator(torch, steps, session.start.generator))
+        self.discriminator = self._placed(_discriminator(torch, steps, session.start.discriminator))
+        self._trained = [
+            [p for p in network.parameters() if p.requires_grad]
+            for network in (self.generator, self.discriminator)
         ]
-        self._loss = nn.BCEWithLogitsLoss()
-        self._table = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device)
-        self._labels = [torch.full((batch, 1, 1, 1), v, device=device) for v in (0.0, 1.0)]
-        self._kept: list[Any] = []
+        self._adams = [
+            torch.optim.Adam(
+                parameters,
+                lr=2e-4,
+                betas=(0.5, 0.999),
+                fused=True if variant.fused else None,
+                capturable=variant.graph,
+            )
+            for parameters in self._trained
+        ]
+        self._loss = torch.nn.BCEWithLogitsLoss()
+        self._generate: Callable[[Any], Any] = self.generator
+        self._judge: Callable[[Any, Any], Any] = self._judged
+        if variant.compile:
+            # fullgraph: a network that falls apart into pieces would be another measurement
+            compiled = {"mode": variant.compile, "fullgraph": True, "dynamic": False}
+            self._generate = torch.compile(self.generator, **compiled)
+            self._judge = torch.compile(self._judged, **compiled)
+        self._make_data(session)
 
-    def losses(self) -> list[float]:
-        return [loss.item() for loss in self._kept]
+    def _make_data(self, session: Session) -> None:
+        torch, batch, place = self.torch, session.batch, session.place
+        low, high = session.start.pixel_range
+        self._scale, self._shift = (high - low) / 255, low
+        images = session.images.transpose(0, 3, 1, 2).copy()
+        self._table = torch.from_numpy(images).to(place)
+        self._order = torch.randperm(len(images)).to(place)
+        self._cursor = torch.zeros(1, dtype=torch.long, device=place)
+        self._ahead = torch.arange(batch, device=place)
+        shape = (batch, 1, 1, 1)
+        self._labels = [torch.full(shape, value, device=place) for value in (0.0, 1.0)]
+        self._noise_shape = (batch, session.start.noises[0].shape[3], 1, 1)
+        self._kept = torch.zeros(READ_EVERY, 3, device=place)
+        self._row = torch.zeros(1, dtype=torch.long, device=place)
+        self._steps = 0
 
-    def __call__(self) -> None:
-        torch, generator, discriminator = self._torch, self._generator, self._discriminator
+    def _placed(self, network: Any) -> Any:
+        return network.to(self._session.place).to(memory_format=self._layout).train()
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """Images or noise (N, H, W, C) as this variant holds them."""
+        made = self.torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+        return made.to(self._session.place).to(memory_format=self._layout)
+
+    def _judged(self, images: Any, label: Any) -> Any:
+        return self._loss(self.discriminator(images), label)
+
+    def _precision(self) -> Any:
+        if self.variant.precision != "bf16":
+            return contextlib.nullcontext()
+        return self.torch.autocast(self._session.place, dtype=self.torch.bfloat16)
+
+    def train(self, noise: Any, real: Any) -> Sequence[Any]:
+        """D learns from generated and from real images, then G through D. The three losses."""
         fake_label, real_label = self._labels
         adam_g, adam_d = self._adams
-        places = torch.randint(len(self._table), (self._batch,), device=self._device)
-        real = (self._table[places].float() / 255).to(memory_format=self._layout)
-        noise = torch.randn(self._batch, 10, 1, 1, device=self._device)
-        generated = generator(noise)
-        self._kept = []
+        with self._precision():
+            generated = self._generate(noise)
+        losses = []
+        adam_d.zero_grad(set_to_none=True)
         for image, label in ((generated.detach(), fake_label), (real, real_label)):
-            adam_d.zero_grad(set_to_none=True)
-            loss = self._loss(discriminator(image), label)
+            with self._precision():
+                loss = self._judge(image, label)
             loss.backward()
-            adam_d.step()
-            self._kept.append(loss.detach())
-        trained = [p for p in discriminator.parameters() if p.requires_grad]
-        for parameter in trained:
+            losses.append(loss.detach())
+            if not self._joint or label is real_label:
+                adam_d.step()
+                adam_d.zero_grad(set_to_none=True)
+        for parameter in self._trained[1]:
             parameter.requires_grad_(False)
         adam_g.zero_grad(set_to_none=True)
-        loss = self._loss(discriminator(generated), real_label)
+        with self._precision():
+            loss = self._judge(generated, real_label)
         loss.backward()
         adam_g.step()
-        for parameter in trained:
+        for parameter in self._trained[1]:
             parameter.requires_grad_(True)
-        self._kept.append(loss.detach())
+        return [*losses, loss.detach()]
+
+    def keep(self, losses: Sequence[Any]) -> None:
+        """Leaves the losses on the device, where `read` finds them."""
+        self._kept.index_copy_(0, self._row, self.torch.stack(list(losses)).float()[None])
+        self._row.add_(1).remainder_(READ_EVERY)
+
+    def read(self) -> np.ndarray:
+        """(up to 20, 3): the losses of the latest steps, oldest first. Waits for the device."""
+        rows, place = self._kept.cpu().numpy(), int(self._row)
+        return np.concatenate([rows[place:], rows[:place]])
+
+    def launches(self) -> None:
+        """A step, without reading losses."""
+        torch = self.torch
+        rows = self._order[(self._cursor + self._ahead).remainder(len(self._order))]
+        self._cursor.add_(len(self._ahead)).remainder_(len(self._order))
+        real = self._table[rows].float().mul_(self._scale).add_(self._shift)
+        noise = torch.randn(self._noise_shape, device=self._session.place)
+        noise = noise.to(memory_format=self._layout)
+        self.keep(self.train(noise, real.to(memory_format=self._layout)))
+
+    def __call__(self) -> None:
+        if self.variant.compile == "reduce-overhead":
+            self.torch.compiler.cudagraph_mark_step_begin()
+        self.launches()
+        self._count()
+
+    def _count(self) -> None:
+        self._steps += 1
+        if self._steps % READ_EVERY == 0:
+            self.read()
+
+    def recorded(self) -> Callable[[], None]:
+        """The step as a CUDA graph made by hand, as PyTorch's notes on graphs describe it."""
+        torch = self.torch
+        for _ in range(3):  # warm-up: the optimizers' state and cuDNN's choices must exist
+            self.launches()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            self.launches()
+
+        def replay() -> None:
+            graph.replay()
+            self._count()
+
+        return replay
+
+
+def _weight(array: np.ndarray) -> np.ndarray:
+    """(a, kh, kw, b) as PyTorch's (a, b, kh, kw), for both kinds of convolution."""
+    return array.transpose(0, 3, 1, 2).copy()
+
+
+def _ending(weights: dict[str, np.ndarray], ending: str) -> list[np.ndarray]:
+    return [array for name, array in weights.items() if name.endswith(ending)]
+
+
+def _filled(torch: Any, parameter: Any, array: np.ndarray) -> None:
+    with torch.no_grad():
+        parameter.copy_(torch.from_numpy(array))
+
+
+def _normalisation(torch: Any, beta: np.ndarray, eps: float) -> Any:
+    made = torch.nn.BatchNorm2d(len(beta), eps=eps)
+    _filled(torch, made.bias, beta)
+    made.weight.requires_grad_(False)  # fix_gamma
+    return made
+
+
+def _generator(torch: Any, steps: Steps, weights: dict[str, np.ndarray]) -> Any:
+    nn, layers = torch.nn, []
+    kernels, betas = _ending(weights, "_weight"), _ending(weights, "_beta")
+    for index, (array, layer) in enumerate(zip(kernels, steps.shapes.generator, strict=True)):
+        weight = _weight(array)
+        c_in, c_out, size, _ = weight.shape
+        layers.append(nn.ConvTranspose2d(c_in, c_out, size, layer[6], layer[7], bias=False))
+        _filled(torch, layers[-1].weight, weight)
+        if index < len(betas):
+            layers += [_normalisation(torch, betas[index], steps.eps), nn.ReLU()]
+    layers.append({"sigmoid": nn.Sigmoid, "tanh": nn.Tanh}[steps.last]())
+    return nn.Sequential(*layers)
+
+
+def _discriminator(torch: Any, steps: Steps, weights: dict[str, np.ndarray]) -> Any:
+    nn, layers = torch.nn, []
+    kernels, biases = _ending(weights, "_weight"), _ending(weights, "_bias")
+    betas = iter(_ending(weights, "_beta"))
+    for index, (array, layer) in enumerate(
+        zip(kernels, steps.shapes.discriminator, strict=True), 1
+    ):
+        weight, last = _weight(array), index == len(kernels)
+        c_out, c_in, size, _ = weight.shape
+        bias = last and bool(biases)
+        layers.append(nn.Conv2d(c_in, c_out, size, layer[6], layer[7], bias=bias))
+        _filled(torch, layers[-1].weight, weight)
+        if bias:
+            _filled(torch, layers[-1].bias, biases[0])
+        if last:
+            break
+        if index >= steps.first_normalised:
+            layers.append(_normalisation(torch, next(betas), steps.eps))
+        layers.append(nn.LeakyReLU(steps.slope))
+        if steps.pooled and index == 1:
+            layers.append(nn.AvgPool2d(2))
+    return nn.Sequential(*layers)

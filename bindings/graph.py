@@ -34,7 +34,7 @@ class Graph:
     `work` is called once, in record mode: nothing runs until :meth:`launch`. Addresses, sizes and
     scalar arguments are fixed by the recording; contents of arrays are read anew in each replay.
     The arrays that were used must live as long as the graph; `work` is kept, and with it whatever
-    it refers to.
+    it refers to. `nodes` is the number of kernels, fills and copies in it.
     Raises DeviceUnavailable without cuda-bindings, LaunchError where the work cannot be recorded
     (an exception of `work` itself comes through unchanged).
     """
@@ -63,6 +63,7 @@ class Graph:
 
     def _instantiate(self, graph: Any) -> Any:
         try:
+            self.nodes = int(self._call("cuGraphGetNodes", graph, 0)[1])
             return self._call("cuGraphInstantiate", graph, 0)
         finally:
             self._call("cuGraphDestroy", graph)
@@ -71,7 +72,7 @@ class Graph:
         code, *results = getattr(self._driver, name)(*arguments)
         if int(code):
             raise LaunchError(f"{name}: {getattr(code, 'name', code)}")
-        return results[0] if results else None
+        return results if len(results) > 1 else results[0] if results else None
 
     def __del__(self) -> None:
         executable, self._executable = getattr(self, "_executable", None), None

@@ -176,16 +176,82 @@ def test_a_wrong_kernel_is_reported(repository: Path, monkeypatch, context, caps
     assert "differs from its twin" in capsys.readouterr().err
 
 
-def test_a_training_step_is_timed_on_every_device(run_script, tmp_path: Path, context) -> None:
+@pytest.mark.parametrize("network", ["lesson", "dcgan"])
+def test_a_training_step_is_timed_on_every_device(
+    run_script, tmp_path: Path, context, network: str
+) -> None:
     out = tmp_path / "step.json"
     pytest.importorskip("cuda.bindings", reason="--graph needs cuda-bindings")
     done = run_script(
-        *("step.py", "--quick", "--graph", "--devices", "numpy", context.name),
-        *("--json", str(out)),
+        *("step.py", "--quick", "--network", network, "--graph", "--samples", "1"),
+        *("--devices", "numpy", context.name, "--json", str(out)),
     )
     assert done.returncode == 0, done.stderr
     record = json.loads(out.read_text())
-    assert set(record["devices"]) == {"numpy", context.name, f"{context.name} graph"}
-    for figure in record["devices"].values():
+    assert record["wrong"] == record["not_measured"] == []
+    launched, replayed = context.name, f"{context.name} graph"
+    figures = record["devices"]
+    assert set(figures) == {"numpy", launched, replayed}
+    for figure in figures.values():
         assert figure["seconds"]["median"] > 0
         assert figure["images_per_second"] > 0
+        rate = 1e-9 * record["flops_per_step"] / figure["seconds"]["median"]
+        assert figure["gflops"] == pytest.approx(rate)
+    assert figures["numpy"]["launches"] is figures["numpy"]["peak_bytes"] is None
+    assert figures[launched]["launches"] == figures[replayed]["launches"] > 50
+    assert figures[launched]["peak_bytes"] > 100_000
+    assert (figures[replayed]["host_seconds"] is None) == (context.name == "cpu")
+
+
+def test_a_wrong_step_is_reported(repository: Path, monkeypatch, context, capsys) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import step
+
+    ops = pygan.device.get(context.name).ops
+    monkeypatch.setattr(ops, "random_normal", lambda state, out: ops.fill(out, value=100.0))
+    arguments = ["--quick", "--devices", context.name, "--samples", "1"]
+    assert step.main(arguments) == 1
+    assert "losses differ from numpy's" in capsys.readouterr().err
+
+
+def test_steps_of_pytorch_start_with_the_losses_of_numpy(run_script, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for network in ("lesson", "dcgan"):
+        out = tmp_path / f"{network}.json"
+        arguments = ("--torch", "eager", "graph", "--samples", "1", "--json", str(out))
+        done = run_script(
+            "step.py", "--quick", "--network", network, "--devices", "numpy", *arguments
+        )
+        assert done.returncode == 0, done.stderr
+        record = json.loads(out.read_text())
+        if not torch.cuda.is_available():  # what cannot run is named
+            assert any(text == "torch graph NHWC: needs a GPU" for text in record["not_measured"])
+        assert not any("differ" in text for text in record["not_measured"])
+        assert {"torch NCHW", "torch NHWC", "torch NHWC fused Adam"} <= record["devices"].keys()
+
+
+def test_useful_operations_of_a_step(repository: Path, monkeypatch) -> None:
+    """Against the lesson's layers by hand: weights times the pixels of the small side."""
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import steps
+
+    chosen = steps.STEPS["lesson"]
+    start = steps.start_of(chosen, pygan.device.get("numpy"), chosen.load(True), 2, True)
+    generator = 16 * 2560 + 16 * 9 * 32768 + 49 * 16 * 8192 + 196 * 16 * 64
+    discriminator = 676 * 9 * 24 + 36 * 9 * 768 + 16 * 9 * 2048 + 16 * 4096 + 64
+    assert start.flops == 2 * 2 * (3 * generator + 8 * discriminator)
+    assert start.losses.shape == (3, 3) and len(start.noises) == len(start.reals) == 3
+
+
+def test_parts_of_a_gpus_record_fit_ten_minutes(repository: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import gpu_record
+    import step
+
+    made = gpu_record.parts("cuda", False, Path("out"), 900)
+    steps = [part for part in made if part.group == "step"]
+    assert {"step-lesson-32", "step-dcgan-64"} <= {part.name for part in steps}
+    for part in steps:
+        assert part.limit <= 600
+        assert part.command[1] == "step.py"
+        step.make_parser().parse_args(part.command[2:])

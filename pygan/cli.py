@@ -35,6 +35,7 @@ EXAMPLES = {
     "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
     "autoencoders": ("autoencoders", "four auto-encoders side by side: error, codes, pictures"),
+    "study": ("hyperparameter_study", "the lesson's exercise: one setting changed at a time"),
     "anomaly": ("anomaly_detection", "2s and 3s as anomalies: LeNet against an auto-encoder"),
 }
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
@@ -108,7 +109,7 @@ def run_system(
     from pygan.progress import make_progress
     from pygan.training import run
 
-    given = {**vars(options), "system": system, "asked": asked or {}}
+    given = {"part": False, **vars(options), "system": system, "asked": asked or {}}
     fields = run.RunOptions.__dataclass_fields__
     chosen = device.get(options.device)
     progress = make_progress(plain=options.plain)
@@ -119,16 +120,23 @@ def run_system(
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
 
 
-def run_part(options: argparse.Namespace, system, folder: Path, **others: object) -> int:
+def run_part(
+    options: argparse.Namespace,
+    system,
+    folder: Path,
+    asked: Mapping[str, object] | None = None,
+    **others: object,
+) -> int:
     """One of several runs of a script, in a folder of its own; the exit code.
 
-    With ``--resume``, a part that was not begun begins. others: options in place of those given.
+    With ``--resume``, a part that was not begun begins. asked: as for `run_system`. others: options
+    in place of those given, and ``part=True`` where the system is no command by itself.
     """
     from pygan.training.folder import CHECKPOINT
 
     begun = (folder / CHECKPOINT).exists()
     part = {**vars(options), "out": str(folder), "resume": options.resume and begun, **others}
-    return run_system(argparse.Namespace(**part), system)
+    return run_system(argparse.Namespace(**part), system, asked)
 
 
 def sample(options: argparse.Namespace) -> None:

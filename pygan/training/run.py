@@ -36,6 +36,7 @@ class RunOptions:
     ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
     epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
     the epochs say. graph: whether steps are recorded, see ``pygan.training.recording.choose``.
+    part: one of several runs of a command, which alone can go on with it.
     """
 
     out: str
@@ -49,6 +50,7 @@ class RunOptions:
     overwrite: bool = False
     graph: str = "auto"
     asked: Mapping[str, Any] = field(default_factory=dict)
+    part: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Run:
             _require_network(folder, saved, self.system.network)
         self.settings = _settings(options, saved, self.system.settings)
         self.max_batches = options.max_batches
+        self.part = options.part
         self.where = options.data or saved.get("data", "auto")
         if os.path.isdir(self.where):
             self.where = os.path.abspath(self.where)
@@ -166,10 +169,16 @@ class Run:
                 self.progress.say(result)
         if self.model.batches_done < self.epochs * self.per_epoch:
             why = "stopped" if stop else "stopped as asked"
+            if self.part:
+                how = "The same command with --resume goes on"
+            else:
+                out = shlex.quote(str(self.folder.path))
+                how = (
+                    f"To go on:\n  {_program()} train {self.system.command} --out {out} --resume "
+                    f"--device {self.device.name}"
+                )
             self.progress.say(
-                f"{why} after batch {self.model.batches_done:,}; everything is saved. To go on:\n"
-                f"  {_program()} train {self.system.command} "
-                f"--out {shlex.quote(str(self.folder.path))} --resume --device {self.device.name}"
+                f"{why} after batch {self.model.batches_done:,}; everything is saved. {how}"
             )
         else:
             self.progress.say(f"done; pictures, log and checkpoints are in {self.folder.path}")

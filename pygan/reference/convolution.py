@@ -9,6 +9,9 @@ pixel (p stride - pad + i dilation, q stride - pad + j dilation). Three sums ser
     spread   large = sum over taps and C_small of small * weight
              (transposed convolution forward, convolution backward_data)
     weigh    weight gradient = sum over pixels of small * large   (both operators)
+
+They are matrix products with patches (columns.py). In float32 the kernels of DCGAN, 4x4 with stride
+2 and pad 1, take 9 products for every 16 where channels are many (winograd.py).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import columns, shapes
+from . import columns, shapes, winograd
 from .store import store
 
 Pair = tuple[int, int]
@@ -183,6 +186,8 @@ def _gather(
     whole = columns.whole_matrix(large, small, taps, groups)
     if whole is not None:
         _product(whole, _matrix(weight).T, _rows(small), accumulate)
+    elif winograd.pays(large, small, taps, groups):
+        winograd.gather(large, weight, small, accumulate)
     else:
         for few, many in _groups(large, small, groups):
             for block in columns.blocks(large, small, taps, groups):
@@ -210,6 +215,8 @@ def _spread(
     whole = columns.whole_matrix(large, small, taps, groups)
     if whole is not None:
         _product(_rows(small), _matrix(weight), whole, accumulate)
+    elif winograd.pays(large, small, taps, groups):
+        winograd.spread(small, weight, large, accumulate)
     else:
         for few, many in _groups(large, small, groups):
             for block in columns.blocks(large, small, taps, groups):
@@ -240,6 +247,9 @@ def _weigh(
     whole = columns.whole_matrix(large, small, taps, groups)
     if whole is not None:
         _product(_rows(small).T, whole, _matrix(dw), accumulate)
+        return
+    if winograd.pays(large, small, taps, groups):
+        winograd.weigh(large, small, dw, accumulate)
         return
     if len(large) == 0 and not accumulate:
         dw[...] = 0

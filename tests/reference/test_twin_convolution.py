@@ -17,7 +17,7 @@ from twin_support import (
 )
 
 from pygan import reference
-from pygan.reference import columns, shapes
+from pygan.reference import columns, shapes, winograd
 
 
 def written_out(large, weight, stride, pad, dilation, groups):
@@ -325,3 +325,75 @@ def test_output_sizes_count_the_places_where_the_kernel_fits(size, kernel, strid
             assert shapes.convolution_output_size(grown, kernel, stride, pad, dilation) == size
     with pytest.raises(ValueError, match="output_padding"):
         shapes.transposed_convolution_output_size(size, kernel, stride, pad, dilation, stride)
+
+
+# n, P, Q, channels of the small image and of the large one: tiles that fill several blocks, one
+# block and not even one; sizes that differ; channels that are no multiple of anything.
+FEWER_PRODUCTS = [
+    (3, 2, 6, 5, 3),
+    (64, 4, 4, 33, 40),
+    (70, 8, 4, 64, 32),
+    (9, 16, 16, 32, 35),
+    (1, 64, 4, 37, 32),
+]
+
+
+def fewer_products(n, height, width, many, few, dtype):
+    """(large, weight, small) of a kernel 4x4, stride 2, pad 1."""
+    large = numbers(1, n, 2 * height, 2 * width, few, dtype=dtype)
+    weight = numbers(2, many, 4, 4, few, dtype=dtype)
+    return large, weight, numbers(3, n, height, width, many, dtype=dtype)
+
+
+@pytest.mark.parametrize("shape", FEWER_PRODUCTS)
+def test_fewer_products_give_the_plain_sums(shape):
+    large, weight, small = fewer_products(*shape, np.float64)
+    attributes = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+    for plain, fewer, arrays, like in (
+        (reference.convolution_forward, winograd.gather, (large, weight, None), small),
+        (reference.convolution_backward_data, winograd.spread, (small, weight), large),
+        (reference.convolution_backward_weight, winograd.weigh, (large, small), weight),
+    ):
+        expected = np.empty_like(like)
+        plain(*arrays, expected, **attributes)
+        # Every number is below 6; a sum has `terms` products of sums of up to 4 numbers each, and
+        # goes into a result with 15 others.
+        terms = large.size + small.size
+        allowed = rounding(30, np.float64) * np.sqrt(terms) * 16 * 16 * 36
+
+        def function(out, accumulate, fewer=fewer, arrays=arrays):
+            fewer(*arrays[:2], out, accumulate)
+
+        check_both_modes(function, expected, allowed)
+
+
+@pytest.mark.parametrize("shape", FEWER_PRODUCTS[1:])
+def test_fewer_products_round_little_more_than_plain_sums(shape):
+    """float32: the root mean square of the error is within four times that of the plain sums."""
+    large, weight, small = fewer_products(*shape, np.float32)
+    taps = columns.Taps((4, 4), (2, 2), (1, 1), (1, 1))
+    assert winograd.pays(large, small, taps, 1)
+    assert not winograd.pays(large.astype(np.float64), small, taps, 1)
+    attributes = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+    for name, arrays, like in (
+        ("convolution_forward", (large, weight, None), small),
+        ("convolution_backward_data", (small, weight), large),
+        ("convolution_backward_weight", (large, small), weight),
+        ("transposed_convolution_forward", (small, weight, None), large),
+        ("transposed_convolution_backward_data", (large, weight), small),
+        ("transposed_convolution_backward_weight", (small, large), weight),
+    ):
+
+        def run(dtype, name=name, arrays=arrays, like=like):
+            given = [None if array is None else array.astype(dtype) for array in arrays]
+            out = np.full(like.shape, np.nan, dtype)
+            getattr(reference, name)(*given, out, **attributes)
+            return out
+
+        exact, fewer = run(np.float64), run(np.float32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(winograd, "pays", lambda *_: False)
+            plain = run(np.float32)
+        assert not np.array_equal(fewer, plain), f"{name} took the plain sums"
+        error, usual = (np.sqrt(np.mean((out - exact) ** 2)) for out in (fewer, plain))
+        assert error <= 4 * usual, name

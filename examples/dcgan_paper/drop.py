@@ -2,8 +2,8 @@
 
 Section 6.3.1 of the paper, which made bedrooms without windows: a logistic regression tells, from
 the second highest maps, the places where the thing is drawn from others; the maps with positive
-weights are dropped. Strokes within 30 degrees of the horizontal are the thing here: they
-are found without anybody drawing boxes.
+weights are dropped. Strokes within 30 degrees of the horizontal are the thing here: they are found
+without anybody drawing boxes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pygan import cli, pictures, quality
+from pygan.errors import PyganError
 from pygan.examples.dcgan_paper.attributes import horizontal_strokes
 from pygan.examples.dcgan_paper.cut import CutGenerator
 from pygan.training.classifier import DigitClassifier
@@ -24,6 +25,7 @@ LEARNED_FROM = 150
 PLACES = 20_000
 """Places of each kind that it sees, at most."""
 SHARE = 0.4
+"""Of a place's pixels, in the image, that make it one of the stroke."""
 RANDOM_DRAWS = 5
 SHOWN = 12
 PENALTY = 1e-3
@@ -105,6 +107,11 @@ def stroke_weights(maps: np.ndarray, images: np.ndarray, seed: int) -> tuple[np.
     empty = ~at_places(horizontal | other)
     random = np.random.default_rng(seed)
     most = min(PLACES, stroke.sum(), 2 * others.sum(), 2 * empty.sum())
+    if most < channels:
+        raise PyganError(
+            f"{len(images)} images have only {most} places to learn {channels} weights from; train "
+            "the generator until it draws strokes"
+        )
     chosen = [
         random.permutation(np.flatnonzero(rows))[: int(share * most)]
         for rows, share in ((stroke, 1), (others, 0.5), (empty, 0.5))

@@ -13,6 +13,7 @@ from PIL import Image
 
 import pygan.device
 from pygan import checkpoint, cli
+from pygan.errors import PyganError
 from pygan.examples.dcgan_paper import (
     __main__ as command,
 )
@@ -334,6 +335,8 @@ def test_maps_of_horizontal_strokes_have_positive_weights():
     weights, told = drop.stroke_weights(maps, images, seed=0)
     assert weights[0] > 0 > weights[1] and abs(weights[2]) < weights[0] / 5
     assert told > 0.9
+    with pytest.raises(PyganError, match="only 0 places to learn 3 weights from"):
+        drop.stroke_weights(maps, images * 0, seed=0)
 
 
 def test_what_is_left_is_counted_in_each_kind_of_stroke():

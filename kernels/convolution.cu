@@ -30,19 +30,16 @@
 // Steps: 1. *_direct, one thread per output, reads as the formula does (and tests the others);
 // 2. the tiled product (see tile_product.cuh): a value loaded once serves a line or a column of
 // the tile; 3. phases in backward_data; 4. slices of the summed dimension (blockIdx.z) where the
-// result has too few tiles to fill a GPU, added in a fixed order by sum_partials.
+// result has too few tiles to fill a GPU, added in a fixed order by sum_partials. The tiled kernels
+// take any channels; where these are multiples of 4, convolution_pipelined.cu goes on from here.
 
 // variants: -DTILE_M=64 -DTILE_N=64 | -DTILE_M=32 -DTILE_N=32
 // variants: -DTILE_M=64 -DTILE_N=8 | -DTILE_M=8 -DTILE_N=64
 
+#include "convolution_geometry.cuh"
 #include "tile_product.cuh"
 
 constexpr int DIRECT_THREADS = 256;
-
-// One spatial axis of a gather: tap t of position i looks at coordinate i*unit + origin + t*step.
-struct Axis {
-    int origin, unit, step, taps;
-};
 
 // Source: patches of images (batch, height, width, pitch). Line = position of a (batch, grid_h,
 // grid_w) grid, depth = (tap_h, tap_w, channel); outside an image lie zeros.
@@ -140,29 +137,6 @@ struct PatchColumns {
         }
     }
 };
-
-// One axis of a phase of backward_data: the coordinates first, first + stride, ... (count of them)
-// of x, and the taps tap, tap + tap_step, ... (taps of them) that reach them. The i-th coordinate
-// takes its t-th tap from coordinate i + origin - t*back of y.
-struct Phase {
-    int first, count, tap, tap_step, taps, origin, back;
-};
-
-__device__ __forceinline__ Phase phase_of(int number, int extent, int kernel, int stride, int pad,
-                                          int dilation) {
-    Phase phase;
-    phase.first = number - pad % stride;
-    if (phase.first < 0) phase.first += stride;
-    phase.count = ceil_div(extent - phase.first, stride);  // 0 where first lies beyond the axis
-    phase.tap_step = stride / greatest_common_divisor(stride, dilation);
-    phase.back = phase.tap_step * dilation / stride;
-    phase.tap = 0;
-    while (phase.tap < phase.tap_step && phase.tap * dilation % stride != number) ++phase.tap;
-    const bool reached = phase.tap < phase.tap_step && phase.tap < kernel;
-    phase.taps = reached ? ceil_div(kernel - phase.tap, phase.tap_step) : 0;
-    phase.origin = reached ? (phase.first + pad - phase.tap * dilation) / stride : 0;
-    return phase;
-}
 
 // Source: the weights of a phase. Line = channel of x, depth = (tap_h, tap_w, channel of y).
 template <int EXTENT>

@@ -16,16 +16,13 @@
 // alignment and spreads the stores of a source that reads along the depth over the banks.
 #pragma once
 
-#include "common.cuh"
+#include "product.cuh"
 
 #ifndef TILE_M
 #define TILE_M 64  // lines per block: 8, 32 or 64
 #endif
 #ifndef TILE_N
 #define TILE_N 64  // columns per block: 8, 32 or 64
-#endif
-#ifndef TILE_K
-#define TILE_K 16  // depth per step
 #endif
 
 // Few lines or columns (a layer with one filter) leave no work for a micro-tile in that direction.
@@ -109,18 +106,6 @@ struct MatrixColumns {
     }
 };
 
-// The part of the depth that slice number `slice` of `slices` sums: whole steps of TILE_K, in
-// order; the last slices may be empty.
-struct DepthRange {
-    int begin, end;
-};
-
-__device__ __forceinline__ DepthRange depth_range(int depth, int slice, int slices) {
-    const int length = ceil_div(ceil_div(depth, TILE_K), slices) * TILE_K;
-    const int begin = min(slice * length, depth);
-    return {begin, min(begin + length, depth)};
-}
-
 struct Sums {
     float at[MICRO_M][MICRO_N];
 };
@@ -161,23 +146,3 @@ __device__ __forceinline__ Sums tile_product(const Left& left, const Right& righ
     }
     return sums;
 }
-
-// The end of every product: the sum goes to `out`, or, where the depth is cut into slices, to
-// this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
-// does what bias and accumulate ask for).
-struct Result {
-    float* out;         // the result, or the first of `slices` copies of it
-    const float* bias;  // one per channel, or null
-    Offset size;        // elements of the result
-    int slice, slices;
-    int accumulate;
-
-    __device__ void store(Offset index, int channel, float sum) const {
-        if (slices > 1) {
-            out[slice * size + index] = sum;
-            return;
-        }
-        if (bias != nullptr) sum += __ldg(bias + channel);
-        out[index] = accumulate ? out[index] + sum : sum;
-    }
-};

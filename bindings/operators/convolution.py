@@ -1,4 +1,5 @@
-"""Launchers of kernels/convolution.cu; the maths is in pygan.reference.convolution.
+"""Launchers of kernels/convolution.cu, and of convolution_pipelined.cu where channels are multiples
+of 4; the maths is in pygan.reference.convolution.
 
 Three kernels serve six passes. Each public function names its arrays by side: the large side is a
 convolution's input or a transposed convolution's output.
@@ -15,7 +16,11 @@ from .tiling import (
     ENOUGH_BLOCKS,
     MOST_BLOCKS,
     MOST_SLICES,
+    Tile,
+    Tiling,
+    choose_pipelined,
     partials_size,
+    pipelined_tiling,
     sum_partials,
     target,
     tiling_for,
@@ -23,6 +28,14 @@ from .tiling import (
 from .validation import THREADS, device_array, has_rank, has_shape
 
 FILE = "convolution.cu"
+PIPELINED_FILE = "convolution_pipelined.cu"
+PIPELINED_EXTENT = 2**14
+"""MOST_EXTENT of kernels/convolution_pipelined.cu: of an image with its padding."""
+
+PIPELINED_CHANNELS = 2**24
+ALIGNMENT = 16
+"""Bytes: where arrays must begin that are read and written 4 numbers at a time."""
+
 MOST_PHASES = 64
 """Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
 
@@ -181,14 +194,58 @@ def bias_backward(
 
 
 class Plan(NamedTuple):
-    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth."""
+    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth.
 
+    `unaligned` is what runs instead, with as many slices, where an array does not begin at a
+    multiple of ALIGNMENT.
+    """
+
+    file: str
     kernel: str
     defines: dict[str, int]
     grid: tuple[int, int, int]
     threads: int
     arguments: tuple[int, ...]
     slices: int
+    unaligned: Plan | None = None
+
+
+class Product(NamedTuple):
+    """A pass as `count` matrix products of (lines, depth) by (depth, columns)."""
+
+    lines: int
+    columns: int
+    depth: int
+    count: int
+
+
+def product_of(kind: str, shape: Geometry) -> Product:
+    """The product of a pass as convolution.cu computes it; convolution_pipelined.cu takes the lines
+    and columns of a weight gradient the other way round."""
+    if kind == "forward":
+        depth = shape.taps * shape.group_large
+        return Product(shape.small_pixels, shape.group_small, depth, shape.groups)
+    if kind == "backward_weight":
+        columns = shape.taps * shape.group_large
+        return Product(shape.group_small, columns, shape.small_pixels, shape.groups)
+    (stride_h, stride_w), (kernel_h, kernel_w) = shape.stride, shape.kernel
+    lines = shape.batch * -(-shape.height // stride_h) * -(-shape.width // stride_w)
+    depth = -(-kernel_h // stride_h) * -(-kernel_w // stride_w) * shape.group_small
+    return Product(lines, shape.group_large, depth, shape.groups * stride_h * stride_w)
+
+
+def can_be_pipelined(kind: str, shape: Geometry) -> bool:
+    """Whether what convolution_pipelined.cu reads and writes 4 at a time comes in fours."""
+    together = (shape.group_large,) if kind == "forward" else (shape.group_large, shape.group_small)
+    extents = (
+        *(size + 2 * pad for size, pad in zip(shape[1:3], shape.pad, strict=True)),
+        *(shape.dilation[i] * shape.kernel[i] for i in (0, 1)),
+    )
+    return (
+        all(channels % 4 == 0 for channels in together)
+        and max(extents) < PIPELINED_EXTENT
+        and max(shape.large_channels, shape.small_channels) < PIPELINED_CHANNELS
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -204,35 +261,57 @@ def _plan(
     groups: int,
 ) -> Plan:
     shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
-    products = shape.groups
-    if kind == "forward":
-        lines, columns = shape.small_pixels, shape.group_small
-        depth = shape.taps * shape.group_large
-    elif kind == "backward_weight":
-        lines, columns = shape.group_small, shape.taps * shape.group_large
-        depth = shape.small_pixels
-    else:
+    if kind == "backward_data":
         shape = _with_fewer_idle_taps(shape)
-        (stride_h, stride_w), (kernel_h, kernel_w) = shape.stride, shape.kernel
-        lines = shape.batch * -(-shape.height // stride_h) * -(-shape.width // stride_w)
-        columns = shape.group_large
-        depth = -(-kernel_h // stride_h) * -(-kernel_w // stride_w) * shape.group_small
-        products *= stride_h * stride_w
-    entry = f"convolution_{kind}"
-    arguments = shape.arguments()
+    product = product_of(kind, shape)
     result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
     elements = result[0] * result[1] * result[2] * result[3]
-    narrow = kind != "backward_weight" and columns <= 2 and elements >= DIRECT_ELEMENTS
-    if products <= MOST_BLOCKS and not narrow:
-        tiling = tiling_for(lines, columns, depth, products)
+    if product.count <= MOST_BLOCKS and can_be_pipelined(kind, shape):
+        plan = pipelined_plan(kind, shape)
+        if plan.grid[1] <= MOST_BLOCKS:
+            general = _general_plan(kind, shape, product, elements, plan.slices)
+            return plan._replace(unaligned=general)
+    narrow = kind != "backward_weight" and product.columns <= 2 and elements >= DIRECT_ELEMENTS
+    if narrow:
+        return _direct_plan(kind, shape, elements)
+    return _general_plan(kind, shape, product, elements)
+
+
+def pipelined_plan(
+    kind: str, shape: Geometry, tile: Tile | None = None, slices: int | None = None
+) -> Plan:
+    """The kernel of convolution_pipelined.cu, with the tile and slices that the model chooses."""
+    lines, columns, depth, count = product_of(kind, shape)
+    if kind == "backward_weight":
+        lines, columns = columns, lines
+    if tile is None or slices is None:
+        tile, slices = choose_pipelined(lines, columns, depth, count)
+    tiling = pipelined_tiling(tile, slices, lines, columns)
+    return _tiled_plan(PIPELINED_FILE, f"convolution_{kind}_pipelined", tiling, shape, count)
+
+
+def _general_plan(
+    kind: str, shape: Geometry, product: Product, elements: int, slices: int | None = None
+) -> Plan:
+    """The tiled kernel of convolution.cu, which takes any channels at any address."""
+    if product.count <= MOST_BLOCKS:
+        tiling = tiling_for(*product, slices=slices)
         if tiling.columns <= MOST_BLOCKS:
-            grid = (tiling.lines, tiling.columns, products * tiling.slices)
-            slices = tiling.slices
-            return Plan(entry, tiling.defines, grid, tiling.threads, (*arguments, slices), slices)
-    # Almost all columns of a tile would be idle, or there are more groups, phases or columns than
-    # a grid has blocks: one thread per element of the result.
+            return _tiled_plan(FILE, f"convolution_{kind}", tiling, shape, product.count)
+    return _direct_plan(kind, shape, elements)
+
+
+def _tiled_plan(file: str, entry: str, tiling: Tiling, shape: Geometry, products: int) -> Plan:
+    grid = (tiling.lines, tiling.columns, products * tiling.slices)
+    arguments = (*shape.arguments(), tiling.slices)
+    return Plan(file, entry, tiling.defines, grid, tiling.threads, arguments, tiling.slices)
+
+
+def _direct_plan(kind: str, shape: Geometry, elements: int) -> Plan:
+    """One thread per element of the result: for results that leave almost all columns of a tile
+    idle, and for more groups, phases or columns than a grid has blocks."""
     grid = (-(-elements // THREADS), 1, 1)
-    return Plan(f"{entry}_direct", {}, grid, THREADS, arguments, 1)
+    return Plan(FILE, f"convolution_{kind}_direct", {}, grid, THREADS, shape.arguments(), 1)
 
 
 def _with_fewer_idle_taps(shape: Geometry) -> Geometry:
@@ -278,10 +357,16 @@ def _launch(
     written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
-    kernel = out.context.kernel(FILE, plan.kernel, **plan.defines)
+    if plan.unaligned is not None and not _aligned(*inputs, written):
+        plan = plan.unaligned
+    kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
     kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
     if plan.slices > 1:
         sum_partials(workspace, bias, out, plan.slices, accumulate)
+
+
+def _aligned(*arrays: Any) -> bool:
+    return all(array is None or array.ptr % ALIGNMENT == 0 for array in arrays)
 
 
 @lru_cache(maxsize=4096)

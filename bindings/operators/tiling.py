@@ -1,17 +1,25 @@
-"""How a matrix product is cut into blocks: the choices behind kernels/tile_product.cuh.
+"""How a matrix product is cut into blocks: the choices behind kernels/tile_product.cuh, the general
+path, and kernels/pipeline.cuh, the fast one.
 
-Every choice depends on shapes alone, never on the device, so that the order of each sum, and with
-it the rounding, is the same wherever the same instructions run.
+Every choice depends on shapes alone, never on load or on what else runs. Only the number of slices
+changes the order of a sum, and with it the rounding; tiles do not.
+
+The fast path has five tiles and any number of slices to choose from. It takes what a model of a
+large GPU predicts to be quickest. The model knows what decides at the sizes of a GAN: how evenly
+the blocks fill the multiprocessors, that few warps cannot hide latency, that each block has a
+beginning and an end in which it multiplies nothing, and what a second stage costs. Its constants
+are estimates for an H200 (132 multiprocessors), not measurements.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from .validation import THREADS, has_workspace
 
 DEPTH_STEP = 16
-"""TILE_K of kernels/tile_product.cuh."""
+"""TILE_K of kernels/product.cuh."""
 
 ENOUGH_BLOCKS = 256
 """Fewer tiles than this leave parts of a large GPU idle, and the depth is cut into slices."""
@@ -34,8 +42,99 @@ class Tiling(NamedTuple):
     slices: int
 
 
-def tiling_for(lines: int, columns: int, depth: int, products: int = 1) -> Tiling:
-    """The tiling of `products` products of (lines, depth) by (depth, columns)."""
+class Tile(NamedTuple):
+    """TILE_M and TILE_N of kernels/pipeline.cuh, the blocks a multiprocessor can hold (RESIDENT),
+    and the instructions of a step that are not products, per thread: loads from shared memory,
+    copies and their addresses."""
+
+    lines: int
+    columns: int
+    resident: int
+    overhead: int
+
+
+TILES = (
+    Tile(128, 128, 2, 250),
+    Tile(128, 64, 3, 190),
+    Tile(64, 64, 4, 145),
+    Tile(128, 32, 4, 160),
+    Tile(64, 32, 4, 115),
+)
+
+PIPELINED_THREADS = 128
+SLICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+MULTIPROCESSORS = 132
+LANES = 128
+"""Products that a multiprocessor finishes in a cycle."""
+
+CYCLES_PER_MICROSECOND = 1700
+STEP_LATENCY = 250
+"""Cycles of a step in which one block alone waits: for its barrier, and for shared memory."""
+
+BLOCK_CYCLES = 2500
+"""Cycles of a block before its first product and after its last."""
+
+SECOND_STAGE = 2.0
+"""Microseconds of launching sum_partials."""
+
+CACHED_BYTES = 4.0e6
+"""Bytes per microsecond between multiprocessors and the L2 cache, which holds a lesson's layers."""
+
+
+def choose_pipelined(lines: int, columns: int, depth: int, products: int = 1) -> tuple[Tile, int]:
+    """(tile, slices) for `products` products of (lines, depth) by (depth, columns): what
+    :func:`predicted_microseconds` finds quickest; among equals the first tile, the fewest slices.
+    """
+    steps = -(-depth // DEPTH_STEP)
+    most = max(1, min(steps // LEAST_STEPS, MOST_BLOCKS // products))
+    _, i, slices = min(
+        (predicted_microseconds(tile, slices, lines, columns, depth, products), i, slices)
+        for i, tile in enumerate(TILES)
+        for slices in SLICES
+        if slices <= most
+    )
+    return TILES[i], slices
+
+
+def pipelined_tiling(tile: Tile, slices: int, lines: int, columns: int) -> Tiling:
+    across, down = -(-lines // tile.lines), -(-columns // tile.columns)
+    defines = {"TILE_M": tile.lines, "TILE_N": tile.columns}
+    return Tiling(defines, PIPELINED_THREADS, across, down, slices)
+
+
+def predicted_microseconds(
+    tile: Tile, slices: int, lines: int, columns: int, depth: int, products: int = 1
+) -> float:
+    """What the model expects a pipelined product to take, its second stage included.
+
+    A multiprocessor gets its share of the blocks and holds up to `tile.resident` at a time, which
+    take a step together in the time of their products, or in that of one block alone where it
+    waits longer than the others need. Nothing is quicker than its bytes pass through the cache.
+    """
+    blocks = -(-lines // tile.lines) * -(-columns // tile.columns) * products * slices
+    steps = math.ceil(math.ceil(depth / DEPTH_STEP) / slices)
+    # A block's 4 warps have a scheduler each, which issues an instruction per cycle.
+    issued = tile.lines * tile.columns * DEPTH_STEP / LANES + tile.overhead
+    rounds, rest = divmod(-(-blocks // MULTIPROCESSORS), tile.resident)
+    cycles = 0.0
+    for together, times in ((tile.resident, rounds), (rest, 1)):
+        if together and times:
+            step = max(together * issued, issued + STEP_LATENCY)
+            cycles += times * (BLOCK_CYCLES + steps * step)
+    copied = 4 * blocks * steps * DEPTH_STEP * (tile.lines + tile.columns)
+    result = 4 * lines * columns * products
+    time = max(cycles / CYCLES_PER_MICROSECOND, (copied + result * slices) / CACHED_BYTES)
+    if slices > 1:
+        time += SECOND_STAGE + result * (slices + 1) / CACHED_BYTES
+    return time
+
+
+def tiling_for(
+    lines: int, columns: int, depth: int, products: int = 1, slices: int | None = None
+) -> Tiling:
+    """The general path's tiling of `products` products of (lines, depth) by (depth, columns);
+    `slices` where they were chosen before."""
     if columns <= 8:
         tile_m, tile_n, threads = 64, 8, 128
     elif lines <= 8:
@@ -46,8 +145,9 @@ def tiling_for(lines: int, columns: int, depth: int, products: int = 1) -> Tilin
         tile_m, tile_n, threads = 64, 64, 256
     across, down = -(-lines // tile_m), -(-columns // tile_n)
     steps = -(-depth // DEPTH_STEP)
-    wanted = ENOUGH_BLOCKS // max(1, across * down * products)
-    slices = max(1, min(wanted, steps // LEAST_STEPS, MOST_SLICES, MOST_BLOCKS // products))
+    if slices is None:
+        wanted = ENOUGH_BLOCKS // max(1, across * down * products)
+        slices = max(1, min(wanted, steps // LEAST_STEPS, MOST_SLICES, MOST_BLOCKS // products))
     return Tiling({"TILE_M": tile_m, "TILE_N": tile_n}, threads, across, down, slices)
 
 

@@ -1,0 +1,321 @@
+// A tile of a matrix product as fast as the plain float32 units allow: what tile_product.cuh
+// computes, bit for bit, by the same walk along the depth, and four steps further.
+//
+//     sum[line][column] = sum over depth of left(line, depth) * right(column, depth)
+//
+//   4. larger micro-tiles: 8 x 8 sums per thread need 4 16-byte loads from shared memory for 64
+//      products, where 4 x 4 sums need 2 for 16. Predicted: loads and arithmetic take as long as
+//      each other with 4 x 4, arithmetic alone decides with 8 x 8.
+//   5. 16-byte copies: a quarter of the copy instructions, addresses and tests.
+//   6. copies straight from memory to shared memory (cp.async), several steps ahead (STAGES): no
+//      register holds what is under way, and a memory's latency of some 700 cycles passes behind
+//      the arithmetic of the steps before. One barrier per step instead of two.
+//   7. addresses without division: a position is kept as digits (tap row, tap column, channel) and
+//      moves on by the digits of TILE_K, with at most one carry each.
+//
+// Where the operands come from is up to a source, a class with
+//     copy(pipeline, slab, depths)   start the copies of this thread's share of the next slab,
+//     zeros
+//                                    where a line lies outside and from the depths-th depth on, and
+//                                    move on to the slab after it
+//     using Layout                   how its slabs lie in shared memory: AlongDepth, AcrossLines
+//
+// A source that is contiguous along the depth copies 4 depths of a line at a time, so its slab
+// holds lines of TILE_K depths, and a thread reads 4 depths of each of its lines at once: the same
+// number of 16-byte loads as from a slab that holds depths of EXTENT lines, but no transposition
+// on the way in. Both are read without bank conflicts: see the layouts.
+//
+// A thread's lines are 4 neighbours in each of MICRO_M / 4 places of the tile, and so are its
+// columns: then a result is stored 16 bytes at a time, whichever of the two lies along its
+// channels.
+#pragma once
+
+#include "product.cuh"
+
+#ifndef TILE_M
+#define TILE_M 64  // lines per block: 64 or 128
+#endif
+#ifndef TILE_N
+#define TILE_N 64  // columns per block: 32, 64 or 128
+#endif
+#ifndef VECTOR
+#define VECTOR 4  // floats per copy: 4 where channels are multiples of 4, else 1
+#endif
+
+constexpr int THREADS = 128;
+constexpr int MICRO_N = TILE_M == 128 && TILE_N >= 64 ? 8 : 4;
+constexpr int MICRO_M = TILE_M * TILE_N / (THREADS * MICRO_N);  // 16, 8 or 4
+constexpr int LINE_GROUPS = TILE_M / MICRO_M;
+constexpr int COLUMN_GROUPS = TILE_N / MICRO_N;
+
+constexpr int STAGE_BYTES = TILE_K * (TILE_M + TILE_N) * 4;
+constexpr int STAGES = 49152 / STAGE_BYTES < 4 ? 49152 / STAGE_BYTES : 4;  // 48 KiB are static
+
+// Blocks per multiprocessor: what registers are rationed for. 128 sums a thread leave room for 2
+// blocks (255 registers a thread), 64 for 3 (168), fewer for 4 (128).
+constexpr int RESIDENT = MICRO_M * MICRO_N == 128 ? 2 : MICRO_M * MICRO_N == 64 ? 3 : 4;
+
+// A warp computes 4 x 8 micro-tiles: its 16-byte loads ask for 4 and for 8 different places.
+constexpr int WARP_LINES = 4, WARP_COLUMNS = 8;
+
+static_assert(TILE_K == 16, "the swizzle of AlongDepth is made for lines of 64 bytes");
+static_assert(LINE_GROUPS % WARP_LINES == 0 && COLUMN_GROUPS % WARP_COLUMNS == 0,
+              "warps tile the block");
+static_assert(VECTOR == 4 || VECTOR == 1, "copies are 16 or 4 bytes wide");
+
+// The calling thread's group of lines and group of columns.
+__device__ __forceinline__ int line_group() {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    return warp / (COLUMN_GROUPS / WARP_COLUMNS) * WARP_LINES + lane / WARP_COLUMNS;
+}
+__device__ __forceinline__ int column_group() {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    return warp % (COLUMN_GROUPS / WARP_COLUMNS) * WARP_COLUMNS + lane % WARP_COLUMNS;
+}
+
+// The i-th member of a group: 4 neighbours in one place, the next 4 in another.
+__device__ __forceinline__ int member(int groups, int group, int i) {
+    return i / 4 * 4 * groups + 4 * group + i % 4;
+}
+
+// Copies from memory to shared memory that are under way. They are committed step by step, and
+// waiting for all but the last N steps makes the others visible to the thread that started them;
+// a barrier then makes them visible to the block.
+//
+// The CPU driver has no copies under way. There every other one is made at once, as early as a GPU
+// could, and the rest when they are waited for, as late as it could: a slab that is overwritten
+// while it is read shows, and so does one that is read before it was waited for.
+class Pipeline {
+  public:
+    // VECTOR floats, or as many zeros.
+    __device__ __forceinline__ void copy(float* to, const float* from, bool valid) {
+#if __CUDA_ARCH__ >= 800
+        const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+        const int bytes = valid ? 4 * VECTOR : 0;
+        if constexpr (VECTOR == 4) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
+                         "r"(bytes)
+                         : "memory");
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from),
+                         "r"(bytes)
+                         : "memory");
+        }
+#elif defined(PYGAN_CPU_DRIVER)
+        if (threadIdx.x % 2 == 0) {
+            make({to, from, valid});
+        } else {
+            under_way[newest % STAGES][started++] = {to, from, valid};
+        }
+#else
+        make({to, from, valid});
+#endif
+    }
+
+    __device__ __forceinline__ void commit() {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.commit_group;" ::: "memory");
+#elif defined(PYGAN_CPU_DRIVER)
+        count[newest++ % STAGES] = started;
+        started = 0;
+#endif
+    }
+
+    // All steps but the last N are there.
+    template <int N>
+    __device__ __forceinline__ void wait() {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+#elif defined(PYGAN_CPU_DRIVER)
+        for (; oldest < newest - N; ++oldest) {
+            for (int i = 0; i < count[oldest % STAGES]; ++i) make(under_way[oldest % STAGES][i]);
+        }
+#endif
+    }
+
+  private:
+    struct Copy {
+        float* to;
+        const float* from;
+        bool valid;
+    };
+
+    __device__ __forceinline__ static void make(Copy copy) {
+        if constexpr (VECTOR == 4) {
+            const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
+            *reinterpret_cast<float4*>(copy.to) =
+                copy.valid ? __ldg(reinterpret_cast<const float4*>(copy.from)) : zeros;
+        } else {
+            *copy.to = copy.valid ? __ldg(copy.from) : 0.0f;
+        }
+    }
+
+#ifdef PYGAN_CPU_DRIVER
+    Copy under_way[STAGES][STAGE_BYTES / (4 * VECTOR) / THREADS];
+    int count[STAGES];
+    int oldest = 0, newest = 0, started = 0;
+#endif
+};
+
+// Layout of a slab whose source is contiguous along the depth: EXTENT rows of TILE_K depths, the
+// members of a group GROUPS rows apart, so that neighbouring threads read neighbouring rows. Four
+// chunks of 16 bytes make half of the 32 banks; row r keeps chunk c at c ^ (r / 2 % 4), so that 8
+// neighbouring rows keep the same chunk in 8 different places of the banks.
+template <int EXTENT, int MICRO>
+struct AlongDepth {
+    static constexpr bool ALONG_DEPTH = true;
+    static constexpr int CHUNKS = TILE_K / VECTOR;
+    static constexpr int ROWS = THREADS / CHUNKS;  // copied by the block at a time
+    static constexpr int SHARE = EXTENT / ROWS;
+    static constexpr int GROUPS = EXTENT / MICRO;
+    static_assert(THREADS % CHUNKS == 0 && EXTENT % ROWS == 0, "threads share the copies evenly");
+    static_assert(ROWS % 8 == 0 && GROUPS % 8 == 0, "all rows of a thread have one swizzle");
+
+    // The calling thread's share: depth() and its VECTOR - 1 successors, of line(i), i < SHARE.
+    __device__ static int depth() { return threadIdx.x % CHUNKS * VECTOR; }
+    __device__ static int row() { return threadIdx.x / CHUNKS; }
+    __device__ static int line(int i) {
+        return member(GROUPS, (row() + i * ROWS) % GROUPS, (row() + i * ROWS) / GROUPS);
+    }
+    __device__ static float* place(float* slab, int i) {
+        return slab + (row() * TILE_K + (depth() / 4 ^ row() / 2 % 4) * 4 + depth() % 4) +
+               i * (ROWS * TILE_K);
+    }
+
+    // 4 depths, from 4 * chunk, of the group's i-th member.
+    __device__ static float4 depths(const float* slab, int group, int i, int chunk) {
+        const int place = group * TILE_K + (chunk ^ group / 2 % 4) * 4;
+        return *reinterpret_cast<const float4*>(slab + place + i * (GROUPS * TILE_K));
+    }
+};
+
+// Layout of a slab whose source is contiguous along the lines: TILE_K rows of EXTENT lines.
+// Neighbouring threads read neighbouring 16 bytes.
+template <int EXTENT, int MICRO>
+struct AcrossLines {
+    static constexpr bool ALONG_DEPTH = false;
+    static constexpr int CHUNKS = EXTENT / VECTOR;
+    static constexpr int ROWS = THREADS / CHUNKS;
+    static constexpr int SHARE = TILE_K / ROWS;
+    static constexpr int GROUPS = EXTENT / MICRO;
+    static_assert(THREADS % CHUNKS == 0 && TILE_K % ROWS == 0, "threads share the copies evenly");
+
+    // The calling thread's share: line() and its VECTOR - 1 successors, at depth(i), i < SHARE.
+    __device__ static int line() { return threadIdx.x % CHUNKS * VECTOR; }
+    __device__ static int depth(int i) { return threadIdx.x / CHUNKS + i * ROWS; }
+    __device__ static float* place(float* slab, int i) {
+        return slab + (depth(0) * EXTENT + line()) + i * (ROWS * EXTENT);
+    }
+
+    // All members of the group at one depth.
+    __device__ static void members(float (&values)[MICRO], const float* slab, int group,
+                                   int depth) {
+#pragma unroll
+        for (int i = 0; i < MICRO; i += 4) {
+            const float4 four =
+                *reinterpret_cast<const float4*>(slab + depth * EXTENT + member(GROUPS, group, i));
+            values[i] = four.x, values[i + 1] = four.y;
+            values[i + 2] = four.z, values[i + 3] = four.w;
+        }
+    }
+};
+
+struct Sums {
+    float at[MICRO_M][MICRO_N];
+};
+
+// Line and column, within the block's tile, of the calling thread's sum at[i][j].
+__device__ __forceinline__ int tile_line(int i) {
+    return member(LINE_GROUPS, line_group(), i);
+}
+__device__ __forceinline__ int tile_column(int j) {
+    return member(COLUMN_GROUPS, column_group(), j);
+}
+
+__device__ __forceinline__ void add_line(float (&sums)[MICRO_N], float line,
+                                         const float (&column)[MICRO_N]) {
+#pragma unroll
+    for (int j = 0; j < MICRO_N; ++j) sums[j] = fmaf(line, column[j], sums[j]);
+}
+
+// Adds the products of one step, 4 depths at a time. Where lines lie along the depth, all columns
+// are held at the 4 depths and the lines pass by one at a time; else the depths pass by one at a
+// time. Either way each sum takes its depths in ascending order.
+template <class Left, class Right>
+__device__ __forceinline__ void add_products(Sums& sums, const float* lines, const float* columns) {
+    static_assert(Left::ALONG_DEPTH || !Right::ALONG_DEPTH, "no product needs it");
+#pragma unroll 1
+    for (int chunk = 0; chunk < TILE_K / 4; ++chunk) {
+        float column[4][MICRO_N];
+        if constexpr (Right::ALONG_DEPTH) {
+#pragma unroll
+            for (int j = 0; j < MICRO_N; ++j) {
+                const float4 b = Right::depths(columns, column_group(), j, chunk);
+                column[0][j] = b.x, column[1][j] = b.y, column[2][j] = b.z, column[3][j] = b.w;
+            }
+        } else {
+#pragma unroll
+            for (int d = 0; d < 4; ++d) {
+                Right::members(column[d], columns, column_group(), chunk * 4 + d);
+            }
+        }
+        if constexpr (Left::ALONG_DEPTH) {
+#pragma unroll
+            for (int i = 0; i < MICRO_M; ++i) {
+                const float4 a = Left::depths(lines, line_group(), i, chunk);
+                add_line(sums.at[i], a.x, column[0]);
+                add_line(sums.at[i], a.y, column[1]);
+                add_line(sums.at[i], a.z, column[2]);
+                add_line(sums.at[i], a.w, column[3]);
+            }
+        } else {
+#pragma unroll
+            for (int d = 0; d < 4; ++d) {
+                float line[MICRO_M];
+                Left::members(line, lines, line_group(), chunk * 4 + d);
+#pragma unroll
+                for (int i = 0; i < MICRO_M; ++i) add_line(sums.at[i], line[i], column[d]);
+            }
+        }
+    }
+}
+
+// The slabs of all stages; a kernel has one of these in shared memory.
+struct __align__(16) Stages {
+    float lines[STAGES][TILE_K * TILE_M];
+    float columns[STAGES][TILE_K * TILE_N];
+};
+
+// Called by all threads of the block with sources that stand at range.begin.
+template <class Left, class Right>
+__device__ __forceinline__ Sums pipelined_product(Stages& slabs, Left left, Right right,
+                                                  DepthRange range) {
+    int depth = range.end - range.begin;  // what is left of it
+    Pipeline pipeline;
+#pragma unroll
+    for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
+        if (ahead * TILE_K < depth) {
+            left.copy(pipeline, slabs.lines[ahead], depth - ahead * TILE_K);
+            right.copy(pipeline, slabs.columns[ahead], depth - ahead * TILE_K);
+        }
+        pipeline.commit();
+    }
+
+    Sums sums = {};
+    int stage = 0;
+    for (; depth > 0; depth -= TILE_K) {
+        pipeline.wait<STAGES - 2>();
+        __syncthreads();  // this step's slabs are complete, and the step before is done with its
+        const int ahead = depth - (STAGES - 1) * TILE_K;
+        if (ahead > 0) {
+            const int before = stage == 0 ? STAGES - 1 : stage - 1;
+            left.copy(pipeline, slabs.lines[before], ahead);
+            right.copy(pipeline, slabs.columns[before], ahead);
+        }
+        pipeline.commit();
+        add_products<typename Left::Layout, typename Right::Layout>(sums, slabs.lines[stage],
+                                                                    slabs.columns[stage]);
+        stage = stage + 1 == STAGES ? 0 : stage + 1;
+    }
+    return sums;
+}

@@ -1,0 +1,70 @@
+// What every matrix product of this folder shares, however its tiles are computed: the slices that
+// its depth is cut into, and what happens to a finished sum.
+//
+// In all of them a sum runs through its slice in ascending depth, one fused multiply-add after the
+// other. The size of a tile and the way in which operands reach the arithmetic therefore do not
+// change a single bit; the number of slices does.
+#pragma once
+
+#include "common.cuh"
+
+#ifndef TILE_K
+#define TILE_K 16  // depth per step, and what slices are multiples of
+#endif
+
+// The part of the depth that slice number `slice` of `slices` sums: whole steps of TILE_K, in
+// order; the last slices may be empty.
+struct DepthRange {
+    int begin, end;
+};
+
+__device__ __forceinline__ DepthRange depth_range(int depth, int slice, int slices) {
+    const int length = ceil_div(ceil_div(depth, TILE_K), slices) * TILE_K;
+    const int begin = min(slice * length, depth);
+    return {begin, min(begin + length, depth)};
+}
+
+// The end of every product: the sum goes to `out`, or, where the depth is cut into slices, to
+// this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
+// does what bias and accumulate ask for).
+struct Result {
+    float* out;         // the result, or the first of `slices` copies of it
+    const float* bias;  // one per channel, or null
+    Offset size;        // elements of the result
+    int slice, slices;
+    int accumulate;
+
+    __device__ void store(Offset index, int channel, float sum) const {
+        if (slices > 1) {
+            out[slice * size + index] = sum;
+            return;
+        }
+        if (bias != nullptr) sum += __ldg(bias + channel);
+        out[index] = accumulate ? out[index] + sum : sum;
+    }
+    // Up to 4 sums of neighbouring channels at once: the first `left` of them, where a run of
+    // channels has `run` in all. With run, channel and index multiples of 4, that is 16 bytes.
+    __device__ void store_run(Offset index, int channel, const float (&sums)[4], int left,
+                              int run) const {
+        if (run % 4 != 0) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                if (j < left) store(index + j, channel + j, sums[j]);
+            }
+            return;
+        }
+        if (left <= 0) return;
+        float4 four = {sums[0], sums[1], sums[2], sums[3]};
+        float4* to = reinterpret_cast<float4*>(out + (slices > 1 ? slice * size : 0) + index);
+        if (slices == 1 && bias != nullptr) {
+            four.x += __ldg(bias + channel), four.y += __ldg(bias + channel + 1);
+            four.z += __ldg(bias + channel + 2), four.w += __ldg(bias + channel + 3);
+        }
+        if (slices == 1 && accumulate) {
+            const float4 old = *to;
+            four.x = old.x + four.x, four.y = old.y + four.y;
+            four.z = old.z + four.z, four.w = old.w + four.w;
+        }
+        *to = four;
+    }
+};

@@ -1,0 +1,138 @@
+"""The fast path of convolutions: every tile on any shape that it takes, bit for bit the general
+path, and what the launchers choose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from convolution_cases import LESSON_LAYERS, Case, Problem, cases
+from hypothesis import strategies as st
+
+from support import (
+    assert_same_bits,
+    check_write_and_accumulate,
+    examples_for,
+    for_all,
+    poisoned,
+    upload,
+)
+
+OPERATORS = ("convolution_forward", "convolution_backward_data", "convolution_backward_weight")
+# Multiples of 4 below, at and above tiles and steps of the depth; 20 and 36 carry within a step.
+FOURS = (4, 8, 12, 16, 20, 32, 36, 64, 68, 132)
+ODD = (1, 3, 5, 6, 33)
+
+
+@st.composite
+def cases_in_fours(draw: st.DrawFn, operator: str) -> Case:
+    """Any case whose channels the operator's fast path takes."""
+    case = draw(cases())
+    # The filters of a forward pass may be any number: they are not read 4 at a time.
+    filters = FOURS + ODD if operator == "convolution_forward" else FOURS
+    case = replace(
+        case,
+        large_channels=draw(st.sampled_from(FOURS)),
+        small_channels=draw(st.sampled_from(filters)),
+    )
+    while case.products > 1_500_000 and case.batch > 1:
+        case = replace(case, batch=1)
+    return case if case.products <= 1_500_000 else replace(case, large_channels=4)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
+    """Against the twin, and bit for bit against the general path with as many slices."""
+    from pygan.bindings.operators.convolution import _general_plan, pipelined_plan, product_of
+    from pygan.bindings.operators.shapes import geometry
+    from pygan.bindings.operators.tiling import TILES, partials_size, sum_partials
+
+    kind = operator.removeprefix("convolution_")
+
+    def body(drawn: Any) -> None:
+        case, tile, slices = drawn
+        problem = Problem(operator, case)
+        inputs = [upload(device, array) for array in problem.inputs]
+        if kind == "backward_data":
+            inputs.append(None)  # the bias that a transposed convolution's forward has
+        bias = inputs[2] if len(inputs) > 2 else None
+        shape = geometry(operator, case.large, case.weight, case.small, *case.attributes.values())
+        size = int(np.prod(problem.result))
+        fast = pipelined_plan(kind, shape, tile, slices)
+        general = _general_plan(kind, shape, product_of(kind, shape), size, slices)
+
+        def launch(plan: Any, out: Any, accumulate: bool) -> None:
+            written = poisoned(device, partials_size(size, slices)) if slices > 1 else out
+            kernel = device.context.kernel(plan.file, plan.kernel, **plan.defines)
+            kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+            if slices > 1:
+                sum_partials(written, bias, out, slices, accumulate)
+
+        check_write_and_accumulate(
+            device,
+            lambda out, accumulate: launch(fast, out, accumulate),
+            problem.exact(),
+            problem.allowed,
+            problem.rng,
+            f"{tile} {slices} {operator} {case}",
+        )
+        results = [poisoned(device, *problem.result) for _ in range(2)]
+        for plan, out in zip((fast, general), results, strict=True):
+            launch(plan, out, False)
+        assert_same_bits(*results, f"{tile} {slices} {operator} {case}")
+
+    drawn = st.tuples(cases_in_fours(operator), st.sampled_from(TILES), st.sampled_from((1, 1, 3)))
+    for_all(drawn, examples_for(device, 40), body)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_array_that_is_not_aligned_gives_the_same_bits(device: Any, operator: str) -> None:
+    """The launcher takes the general path where an array starts between multiples of 16 bytes."""
+    case = Case(2, (9, 7), (3, 3), (2, 2), (1, 1), (1, 1), 1, 64, 36)
+    problem = Problem(operator, case)
+    run = getattr(device.ops, operator)
+    needed = device.ops.workspace_size(operator, *problem.shapes, **case.attributes)
+    results = []
+    for start in (0, 1):
+        inputs = [upload(device, array) for array in problem.inputs]
+        moved = poisoned(device, 4 + inputs[0].size)[start : start + inputs[0].size]
+        inputs[0] = moved.reshape(inputs[0].shape)
+        inputs[0][...] = problem.inputs[0]
+        assert inputs[0].ptr % 16 == 4 * start
+        results.append(poisoned(device, *problem.result))
+        workspace = poisoned(device, needed) if needed else None
+        run(*inputs, results[-1], **case.attributes, workspace=workspace)
+    assert_same_bits(*results, operator)
+
+
+@pytest.mark.parametrize("layer", LESSON_LAYERS)
+def test_what_takes_the_fast_path(layer: str) -> None:
+    """All layers but those whose images have one channel, and the noise of 10 numbers."""
+    from pygan.bindings.operators.convolution import can_be_pipelined
+    from pygan.bindings.operators.shapes import geometry
+
+    case = LESSON_LAYERS[layer]
+    shape = geometry(layer, case.large, case.weight, case.small, *case.attributes.values())
+    taken = [kind for kind in ("forward", "backward_data") if can_be_pipelined(kind, shape)]
+    slow = {
+        "generator 1": ["forward"],
+        "generator 4": [],
+        "discriminator 1": [],
+        "discriminator 5": ["forward"],
+    }
+    assert taken == slow.get(layer, ["forward", "backward_data"])
+
+
+def test_the_model_fills_a_gpu() -> None:
+    """A layer with few tiles is cut into slices, and one with many is not; narrow results get
+    narrow tiles, and large products large ones."""
+    from pygan.bindings.operators.tiling import MULTIPROCESSORS, TILES, choose_pipelined
+
+    tile, slices = choose_pipelined(64, 64, 65536)
+    assert slices >= MULTIPROCESSORS // 4
+    assert choose_pipelined(2**18, 128, 1024) == (TILES[0], 1)
+    tile, slices = choose_pipelined(2**18, 24, 256)
+    assert tile.columns == 32 and slices == 1
+    assert choose_pipelined(32, 32, 32)[1] == 1

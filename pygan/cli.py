@@ -1,4 +1,4 @@
-"""The command line: train, sample, interpolate, summary, devices, doctor.
+"""The command line: train, average, sample, interpolate, quality, summary, devices, doctor.
 
 Exit codes: 0 done, 1 an error the user can put right (printed without a traceback), 2 wrong
 arguments, 128 + n stopped by signal n after saving.
@@ -137,6 +137,18 @@ def run_part(
     begun = (folder / CHECKPOINT).exists()
     part = {**vars(options), "out": str(folder), "resume": options.resume and begun, **others}
     return run_system(argparse.Namespace(**part), system, asked)
+
+
+def average(options: argparse.Namespace) -> None:
+    from pygan import device
+    from pygan.training.averaging import average_run
+
+    chosen = device.get(options.device)
+    path, batches = average_run(chosen, options.run, options.last, options.out, options.seed)
+    print(
+        f"{path}: the mean of {len(batches)} generators, those after {batches[0]:,} to "
+        f"{batches[-1]:,} batches; 'pygan sample' and 'pygan quality' take it as --checkpoint"
+    )
 
 
 def sample(options: argparse.Namespace) -> None:
@@ -295,6 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_train(networks, name)
     for name, (_, title) in EXAMPLES.items():
         networks.add_parser(name, help=title, add_help=False)
+    _add_average(commands)
     _add_sample(commands)
     _add_interpolate(commands)
     _add_quality(commands)
@@ -365,6 +378,21 @@ def add_run_options(
         "the host; auto: on device cuda, where cuda-bindings is installed (%(default)s)",
     )
     _add_device(parser)
+
+
+def _add_average(commands) -> None:
+    text = "average a run's generators over its last epochs, which often draws better than each"
+    mean = commands.add_parser("average", help=text, description=text)
+    mean.add_argument("--run", required=True, metavar="DIR", help="folder of the run of a GAN")
+    mean.add_argument(
+        "--last", type=positive, metavar="N", help="so many epochs (the second half of the run)"
+    )
+    mean.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
+    mean.add_argument(
+        "--out", metavar="FILE", help="checkpoint (averaged.safetensors in the run's folder)"
+    )
+    _add_device(mean)
+    mean.set_defaults(command=average)
 
 
 def _add_sample(commands) -> None:

@@ -17,11 +17,13 @@ from pygan.errors import TrainingError
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 RESULT = "result.json"
+AVERAGED = "averaged.safetensors"
 LOCK = ".lock"
 PATTERNS = (
     CHECKPOINT,
     LOG,
     RESULT,
+    AVERAGED,
     "losses.png",
     "checkpoints/epoch_*.safetensors",
     "samples/batch_*.png",
@@ -34,7 +36,8 @@ class RunFolder:
 
     checkpoint.safetensors is the newest state, checkpoints/epoch_0001.safetensors the state after
     each epoch, log.jsonl the losses (one JSON object a batch, one an epoch), samples/ the grids,
-    pages/ the PDF pages, losses.png the curves, result.json the numbers reached.
+    pages/ the PDF pages, losses.png the curves, result.json the numbers reached,
+    averaged.safetensors the mean of several epochs' generators (``pygan average``).
 
     Raises TrainingError where the folder cannot be made, holds a run that is neither to be resumed
     nor overwritten, holds none that could be resumed, or is in use by another process.

@@ -109,10 +109,11 @@ class Sampler:
         path = checkpoint_file(path)
         tensors, metadata = checkpoint.load(path)
         _require_network(path, metadata, [self.network])
-        self._take(path, tensors)
+        self.load_tensors(path, tensors)
         return metadata
 
-    def _take(self, path: Path, tensors: dict[str, np.ndarray]) -> None:
+    def load_tensors(self, path: Path, tensors: dict[str, np.ndarray]) -> None:
+        """Takes over the generator among a checkpoint's tensors; ``path`` is for error messages."""
         checkpoint.require_shapes(path, tensors, network_shapes(self.executor, "generator"))
         load_network(self.executor, tensors, "generator")
 
@@ -154,7 +155,7 @@ def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
     tensors, metadata = checkpoint.load(path)
     _require_network(path, metadata, list(GENERATORS))
     sampler = Sampler(device, count, metadata["network"], metadata["settings"])
-    sampler._take(path, tensors)
+    sampler.load_tensors(path, tensors)
     return sampler, metadata
 
 

@@ -226,11 +226,11 @@ class LoweredGraph:
     def _step_backward(
         self, step: Step, needed: set[Key], written: set[Key], reached: set[Key]
     ) -> list[Call]:
-        calls = []
+        statistics = []  # of a step without a backward of its own, which would move them
         if any(key in self._gradients for key in step.input_keys):
-            calls += step.operator.update_statistics(step.arrays)
+            statistics = step.operator.update_statistics(step.arrays)
         if not step.operator.is_loss and not any(key in reached for key in step.output_keys):
-            return calls
+            return statistics
         differentiable = set(_differentiable(step))
         gradients: list[Gradient | None] = []
         for key in step.input_keys:
@@ -241,13 +241,13 @@ class LoweredGraph:
             written.add(key)
             reached.add(key)
         if all(gradient is None for gradient in gradients):
-            return calls
+            return statistics
         output_gradients = tuple(
             self._gradients[key] if key in reached else None for key in step.output_keys
         )
         if step.operator.is_view and gradients[0].array.root is output_gradients[0].root:
-            return calls
-        return calls + step.operator.backward(step.arrays, output_gradients, tuple(gradients))
+            return []
+        return step.operator.backward(step.arrays, output_gradients, tuple(gradients))
 
 
 def _differentiable(step: Step) -> list[Key]:

@@ -3,69 +3,107 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 from .activation import check_kind
 from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
 
 FILE = "batch_norm.cu"
-WARP = 32
-ROWS_PER_THREAD = 64
-"""Fewest rows a thread reduces before a channel is split over blocks and a second launch."""
-REDUCING_BLOCKS = 512
-PASSING_BLOCKS = 2048
+WHOLE = 512
+"""Most threads of a block that has its channels to itself."""
+WHOLE_FLOATS = 32768
+"""Most numbers (128 kB) that such a block may read in a pass; beyond, its rows are split."""
+SPLIT_BLOCKS = 264
+"""Blocks of a pass whose rows are split: two for each multiprocessor of the largest GPUs."""
+MERGED_FLOATS = 2048
+"""Most means (and as many squares) that each block of the second launch may have to merge."""
 
 
 class Plan(NamedTuple):
     """How (rows, channels) is cut: the numbers of batch_norm.cu's launch contract.
 
-    It depends on the shape alone, not on the device, so that sums have the same bits everywhere.
+    It depends on the shape and on `width` alone, not on the device, so that sums have the same
+    bits everywhere. `splits` is 1 where a block has its channels to itself.
     """
 
-    rows: int
-    channels: int
+    width: int
     block: tuple[int, int]
     columns: int
     rows_per_split: int
     splits: int
-    rows_per_block: int
-    row_blocks: int
 
 
-def plan_for(shape: Sequence[int]) -> Plan:
-    channels = shape[-1]
-    rows = 1
-    for extent in shape[:-1]:
-        rows *= extent
-    x = min(WARP, 1 << max(channels - 1, 0).bit_length())
+def whole_plan(rows: int, channels: int, width: int, arrays: int) -> Plan | None:
+    """One launch: a block reads all rows of 8 channels (a sector of 32 bytes), or of 4, in
+    `arrays` arrays; None where that is too much for a block."""
+    for most in (8, 4):
+        group = min(most, _power_of_two(channels))
+        if rows * group * arrays <= WHOLE_FLOATS:
+            x = group // width
+            # a thread has at least one batch of rows, and a block at least a warp
+            y = _power_of_two(-(-rows // _batch(width)))
+            block = (x, max(min(y, WHOLE // x), 32 // x))
+            return Plan(width, block, -(-channels // group), rows, 1)
+    return None
+
+
+def split_plan(rows: int, channels: int, width: int) -> Plan:
+    """Rows split over blocks of 16 channels, or of 8 where half of the last 16 would idle."""
+    group = min(16, _power_of_two(channels))
+    if group == 16 and -channels % 16 >= 8:
+        group = 8
+    x = group // width
     block = (x, THREADS // x)
-    columns = -(-channels // x)
-    most_splits = max(1, REDUCING_BLOCKS // columns)
-    rows_per_split = max(-(-rows // most_splits), ROWS_PER_THREAD * block[1])
-    most_blocks = max(1, PASSING_BLOCKS // columns)
-    rows_per_block = max(-(-rows // most_blocks), 4 * block[1])
-    return Plan(
-        rows,
-        channels,
-        block,
-        columns,
-        rows_per_split,
-        -(-rows // rows_per_split),
-        rows_per_block,
-        -(-rows // rows_per_block),
+    columns = -(-channels // group)
+    most_splits = min(
+        -(-SPLIT_BLOCKS // columns), MERGED_FLOATS // group, rows // (_batch(width) * block[1])
     )
+    rows_per_split = -(-rows // max(1, most_splits))
+    return Plan(width, block, columns, rows_per_split, -(-rows // rows_per_split))
+
+
+def _power_of_two(n: int) -> int:
+    """The least one that is not below n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _batch(width: int) -> int:
+    """BATCH of batch_norm.cu: the rows that a thread has in flight."""
+    return 4 if width == 4 else 8
+
+
+def _rows(shape: Sequence[int]) -> int:
+    return prod(shape[:-1])
+
+
+def _width(channels: int, *arrays: Any | None) -> int:
+    """Channels per thread: 4 where that makes every access one of 16 bytes, else 1."""
+    if channels % 4 or any(array is not None and array.ptr % 16 for array in arrays):
+        return 1
+    return 4
+
+
+def _workspace(x: Sequence[int], arrays: int) -> int:
+    """Two numbers for each split and channel, as partial (2, splits, C) holds, else none.
+
+    Arrays that are not aligned are split otherwise: enough for both."""
+    rows, channels = _rows(x), x[-1]
+    widths = (1,) if channels % 4 else (1, 4)
+    splits = [
+        split_plan(rows, channels, width).splits
+        for width in widths
+        if not whole_plan(rows, channels, width, arrays)
+    ]
+    return 2 * channels * max(splits, default=0)
 
 
 def forward_training_workspace(x: Sequence[int], *_: Any, **__: Any) -> int:
-    """Mean and squared deviations (2, splits, C) where a channel is split, else none."""
-    plan = plan_for(x)
-    return 2 * plan.splits * plan.channels if plan.splits > 1 else 0
+    return _workspace(x, arrays=1)
 
 
 def backward_workspace(x: Sequence[int], *_: Any, **__: Any) -> int:
-    """The two sums (2, C), and of each split (2, splits, C) where a channel is split."""
-    plan = plan_for(x)
-    return 2 * plan.channels * (1 + (plan.splits if plan.splits > 1 else 0))
+    return _workspace(x, arrays=2)
 
 
 WORKSPACE = {
@@ -94,39 +132,23 @@ def batch_norm_forward_training(
     the activation is unknown, or the workspace is too small.
     """
     operator = "batch_norm_forward_training"
-    plan = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var)
+    rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
     context = x.context
-    statistics = context.kernel(FILE, "batch_norm_statistics", ACTIVATION=kind)
-    partial = workspace if plan.splits > 1 else None
-    statistics(
-        (plan.columns, plan.splits),
-        plan.block,
-        x,
-        partial,
-        mean,
-        var,
-        plan.rows,
-        plan.channels,
-        plan.rows_per_split,
-    )
-    if plan.splits > 1:
-        merge = context.kernel(FILE, "batch_norm_merge_statistics", ACTIVATION=kind)
-        merge(
-            plan.columns,
-            plan.block,
-            x,
-            partial,
-            mean,
-            var,
-            plan.rows,
-            plan.channels,
-            plan.rows_per_split,
-            plan.splits,
-        )
-    _normalize(plan, x, gamma, beta, mean, var, y, eps, fix_gamma, kind, slope)
+    width = _width(channels, x, y, workspace)
+    plan = whole_plan(rows, channels, width, arrays=1)
+    if plan is not None:
+        kernel = context.kernel(FILE, operator, ACTIVATION=kind, VECTOR=width)
+        sizes = (rows, channels, eps, int(fix_gamma), slope)
+        kernel(plan.columns, plan.block, x, gamma, beta, y, mean, var, *sizes)
+        return
+    plan = split_plan(rows, channels, width)
+    grid = (plan.columns, plan.splits)
+    statistics = context.kernel(FILE, "batch_norm_statistics", ACTIVATION=kind, VECTOR=width)
+    statistics(grid, plan.block, x, workspace, rows, channels, plan.rows_per_split)
+    _normalize(plan, x, workspace, gamma, beta, mean, var, y, eps, fix_gamma, kind, slope)
 
 
 def batch_norm_forward_inference(
@@ -147,11 +169,12 @@ def batch_norm_forward_inference(
     fix_gamma overwrites gamma with 1. ValueError where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_inference"
-    plan = _check(
+    rows, channels = _check(
         operator, x, y=y, gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var
     )
     kind = check_kind(operator, activation)
-    _normalize(plan, x, gamma, beta, moving_mean, moving_var, y, eps, fix_gamma, kind, slope)
+    plan = split_plan(rows, channels, _width(channels, x, y))
+    _normalize(plan, x, None, gamma, beta, moving_mean, moving_var, y, eps, fix_gamma, kind, slope)
 
 
 def batch_norm_backward(
@@ -164,10 +187,13 @@ def batch_norm_backward(
     dx: Any | None,
     dgamma: Any | None,
     dbeta: Any | None,
+    moving_mean: Any | None = None,
+    moving_var: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
     use_global_stats: bool,
+    momentum: float | None = None,
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
@@ -178,10 +204,12 @@ def batch_norm_backward(
     """Gradients of x (..., C), gamma and beta (C,) from dy (..., C), the activated output's.
 
     Each of dx, dgamma, dbeta may be None; dx may be dy. fix_gamma: dgamma is 0, or unchanged if
-    accumulating. use_global_stats: mean and var are constants. ValueError as forward.
+    accumulating. use_global_stats: mean and var are constants. moving_mean, moving_var (C,), where
+    given, move as batch_norm_update_moving has it, which costs no launch here. ValueError as
+    forward, or where the moving statistics have no momentum.
     """
     operator = "batch_norm_backward"
-    plan = _check(
+    rows, channels = _check(
         operator,
         x,
         y=dy,
@@ -192,73 +220,44 @@ def batch_norm_backward(
         dx=dx,
         dgamma=dgamma,
         dbeta=dbeta,
+        moving_mean=moving_mean,
+        moving_var=moving_var,
     )
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, backward_workspace(x.shape))
+    _check_moving(operator, moving_mean, moving_var, momentum)
 
+    needs_sums = dgamma is not None or dbeta is not None
+    needs_sums = needs_sums or (dx is not None and not use_global_stats)
+    if dx is None and not needs_sums:
+        if moving_mean is not None:
+            batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
+        return
     context = x.context
-    fixed = int(fix_gamma)
-    sums = None
-    if dgamma is not None or dbeta is not None or (dx is not None and not use_global_stats):
-        totals = 2 * plan.channels
-        sums = workspace[:totals]
-        partial = workspace[totals:] if plan.splits > 1 else None
-        modes = (fixed, int(accumulate_gamma), int(accumulate_beta))
-        reduce = context.kernel(FILE, "batch_norm_gradient_sums", ACTIVATION=kind)
-        reduce(
-            (plan.columns, plan.splits),
-            plan.block,
-            x,
-            gamma,
-            beta,
-            mean,
-            var,
-            dy,
-            partial,
-            sums,
-            dgamma,
-            dbeta,
-            plan.rows,
-            plan.channels,
-            plan.rows_per_split,
-            eps,
-            slope,
-            *modes,
-        )
-        if plan.splits > 1:
-            merge = context.kernel(FILE, "batch_norm_merge_gradients", ACTIVATION=kind)
-            merge(
-                plan.columns,
-                plan.block,
-                partial,
-                sums,
-                dgamma,
-                dbeta,
-                plan.channels,
-                plan.splits,
-                *modes,
-            )
-    if dx is not None:
-        backward = context.kernel(FILE, "batch_norm_backward_data", ACTIVATION=kind)
-        backward(
-            (plan.columns, plan.row_blocks),
-            plan.block,
-            x,
-            gamma,
-            beta,
-            mean,
-            var,
-            dy,
-            None if use_global_stats else sums,
-            dx,
-            plan.rows,
-            plan.channels,
-            plan.rows_per_block,
-            eps,
-            fixed,
-            slope,
-            int(accumulate),
-        )
+    width = _width(channels, x, dy, dx, workspace)
+    variant = {"ACTIVATION": kind, "VECTOR": width}
+    inputs = (x, gamma, beta, mean, var, dy)
+    outputs = (dx, dgamma, dbeta, moving_mean, moving_var)
+    attributes = (eps, slope, 0.0 if momentum is None else momentum, int(fix_gamma))
+    modes = (int(use_global_stats), int(accumulate), int(accumulate_gamma), int(accumulate_beta))
+    plan = whole_plan(rows, channels, width, arrays=2) if needs_sums else None
+    if plan is not None:
+        kernel = context.kernel(FILE, operator, **variant)
+        arguments = (*inputs, *outputs, rows, channels, *attributes, *modes)
+        kernel(plan.columns, plan.block, *arguments)
+        return
+    plan = split_plan(rows, channels, width)
+    grid = (plan.columns, plan.splits)
+    sizes = (rows, channels, plan.rows_per_split)
+    partial = None
+    if needs_sums:
+        partial = workspace
+        reduce = context.kernel(FILE, "batch_norm_gradient_sums", **variant)
+        reduce(grid, plan.block, *inputs, partial, *sizes, eps, slope, int(fix_gamma))
+    splits = plan.splits if needs_sums else 0
+    kernel = context.kernel(FILE, "batch_norm_backward_data", **variant)
+    arguments = (*inputs, partial, *outputs, *sizes, splits, *attributes, *modes)
+    kernel(grid if dx is not None else plan.columns, plan.block, *arguments)
 
 
 def batch_norm_update_moving(
@@ -268,7 +267,8 @@ def batch_norm_update_moving(
     operator = "batch_norm_update_moving"
     same_shape(operator, mean=mean, var=var, moving_mean=moving_mean, moving_var=moving_var)
     if mean.size:
-        kernel = mean.context.kernel(FILE, operator, ACTIVATION="none")
+        # the variant does not matter, and this one is compiled for most networks anyway
+        kernel = mean.context.kernel(FILE, operator, ACTIVATION="none", VECTOR=4)
         blocks = -(-mean.size // THREADS)
         kernel(blocks, THREADS, mean, var, moving_mean, moving_var, mean.size, momentum)
 
@@ -276,6 +276,7 @@ def batch_norm_update_moving(
 def _normalize(
     plan: Plan,
     x: Any,
+    partial: Any | None,
     gamma: Any,
     beta: Any,
     mean: Any,
@@ -286,26 +287,17 @@ def _normalize(
     kind: str,
     slope: float,
 ) -> None:
-    kernel = x.context.kernel(FILE, "batch_norm_normalize", ACTIVATION=kind)
-    kernel(
-        (plan.columns, plan.row_blocks),
-        plan.block,
-        x,
-        gamma,
-        beta,
-        mean,
-        var,
-        y,
-        plan.rows,
-        plan.channels,
-        plan.rows_per_block,
-        eps,
-        int(fix_gamma),
-        slope,
-    )
+    kernel = x.context.kernel(FILE, "batch_norm_normalize", ACTIVATION=kind, VECTOR=plan.width)
+    grid = (plan.columns, plan.splits)
+    sizes = (_rows(x.shape), x.shape[-1], plan.rows_per_split)
+    arrays = (x, partial, gamma, beta, mean, var, y)
+    kernel(grid, plan.block, *arrays, *sizes, eps, int(fix_gamma), slope)
 
 
-def _check(operator: str, x: Any, *, y: Any, dx: Any = None, **channel_arrays: Any) -> Plan:
+def _check(
+    operator: str, x: Any, *, y: Any, dx: Any = None, **channel_arrays: Any
+) -> tuple[int, int]:
+    """(rows, channels) of x."""
     shape = device_array(operator, "x", x).shape
     if len(shape) < 2 or not x.size:
         raise ValueError(
@@ -315,6 +307,17 @@ def _check(operator: str, x: Any, *, y: Any, dx: Any = None, **channel_arrays: A
     same_shape(operator, x=x, the_other_side=y, dx=dx)
     for name, array in channel_arrays.items():
         has_shape(operator, name, array, shape[-1:], f"x {tuple(shape)}")
-    plan = plan_for(shape)
-    countable(operator, "rows", plan.rows)
-    return plan
+    rows = _rows(shape)
+    countable(operator, "rows", rows)
+    return rows, shape[-1]
+
+
+def _check_moving(
+    operator: str, moving_mean: Any | None, moving_var: Any | None, momentum: float | None
+) -> None:
+    given = [each is not None for each in (moving_mean, moving_var, momentum)]
+    if any(given) != all(given):
+        raise ValueError(
+            f"{operator}: moving_mean, moving_var and momentum (here {momentum}) go together: "
+            "give all three, or none of them"
+        )

@@ -137,7 +137,8 @@ class Operator:
         raise NotImplementedError
 
     def update_statistics(self, arrays: Arrays) -> list[Call]:
-        """Calls of every backward pass, wanted gradients or not (moving statistics)."""
+        """Calls of a backward pass that wants none of the gradients that `backward` writes: moving
+        statistics move in every pass."""
         return []
 
 

@@ -102,6 +102,9 @@ class BatchNorm(Operator):
             *(None if target is None else target.array for target in gradients),
         )
         attributes = self._attributes() | {"use_global_stats": self.use_global_stats} | accumulate
+        if not self.use_global_stats:
+            operands += arrays.auxiliary
+            attributes["momentum"] = self.momentum
         return [Call("batch_norm_backward", operands, attributes, workspace=True)]
 
     def update_statistics(self, arrays: Arrays) -> list[Call]:

@@ -95,10 +95,13 @@ def batch_norm_backward(
     dx: np.ndarray | None,
     dgamma: np.ndarray | None,
     dbeta: np.ndarray | None,
+    moving_mean: np.ndarray | None = None,
+    moving_var: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
     use_global_stats: bool,
+    momentum: float | None = None,
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
@@ -112,11 +115,20 @@ def batch_norm_backward(
     dbeta = sum g, dgamma = sum g xhat, dx = gamma / sqrt(var + eps) (g - dbeta/n - xhat dgamma/n).
     `use_global_stats`: mean and var are constants (the moving ones) and dx = gamma / sqrt(..) g.
     Each of dx, dgamma, dbeta may be None; dx may be dy. fix_gamma: dgamma is 0, or unchanged if
-    accumulating.
+    accumulating. moving_mean, moving_var (C,), where given with momentum, move as
+    batch_norm_update_moving has it.
     """
     operator = "batch_norm_backward"
     _check(operator, x, activation, y=dy, gamma=gamma, beta=beta, mean=mean, var=var)
     _check(operator, x, activation, y=dx, dgamma=dgamma, dbeta=dbeta)
+    given = [each is not None for each in (moving_mean, moving_var, momentum)]
+    if any(given) != all(given):
+        raise ValueError(
+            f"{operator}: moving_mean, moving_var and momentum (here {momentum}) go together: "
+            "give all three, or none of them"
+        )
+    if moving_mean is not None:
+        batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
     shapes.check_contiguous(operator, dx)
     channels = x.shape[-1]
     count = x.size // channels

@@ -31,14 +31,16 @@ SLOPE = 0.25
 def path(rows: int) -> int:
     """Roundings between a row and its channel's sum.
 
-    A thread takes at most rows / 8 rows (8 threads share a channel at least), in batches of 8 with
-    4 roundings per merge; then come the block, the splits, and the last product: under 96.
+    A thread takes at most rows / 32 rows beyond its first 8 (32 threads or more share a channel),
+    with at most one rounding each (4 per merged batch of 4 or 8 rows); then come the block, the
+    splits, and the last product: under 112.
     """
-    return 96 + rows // 8
+    return 112 + rows // 32
 
 
 class Case(NamedTuple):
-    """x (*leading, C), with a mean of `offset` deviations."""
+    """x (*leading, C), with a mean of `offset` deviations. `shift`: floats between a multiple of 16
+    bytes and the arrays, which decides how many channels a thread takes at once."""
 
     leading: tuple[int, ...]
     channels: int
@@ -46,6 +48,7 @@ class Case(NamedTuple):
     kind: str | None
     fix_gamma: bool
     seed: int
+    shift: int = 0
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -87,14 +90,19 @@ def normalised(a: Arrays, case: Case, mean: Any, var: Any) -> tuple[np.ndarray, 
     return xhat, xhat * scale + beta, np.abs(xhat * scale) + np.abs(beta)
 
 
+def shifted(device: Any, host: np.ndarray, shift: int) -> Any:
+    """A copy of host on the device, `shift` floats into a buffer of its own."""
+    buffer = poisoned(device, shift + host.size)
+    view = buffer[shift:].reshape(host.shape)
+    view[...] = host
+    return view
+
+
 def forward(device: Any, case: Case, a: Arrays) -> tuple[Any, Any, Any, Any]:
     shape, channels = a.x.shape, (case.channels,)
     scale = upload(device, a.gamma)
-    y, mean, var = (
-        poisoned(device, *shape),
-        poisoned(device, *channels),
-        poisoned(device, *channels),
-    )
+    y = shifted(device, np.full(shape, np.nan, np.float32), case.shift)
+    mean, var = poisoned(device, *channels), poisoned(device, *channels)
     workspace = workspace_for(
         device,
         "batch_norm_forward_training",
@@ -105,7 +113,7 @@ def forward(device: Any, case: Case, a: Arrays) -> tuple[Any, Any, Any, Any]:
         **case.attributes,
     )
     device.ops.batch_norm_forward_training(
-        upload(device, a.x),
+        shifted(device, a.x, case.shift),
         scale,
         upload(device, a.beta),
         y,
@@ -198,7 +206,8 @@ def check_backward(device: Any, case: Case, use_global_stats: bool) -> None:
         "dbeta": beta_error,
     }
 
-    inputs = [upload(device, h) for h in (a.x, a.gamma, a.beta, mean, var, a.dy)]
+    inputs = [upload(device, h) for h in (a.x, a.gamma, a.beta, mean, var)]
+    inputs.append(shifted(device, a.dy, case.shift))
     workspace = workspace_for(
         device,
         "batch_norm_backward",
@@ -251,40 +260,54 @@ def smooth(kind: str | None) -> bool:
     return kind is not None and kind not in KINKED
 
 
-def cases(kinds: tuple[str | None, ...]) -> st.SearchStrategy[Case]:
-    # images and vectors; channels below, at and above the warp, and not powers of two
+CHANNELS = {4: (4, 8, 12, 24, 32, 64), 1: (1, 2, 3, 7, 31, 33, 97)}
+
+
+def cases(device: Any) -> st.SearchStrategy[Case]:
+    # images and vectors; channels that are and are not multiples of 4 and of a block's
     leading = st.tuples(st.integers(1, 700)) | st.tuples(
         st.integers(1, 5), st.integers(1, 9), st.integers(1, 9)
     )
-    channels = st.sampled_from([1, 2, 3, 7, 8, 24, 31, 32, 33, 64, 97])
-    return st.builds(
-        Case,
-        leading,
-        channels,
-        st.sampled_from([0.0, 1e4]),
-        st.sampled_from(kinds),
-        st.booleans(),
-        st.integers(0, 2**32),
+    # the activation makes no difference to accesses: few of them one at a time, or in check mode
+    few = st.sampled_from((None, "leaky_relu"))
+    all_kinds = few if device.check else st.sampled_from(KINDS)
+    by_fours = {"channels": st.sampled_from(CHANNELS[4]), "kind": all_kinds}
+    misaligned = {"channels": st.sampled_from(CHANNELS[4]), "kind": few}
+    odd = {"channels": st.sampled_from(CHANNELS[1]), "kind": few}
+    common = {
+        "leading": leading,
+        "offset": st.sampled_from([0.0, 1e4]),
+        "fix_gamma": st.booleans(),
+        "seed": st.integers(0, 2**32),
+    }
+    return (
+        st.builds(Case, **common, **by_fours, shift=st.just(0))
+        | st.builds(Case, **common, **odd, shift=st.just(0))
+        | st.builds(Case, **common, **misaligned, shift=st.integers(1, 3))
     )
 
 
 def large_cases(device: Any) -> list[Case]:
-    """Shapes whose channels are split over blocks, so that the second launch runs."""
-    split = [Case((1400,), 33, 1e4, "leaky_relu", True, 5)]
+    """Shapes whose rows are split over blocks, so that there are two launches, by fours and not."""
+    split = [
+        Case((8200,), 4, 1e4, "leaky_relu", True, 5),
+        Case((8200,), 4, 1e4, "leaky_relu", False, 5, shift=1),
+    ]
     if not device.check:
         split += [
             Case((40_001,), 1, 0.0, None, False, 6),
-            Case((3, 37, 91), 20, 1e4, "relu", False, 7),
+            Case((3, 37, 91), 20, 1e4, "leaky_relu", False, 7),
+            Case((9001,), 9, 1e4, None, True, 8),
         ]
     return split
 
 
 def test_training_agrees_with_the_twin(device: Any) -> None:
-    for_all(cases(KINDS), examples_for(device, 25), lambda case: check_forward(device, case))
+    for_all(cases(device), examples_for(device, 25), lambda case: check_forward(device, case))
 
 
 def test_backward_agrees_with_the_twin(device: Any) -> None:
-    both = st.tuples(cases(KINDS), st.booleans())
+    both = st.tuples(cases(device), st.booleans())
     for_all(both, examples_for(device, 20), lambda case: check_backward(device, *case))
 
 
@@ -298,7 +321,7 @@ def test_split_channels(device: Any) -> None:
         check_backward(device, case, use_global_stats=False)
 
 
-@pytest.mark.parametrize("kind", [None, "relu"])
+@pytest.mark.parametrize("kind", [None, "leaky_relu"])
 @pytest.mark.parametrize("fix_gamma", [True, False])
 def test_inference_agrees_with_the_twin(device: Any, kind: str | None, fix_gamma: bool) -> None:
     case = Case((5, 7, 3), 19, 0.0, kind, fix_gamma, 3)
@@ -335,6 +358,30 @@ def test_constant_channel_has_no_variance(device: Any) -> None:
     assert np.asarray(mean).tolist() == [float(np.float32(1234.567))] * 4
 
 
+@pytest.mark.parametrize("rows", [50, 20_000])
+@pytest.mark.parametrize("wanted", ["everything", "parameters", "nothing"])
+def test_backward_moves_the_statistics(device: Any, rows: int, wanted: str) -> None:
+    """To the bits of batch_norm_update_moving, and whatever else is computed: in one launch, in
+    two, and in a launch of its own."""
+    channels, rng = 4, np.random.default_rng(rows)
+    x, dy = upload(device, numbers(rng, rows, channels)), upload(device, numbers(rng, rows, 4))
+    scale, beta, mean, moving = (upload(device, numbers(rng, channels)) for _ in range(4))
+    var, moving_var = (upload(device, np.abs(numbers(rng, channels))) for _ in range(2))
+    expected = [upload(device, np.asarray(a)) for a in (moving, moving_var)]
+    device.ops.batch_norm_update_moving(mean, var, *expected, momentum=0.875)
+    dx = poisoned(device, rows, channels) if wanted == "everything" else None
+    gradients = [None if wanted == "nothing" else poisoned(device, channels) for _ in range(2)]
+    device.ops.batch_norm_backward(
+        *(x, scale, beta, mean, var, dy, dx, *gradients, moving, moving_var),
+        **{"eps": EPS, "fix_gamma": False, "use_global_stats": False, "momentum": 0.875},
+        workspace=workspace_for(device, "batch_norm_backward", (rows, channels)),
+    )
+    for array, wished in zip((moving, moving_var), expected, strict=True):
+        assert_same_bits(np.asarray(array), np.asarray(wished), "moving statistics")
+    for array in (dx, *gradients):
+        assert array is None or np.isfinite(np.asarray(array)).all()
+
+
 @pytest.mark.parametrize("channels", [1, 37, 600])
 def test_moving_statistics(device: Any, channels: int) -> None:
     rng = np.random.default_rng(channels)
@@ -357,9 +404,14 @@ def test_wrong_calls_are_refused(device: Any) -> None:
         ops.batch_norm_forward_training(x, c, c, c, c, c, **attributes)
     with pytest.raises(ValueError, match="'swish'"):
         ops.batch_norm_forward_training(x, c, c, x, c, c, **attributes, activation="swish")
-    with pytest.raises(ValueError, match=r"8.*workspace_size"):
+    tall = poisoned(device, 20_000, 4)
+    with pytest.raises(ValueError, match=r"0 float32.*need \d+.*workspace_size"):
         ops.batch_norm_backward(
-            x, c, c, c, c, x, x, None, None, **attributes, use_global_stats=False
+            tall, c, c, c, c, tall, tall, None, None, **attributes, use_global_stats=False
+        )
+    with pytest.raises(ValueError, match=r"momentum .here None. go together"):
+        ops.batch_norm_backward(
+            x, c, c, c, c, x, x, None, None, c, c, **attributes, use_global_stats=False
         )
     with pytest.raises(ValueError, match="at least one row"):
         nothing = device.empty((0, 4), np.float32)

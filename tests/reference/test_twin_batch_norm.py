@@ -302,6 +302,22 @@ def test_moving_statistics():
     assert_within(moving_var, expected[1], rounding(4, np.float64) * 4)
 
 
+def test_backward_moves_the_statistics_that_it_is_given():
+    x, dy = numbers(1, 6, 4), numbers(2, 6, 4)
+    gamma, beta = parameters(4)
+    mean, var = x.mean(axis=0), x.var(axis=0)
+    moving = [numbers(3, 4), numbers(4, 4) ** 2]
+    expected = [a.copy() for a in moving]
+    reference.batch_norm_update_moving(mean, var, *expected, momentum=0.75)
+    options = {"eps": EPS, "fix_gamma": False, "use_global_stats": False}
+    arrays = (x, gamma, beta, mean, var, dy, np.empty_like(x), None, None)
+    reference.batch_norm_backward(*arrays, *moving, momentum=0.75, **options)
+    for computed, wished in zip(moving, expected, strict=True):
+        assert np.array_equal(computed, wished)
+    with pytest.raises(ValueError, match=r"momentum \(here None\) go together"):
+        reference.batch_norm_backward(*arrays, *moving, **options)
+
+
 def test_what_does_not_fit_is_refused():
     x, c = np.zeros((4, 3)), np.zeros(3)
     with pytest.raises(ValueError, match=r"beta has shape \(4,\) but x \(4, 3\)"):

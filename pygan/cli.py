@@ -36,6 +36,12 @@ EXAMPLES = {
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
     "autoencoders": ("autoencoders", "four auto-encoders side by side: error, codes, pictures"),
     "study": ("hyperparameter_study", "the lesson's exercise: one setting changed at a time"),
+    "cifar10": ("cifar10_gan", "a GAN of one class of CIFAR-10 (dogs), in the manner of Keras"),
+    "transfer": ("transfer", "the discriminator's layers as the start of a classifier of digits"),
+    "generated-data": (
+        "generated_data",
+        "a digit classifier that learns from generated images too",
+    ),
     "anomaly": ("anomaly_detection", "2s and 3s as anomalies: LeNet against an auto-encoder"),
 }
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""

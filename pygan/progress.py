@@ -12,7 +12,8 @@ PLAIN_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands: epoch (from 1) of epochs, batches done in it, the latest numbers."""
+    """Where a run stands: epoch (from 1) of epochs, batches done in it, the latest numbers. unit:
+    what an epoch is called."""
 
     epoch: int
     epochs: int
@@ -20,6 +21,7 @@ class Status:
     batches: int
     numbers: str
     images_per_second: float
+    unit: str = "epoch"
 
     def text(self) -> str:
         return f"{self.numbers}  {self.images_per_second:,.0f} images/s"
@@ -46,7 +48,7 @@ class PlainProgress:
             return
         self.last = now
         self.say(
-            f"epoch {status.epoch}/{status.epochs}  batch {status.batch}/{status.batches}  "
+            f"{status.unit} {status.epoch}/{status.epochs}  batch {status.batch}/{status.batches}  "
             + status.text()
         )
 
@@ -91,7 +93,7 @@ class LiveProgress:
     def show(self, status: Status) -> None:
         total = status.epochs * status.batches
         done = (status.epoch - 1) * status.batches + status.batch
-        description = f"epoch {status.epoch}/{status.epochs}"
+        description = f"{status.unit} {status.epoch}/{status.epochs}"
         if self.task is None:
             self.task = self.bar.add_task(description, total=total, completed=done)
             self.live.start()

@@ -43,5 +43,15 @@ def load_train_and_test(where: str | os.PathLike = "auto") -> tuple[ImageSet, Im
     )
 
 
+def some_of(images: ImageSet, count: int, seed: int) -> ImageSet:
+    """``count`` of the images, drawn by the seed. Raises DataError where there are not as many."""
+    if not 1 <= count <= len(images):
+        raise DataError(f"{count:,} images asked for, of {len(images):,} in {images.source}")
+    # A second number keeps this stream apart from those of weights and orders.
+    rows = np.random.default_rng((seed, 2)).permutation(len(images))[:count]
+    source = f"{count:,} of {images.source}"
+    return replace(images, **_chosen(images, rows), source=source)
+
+
 def _chosen(images: ImageSet, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {"images": images.images[rows], "labels": images.labels[rows]}

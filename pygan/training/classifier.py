@@ -66,12 +66,18 @@ class Classifier(Supervised):
         shapes = {"data": (count, *IMAGE_SHAPE), "label": (count, CLASSES)}
         graph = networks.classifier(CLASSES)
         executor = graph.bind(device, shapes, self.requests(graph.list_arguments()))
-        data = ResidentImages(device, images, count, settings.seed)
-        super().__init__(device, settings, executor, {"data": data}, losses_kept)
+        tables = self.tables_of(device, images, settings)
+        super().__init__(device, settings, executor, tables, losses_kept)
 
     def requests(self, arguments: list[str]) -> dict[str, str]:
         """``grad_req`` of those arguments that are not trained."""
         return {"data": "null", "label": "null"}
+
+    def tables_of(
+        self, device: Any, images: ImageSet, settings: ClassifierSettings
+    ) -> dict[str, ResidentImages]:
+        """What batches are taken from, ``data`` among it."""
+        return {"data": ResidentImages(device, images, settings.batch_size, settings.seed)}
 
     def initial(self) -> initializer.Initializer:
         return initializer.Uniform(self.settings.initial_range)
@@ -132,6 +138,12 @@ class DigitClassifier:
         return features, probabilities
 
 
+def count_right(classifier: DigitClassifier, images: ImageSet) -> int:
+    """How many images show the digit that the classifier finds most probable."""
+    _, probabilities = classifier(images.images)
+    return int((probabilities.argmax(axis=1) == images.labels).sum())
+
+
 class ClassifierReport:
     """What a run of the classifier shows: accuracy on the test images, and the loss."""
 
@@ -147,8 +159,7 @@ class ClassifierReport:
 
     def measure(self) -> dict[str, float]:
         """The test accuracy, 0..1, for the log."""
-        _, probabilities = self.trained(self.test.images)
-        self.right = int((probabilities.argmax(axis=1) == self.test.labels).sum())
+        self.right = count_right(self.trained, self.test)
         return {"test_accuracy": self.right / len(self.test)}
 
     def page(self, folder: RunFolder, epoch: int) -> str:

@@ -78,6 +78,8 @@ class Supervised:
             weight_decay=settings.weight_decay,
         )
         self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
+        # Inputs may have a gradient that nobody reads.
+        self.trained = list(executor.trainable())
         self.loss_names = [n for n in executor.output_dict if n.endswith("_loss")]
         self.losses_kept = losses_kept
         self.batches_done = 0
@@ -107,7 +109,7 @@ class Supervised:
             raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
         self.feed()
         self.executor.forward(is_train=True)
-        self.executor.backward()
+        self.executor.backward(wanted=self.trained)
         for place, name in enumerate(self.loss_names, self._unread * len(self.loss_names)):
             self._losses[place : place + 1] = self.executor.output_dict[name]
         self.adam.update()

@@ -1,0 +1,329 @@
+"""A GAN of one class of CIFAR-10, the lesson's: dogs, by a network in the manner of Keras.
+
+    pygan train cifar10 --data DIR                (or: python examples/cifar10_gan.py --data DIR)
+
+Both networks, the optimizers and the step are below. Generated and real images share one batch of
+the discriminator, whose output is the probability of "generated": labels are 1 and 0, plus a
+hundredth of a uniform number. The generator learns through the frozen discriminator from the label
+0. Every 100 iterations a strip of generated images, and one of real images below it, is drawn.
+
+Conventions are Keras's: leaky ReLU 0.3; weights with Glorot's variance, biases 0; RMSprop with
+rho 0.9 and epsilon 1e-7 beside the root (TensorFlow's fused one has it inside), each value of a
+gradient clipped to -1..1, the learning rate divided by 1 + 1e-8 times the updates done. Keras takes
+the cross-entropy from probabilities that it keeps 1e-7 away from 0 and 1; here it comes from the
+logits and is the same up to there, a logit of 16.1, and goes on beyond. Images come in a new random
+order each time round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pygan import checkpoint, cli, initializer, optimizer, pictures
+from pygan import symbol as sym
+from pygan.data import ImageSet
+from pygan.data.cifar10 import CHANNELS, CLASS_NAMES, SIDE, load_cifar10
+from pygan.errors import DataError
+from pygan.training.folder import RunFolder, read_log
+from pygan.training.gan import Gan
+from pygan.training.systems import System
+
+ITERATIONS = 10_000
+SHOWN = 10
+SCALE = 2
+AVERAGED = 100
+# Far beyond what training draws from the same seed, so that pictures never repeat its noise.
+PICTURE_COUNTER = 1 << 60
+DROPOUT_COUNTERS = {"discriminator": 1 << 56, "frozen": 1 << 57}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The lesson's values as defaults. filters: of D's convolutions; G's have twice as many.
+    decay: of the learning rates, for each update. label_noise: what is added to labels at most."""
+
+    batch_size: int = 20
+    seed: int = 0
+    kind: str = "dog"
+    filters: int = 128
+    noise_size: int = 32
+    discriminator_rate: float = 8e-4
+    generator_rate: float = 4e-4
+    clip: float = 1.0
+    decay: float = 1e-8
+    label_noise: float = 0.01
+    dropout: float = 0.5
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def generator(filters: int) -> sym.Symbol:
+    """noise (N, Z) -> images (N, 32, 32, 3) in (-1, 1), of which 0..1 can be seen."""
+    x = sym.FullyConnected(sym.Variable("noise"), num_hidden=16 * 16 * filters, name="gen_fc1")
+    x = leaky(x, "gen_act1")
+    x = sym.Reshape(x, shape=(0, 16, 16, filters), name="gen_reshape")
+    x = convolution(x, 2 * filters, 5, "gen_conv2", pad=2)
+    x = leaky(x, "gen_act2")
+    # 16x16 -> 32x32; a pad of 1 is Keras's "same" for a kernel of 4 and a stride of 2
+    x = sym.TransposedConvolution(
+        x, num_filter=2 * filters, kernel=4, stride=2, pad=1, no_bias=False, name="gen_deconv3"
+    )
+    x = leaky(x, "gen_act3")
+    for layer in (4, 5):
+        x = convolution(x, 2 * filters, 5, f"gen_conv{layer}", pad=2)
+        x = leaky(x, f"gen_act{layer}")
+    x = convolution(x, CHANNELS, 7, "gen_conv6", pad=3)
+    return sym.Activation(x, kind="tanh", name="gen_out")
+
+
+def discriminator(filters: int, dropout: float) -> sym.Symbol:
+    """img (N, 32, 32, 3), label (N, 1) -> the mean cross-entropy (1,) and the probabilities (N, 1)
+    of "generated"."""
+    x = leaky(convolution(sym.Variable("img"), filters, 3, "dis_conv1"), "dis_act1")  # 30x30
+    for layer in (2, 3, 4):  # 14x14, 6x6, 2x2
+        x = convolution(x, filters, 4, f"dis_conv{layer}", stride=2)
+        x = leaky(x, f"dis_act{layer}")
+    x = sym.Dropout(sym.Flatten(x, name="dis_flat"), rate=dropout, name="dis_drop")
+    logits = sym.FullyConnected(x, num_hidden=1, name="dis_fc5")
+    return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="dis")
+
+
+def leaky(x: sym.Symbol, name: str) -> sym.Symbol:
+    return sym.LeakyReLU(x, slope=0.3, name=name)
+
+
+def convolution(
+    x: sym.Symbol, filters: int, kernel: int, name: str, stride: int = 1, pad: int = 0
+) -> sym.Symbol:
+    size = {"num_filter": filters, "kernel": kernel, "stride": stride, "pad": pad}
+    return sym.Convolution(x, **size, name=name)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One iteration, numbered from 0: D's loss over its batch, G's, and the mean probability of
+    "real" of real and of generated images, in D's batch."""
+
+    batch: int
+    d: float
+    g: float
+    score_real: float
+    score_fake: float
+
+    def text(self) -> str:
+        return (
+            f"D loss {self.d:.3f}  G loss {self.g:.3f}  "
+            f"real for D: real {self.score_real:.3f}, generated {self.score_fake:.3f}"
+        )
+
+
+class Cifar10Gan(Gan):
+    """Both networks, their optimizers and the images, and the lesson's step."""
+
+    network = "cifar10-gan"
+    title = "GAN of one class of CIFAR-10"
+
+    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+        if len(images) < settings.batch_size:
+            raise DataError(
+                f"{images.source}: {len(images)} images do not fill a batch of "
+                f"{settings.batch_size}; a smaller --batch-size does"
+            )
+        super().__init__(device, images, settings, losses_kept)
+        count = settings.batch_size
+        # D as G sees it: the same parameters, which get no gradient, on generated images alone.
+        graph = discriminator(settings.filters, settings.dropout)
+        requests = dict.fromkeys(graph.list_arguments(), "null") | {"img": "write"}
+        shapes = {"img": (count, SIDE, SIDE, CHANNELS), "label": (count, 1)}
+        self.frozen = graph.bind(device, shapes, requests, shared=self.discriminator)
+        for name, start in DROPOUT_COUNTERS.items():
+            state = getattr(self, name).random_state
+            state[...] = np.array([settings.seed, start], np.uint64)
+        # Labels of D's batch: generated images, then real ones.
+        self.fake_label = device.zeros((count, 1), np.float32)
+        self.real_label = device.zeros((count, 1), np.float32)
+
+    def bind(self, device, batch_size: int):
+        settings = self.settings
+        gen = generator(settings.filters).bind(
+            device, {"noise": (batch_size, settings.noise_size)}, {"noise": "null"}
+        )
+        shapes = {"img": (2 * batch_size, SIDE, SIDE, CHANNELS), "label": (2 * batch_size, 1)}
+        dis = discriminator(settings.filters, settings.dropout).bind(
+            device, shapes, {"img": "null", "label": "null"}
+        )
+        return gen, dis
+
+    def initial(self) -> initializer.Initializer:
+        return initializer.Xavier()
+
+    def adam(self, executor) -> optimizer.RMSprop:
+        """What this system has in Adam's place."""
+        settings = self.settings
+        of_generator = executor is self.generator
+        return optimizer.RMSprop(
+            executor,
+            learning_rate=settings.generator_rate if of_generator else settings.discriminator_rate,
+            rho=0.9,
+            eps=1e-7,
+            clip_gradient=settings.clip,
+            learning_rate_decay=settings.decay,
+        )
+
+    def step(self) -> None:
+        """One iteration: D on generated and real images in one batch, then G through D."""
+        self._require_room()
+        ops, settings, state = self.device.ops, self.settings, self.random_state
+        gen, dis, frozen = self.generator, self.discriminator, self.frozen
+        count, most = settings.batch_size, settings.label_noise
+
+        ops.random_normal(state, gen.arg_dict["noise"])
+        gen.forward()  # nothing is learned from this pass
+        images, labels = dis.arg_dict["img"], dis.arg_dict["label"]
+        images[:count] = gen.outputs[0]
+        self.data.next_batch(images[count:])
+        ops.random_uniform(state, self.fake_label, low=1.0, high=1.0 + most)
+        ops.random_uniform(state, self.real_label, low=0.0, high=most)
+        labels[:count], labels[count:] = self.fake_label, self.real_label
+        dis.forward(is_train=True)
+        dis.backward()
+        self.discriminator_adam.update()
+
+        # What would make D, as it is now, take these for real ones? Other noise than before.
+        ops.random_normal(state, gen.arg_dict["noise"])
+        gen.forward(is_train=True)
+        frozen.forward(is_train=True, img=gen.outputs[0], label=0.0)
+        frozen.backward()
+        gen.backward(out_grads=[frozen.grad_dict["img"]])
+        self.generator_adam.update()
+
+        self._keep()
+        self._count_batch()
+
+    def _keep(self) -> None:
+        """Copies losses and probabilities, on the device, to where ``read_losses`` finds them."""
+        place = 3 * self._unread
+        self._losses[place : place + 1] = self.discriminator.outputs[0]
+        self._losses[place + 1 : place + 2] = self.frozen.outputs[0]
+        place = 2 * self._unread
+        pair = self.discriminator.outputs[1].reshape((2, self.settings.batch_size))
+        self._scores[place : place + 2] = pair
+
+    def read_losses(self) -> list[Losses]:
+        """The losses of the iterations since the last call. Waits for the device to finish."""
+        first = self.batches_done - self._unread
+        losses = np.array(self._losses, float).reshape(-1, 3)[: self._unread]
+        made = np.array(self._scores, float).reshape(self.losses_kept, 2, -1).mean(axis=2)
+        self._unread = 0
+        return [
+            Losses(first + i, d=row[0], g=row[1], score_real=1 - pair[1], score_fake=1 - pair[0])
+            for i, (row, pair) in enumerate(zip(losses.tolist(), made.tolist(), strict=False))
+        ]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        states = {f"dropout/{n}": np.array(getattr(self, n).random_state) for n in DROPOUT_COUNTERS}
+        return super().state_dict() | states
+
+    def load_state_dict(self, state: dict[str, np.ndarray], batches_done: int) -> None:
+        super().load_state_dict(state, batches_done)
+        for name in DROPOUT_COUNTERS:
+            getattr(self, name).random_state[...] = state[f"dropout/{name}"]
+
+
+class Report:
+    """Strips of images, curves of the losses, and the numbers reached."""
+
+    def __init__(self, model: Cifar10Gan, where: str) -> None:
+        self.model = model
+        device, settings = model.device, model.settings
+        self.sampler = generator(settings.filters).bind(
+            device, {"noise": (SHOWN, settings.noise_size)}, "null", shared=model.generator
+        )
+        state = device.from_numpy(np.array([settings.seed, PICTURE_COUNTER], np.uint64))
+        device.ops.random_normal(state, self.sampler.arg_dict["noise"])
+        self.real = device.empty((settings.batch_size, SIDE, SIDE, CHANNELS), np.float32)
+
+    def samples(self, folder: RunFolder, batches_done: int) -> None:
+        """A strip drawn from one fixed noise, and the latest batch's real images below it."""
+        self.sampler.forward()
+        self.model.data.latest_batch(self.real)
+        made = np.clip(np.array(self.sampler.outputs[0]), 0, 1)
+        strips = np.concatenate([made, np.array(self.real)[:SHOWN]])
+        pictures.save_picture(pictures.grid(strips, 2, SHOWN, SCALE), folder.sample(batches_done))
+
+    def measure(self) -> dict[str, float]:
+        """Numbers for the log at the end of an epoch: none beyond the iterations' own."""
+        return {}
+
+    def page(self, folder: RunFolder, epoch: int) -> str:
+        """The epoch's last picture; where it is."""
+        self.samples(folder, self.model.batches_done)
+        return str(folder.sample(self.model.batches_done))
+
+    def curves(self, folder: RunFolder, batches_per_epoch: int) -> None:
+        entries = read_log(folder.log, "batch")
+        series = {name: [entry[name] for entry in entries] for name in entries[0]}
+        settings = self.model.settings
+        pictures.save_loss_curves(
+            [number + 1 for number in series["batch"]],
+            {"discriminator": series["d"], "generator": series["g"]},
+            {"real images": series["score_real"], "generated": series["score_fake"]},
+            batches_per_epoch,
+            folder.losses,
+            f"The GAN of CIFAR-10's {settings.kind}s, batch {settings.batch_size}, "
+            f"seed {settings.seed}",
+        )
+
+    def result(self, folder: RunFolder) -> str:
+        """Writes result.json: means over the last 100 iterations; says them."""
+        latest = read_log(folder.log, "batch")[-AVERAGED:]
+        names = [name for name in latest[0] if name not in ("kind", "batch")]
+        means = {name: float(np.mean([entry[name] for entry in latest])) for name in names}
+        entry = {
+            "system": self.model.network,
+            "settings": self.model.settings.as_dict(),
+            "device": self.model.device.name,
+            "images": self.model.data.count,
+            "iterations": self.model.batches_done,
+            "averaged_iterations": len(latest),
+            **means,
+        }
+        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        return f"{folder.result}: last {len(latest)} iterations: {listed}"
+
+
+def load_images(where: str, settings: Settings) -> ImageSet:
+    """Images (M, 32, 32, 3) uint8 of the one class."""
+    return load_cifar10(where, classes=[CLASS_NAMES.index(settings.kind)])
+
+
+SYSTEM = System(
+    "cifar10", Cifar10Gan, Settings, Report, epochs=1, load=load_images, least_batches=ITERATIONS
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains as asked; 0, or 128 + the number of the signal that stopped it."""
+    parser = argparse.ArgumentParser(
+        prog="pygan train cifar10", description=__doc__.splitlines()[0]
+    )
+    cli.add_run_options(parser, "cifar10", ITERATIONS * 20 // 5000, Settings.batch_size)
+    parser.add_argument("--kind", choices=CLASS_NAMES, help="the class of images (dog)")
+    parser.add_argument(
+        "--filters", type=cli.positive, metavar="N", help="of D's convolutions, G's are twice (128)"
+    )
+    options = parser.parse_args(arguments)
+    asked = {"kind": options.kind, "filters": options.filters}
+    return cli.run_system(options, SYSTEM, asked)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main))

@@ -2,10 +2,11 @@
 
     pygan train cifar10 --data DIR                (or: python examples/cifar10_gan.py --data DIR)
 
-Both networks, the optimizers and the step are below. Generated and real images share one batch of
-the discriminator, whose output is the probability of "generated": labels are 1 and 0, plus a
-hundredth of a uniform number. The generator learns through the frozen discriminator from the label
-0. Every 100 iterations a strip of generated images, and one of real images below it, is drawn.
+Both networks, the optimizers and the step, `Cifar10Gan.train_batch`, are below. Generated and real
+images share one batch of the discriminator, whose output is the probability of "generated": labels
+are 1 and 0, plus a hundredth of a uniform number. The generator learns through the frozen
+discriminator from the label 0. Every 100 iterations a strip of generated images, and one of real
+images below it, is drawn.
 
 Conventions are Keras's: leaky ReLU 0.3; weights with Glorot's variance, biases 0; RMSprop with
 rho 0.9 and epsilon 1e-7 beside the root (TensorFlow's fused one has it inside), each value of a
@@ -146,9 +147,6 @@ class Cifar10Gan(Gan):
         for name, start in DROPOUT_COUNTERS.items():
             state = getattr(self, name).random_state
             state[...] = np.array([settings.seed, start], np.uint64)
-        # Labels of D's batch: generated images, then real ones.
-        self.fake_label = device.zeros((count, 1), np.float32)
-        self.real_label = device.zeros((count, 1), np.float32)
 
     def bind(self, device, batch_size: int):
         settings = self.settings
@@ -177,9 +175,8 @@ class Cifar10Gan(Gan):
             learning_rate_decay=settings.decay,
         )
 
-    def step(self) -> None:
+    def train_batch(self) -> None:
         """One iteration: D on generated and real images in one batch, then G through D."""
-        self._require_room()
         ops, settings, state = self.device.ops, self.settings, self.random_state
         gen, dis, frozen = self.generator, self.discriminator, self.frozen
         count, most = settings.batch_size, settings.label_noise
@@ -189,11 +186,13 @@ class Cifar10Gan(Gan):
         images, labels = dis.arg_dict["img"], dis.arg_dict["label"]
         images[:count] = gen.outputs[0]
         self.data.next_batch(images[count:])
-        ops.random_uniform(state, self.fake_label, low=1.0, high=1.0 + most)
-        ops.random_uniform(state, self.real_label, low=0.0, high=most)
-        labels[:count], labels[count:] = self.fake_label, self.real_label
+        ops.random_uniform(state, labels[:count], low=1.0, high=1.0 + most)
+        ops.random_uniform(state, labels[count:], low=0.0, high=most)
         dis.forward(is_train=True)
         dis.backward()
+        loss, guesses = dis.outputs
+        self._keep(0, loss, guesses[:count])
+        self._keep(1, None, guesses[count:])
         self.discriminator_adam.update()
 
         # What would make D, as it is now, take these for real ones? Other noise than before.
@@ -201,30 +200,18 @@ class Cifar10Gan(Gan):
         gen.forward(is_train=True)
         frozen.forward(is_train=True, img=gen.outputs[0], label=0.0)
         frozen.backward()
+        self._keep(2, frozen.outputs[0], None)
         gen.backward(out_grads=[frozen.grad_dict["img"]])
         self.generator_adam.update()
-
-        self._keep()
-        self._count_batch()
-
-    def _keep(self) -> None:
-        """Copies losses and probabilities, on the device, to where ``read_losses`` finds them."""
-        place = 3 * self._unread
-        self._losses[place : place + 1] = self.discriminator.outputs[0]
-        self._losses[place + 1 : place + 2] = self.frozen.outputs[0]
-        place = 2 * self._unread
-        pair = self.discriminator.outputs[1].reshape((2, self.settings.batch_size))
-        self._scores[place : place + 2] = pair
 
     def read_losses(self) -> list[Losses]:
         """The losses of the iterations since the last call. Waits for the device to finish."""
         first = self.batches_done - self._unread
-        losses = np.array(self._losses, float).reshape(-1, 3)[: self._unread]
-        made = np.array(self._scores, float).reshape(self.losses_kept, 2, -1).mean(axis=2)
-        self._unread = 0
+        passes = self._read_passes()
+        real = 1 - passes[:, :, 1:].astype(float).mean(axis=2)
         return [
-            Losses(first + i, d=row[0], g=row[1], score_real=1 - pair[1], score_fake=1 - pair[0])
-            for i, (row, pair) in enumerate(zip(losses.tolist(), made.tolist(), strict=False))
+            Losses(first + i, *map(float, (*losses, scores[1], scores[0])))
+            for i, (losses, scores) in enumerate(zip(passes[:, ::2, 0], real, strict=True))
         ]
 
     def state_dict(self) -> dict[str, np.ndarray]:

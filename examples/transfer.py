@@ -54,7 +54,7 @@ from pygan.training.systems import SYSTEMS
 NAME = "transfer"
 LESSON = SYSTEMS["lesson"]
 WAYS = ("scratch", "transfer", "frozen")
-DEFAULTS = {"labelled": 1000, "epochs": 20, "batch_size": 20, "seed": 0, "seeds": 5, "data": "auto"}
+DEFAULTS = {"labelled": 1000, "epochs": 10, "batch_size": 20, "seed": 0, "seeds": 5, "data": "auto"}
 
 
 class TransferClassifier(Classifier):

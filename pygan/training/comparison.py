@@ -25,6 +25,7 @@ from pygan.data import ImageSet
 from pygan.errors import CheckpointError, DataError, PyganError, TrainingError
 from pygan.progress import Progress, Status, make_progress
 from pygan.quality import LEVEL, student_quantile
+from pygan.training import recording
 from pygan.training.folder import CHECKPOINT, RunFolder
 from pygan.training.stopping import StopRequest
 
@@ -37,13 +38,15 @@ LEAST_FOR_INTERVAL = 4
 @dataclass(frozen=True)
 class Session:
     """A run's folder while this process holds it, and what its user wants: go on with what is
-    there, stop now, stop after so many batches in all (None: never)."""
+    there, stop now, stop after so many batches in all (None: never), and whether steps are recorded
+    (``recording.choose``)."""
 
     folder: RunFolder
     resume: bool
     stop: Callable[[], bool]
     limit: int | None
     progress: Progress
+    graph: str = "auto"
 
 
 def in_session(options: argparse.Namespace, work: Callable[[Session], None]) -> int:
@@ -57,7 +60,8 @@ def in_session(options: argparse.Namespace, work: Callable[[Session], None]) -> 
     progress = make_progress(plain=options.plain)
     try:
         with StopRequest() as stop:
-            work(Session(folder, resume, lambda: bool(stop), options.max_batches, progress))
+            wishes = (options.max_batches, progress, options.graph)
+            work(Session(folder, resume, lambda: bool(stop), *wishes))
     finally:
         progress.close()
         folder.close()
@@ -158,6 +162,7 @@ class Comparison:
         self.measure = measure
         self.finished: list[dict[str, Any]] = []
         self.stopped = False
+        self._models = 0
         self._entry: dict[str, Any] = {}
         self._state: dict[str, np.ndarray] = {}
         if session.resume:
@@ -190,6 +195,10 @@ class Comparison:
         Draws each epoch's order, measures, saves, and ends early when it is to stop.
         """
         plan, entry = self.plan, self._entry
+        said = recording.choose(self.session.graph, self.device, model)
+        if said and self._models == 0:
+            self.progress.say(said)
+        self._models += 1
         if self._state:
             model.load_state_dict(self._state, entry["batches"])
             self._state = {}

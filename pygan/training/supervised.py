@@ -17,6 +17,7 @@ from pygan import checkpoint, initializer, optimizer
 from pygan.data import ResidentImages
 from pygan.errors import CheckpointError, StateError
 from pygan.training.gan import load_network, network_shapes
+from pygan.training.recording import Recording
 from pygan.training.sampling import checkpoint_file
 
 PART = "network"
@@ -84,14 +85,19 @@ class Supervised:
         self.losses_kept = losses_kept
         self.batches_done = 0
         self._unread = 0
-        self._losses = device.zeros((losses_kept * len(self.loss_names),), np.float32)
+        # A row is a batch. Steps fill the rows in turn; which is next is on the device, as the host
+        # may only replay the launches.
+        self._losses = device.zeros((losses_kept, len(self.loss_names)), np.float32)
+        self._place = device.zeros((1,), np.int32)
+        self._first_unread = 0
+        self.recording = Recording(device)
 
     def initial(self) -> initializer.Initializer:
         """How the network starts: weights uniform with Xavier's variance, biases as 0."""
         return initializer.Xavier()
 
     def feed(self) -> None:
-        """Writes the next batch into the executor's inputs."""
+        """Writes the next batch into the executor's inputs, by the same launches each time."""
         raise NotImplementedError
 
     def losses_of(self, batch: int, row: np.ndarray) -> Any:
@@ -107,14 +113,21 @@ class Supervised:
         """One batch. Raises StateError where the losses kept were not read in time."""
         if self.losses_full:
             raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
-        self.feed()
-        self.executor.forward(is_train=True)
-        self.executor.backward(wanted=self.trained)
-        for place, name in enumerate(self.loss_names, self._unread * len(self.loss_names)):
-            self._losses[place : place + 1] = self.executor.output_dict[name]
-        self.adam.update()
+        self.recording.run(self._train_batch)
         self.batches_done += 1
         self._unread += 1
+
+    def _train_batch(self) -> None:
+        """The launches of a step, the same for every batch."""
+        executor, ops = self.executor, self.device.ops
+        self.feed()
+        executor.forward(is_train=True)
+        executor.backward(wanted=self.trained)
+        for offset, name in enumerate(self.loss_names):
+            loss = executor.output_dict[name]
+            ops.store_row(loss, None, self._place, self._losses, offset=offset)
+        self.adam.update()
+        ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
 
     @property
     def losses_full(self) -> bool:
@@ -124,9 +137,14 @@ class Supervised:
     def read_losses(self) -> list[Any]:
         """The losses of the batches since the last call. Waits for the device to finish them."""
         first = self.batches_done - self._unread
-        rows = np.array(self._losses, float).reshape(self.losses_kept, -1)[: self._unread]
+        return [self.losses_of(first + i, row) for i, row in enumerate(self._read_rows())]
+
+    def _read_rows(self) -> np.ndarray:
+        """(batches since the last call, losses), float64."""
+        rows = (self._first_unread + np.arange(self._unread)) % self.losses_kept
+        self._first_unread = (self._first_unread + self._unread) % self.losses_kept
         self._unread = 0
-        return [self.losses_of(first + i, row) for i, row in enumerate(rows)]
+        return np.array(self._losses, float)[rows]
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All that the next step depends on, as host arrays named part/array."""
@@ -156,7 +174,7 @@ class Supervised:
         for name, table in self.tables.items():
             table.load_state_dict(_part(state, name))
         self.batches_done = batches_done
-        self._unread = 0
+        self._read_rows()  # what was not read belongs to another run
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,15 @@ import pygan.device
 from pygan import cli
 from pygan.data import ImageSet
 from pygan.errors import PyganError
-from pygan.examples import dcgan
+from pygan.examples import cifar10_gan, dcgan
 from pygan.progress import PlainProgress
 from pygan.training import recording
+from pygan.training.autoencoder import Vae2
+from pygan.training.classifier import Classifier, ClassifierSettings
 from pygan.training.conditional import ConditionalGan
 from pygan.training.gan import Gan, GanSettings, LessonGan
 from pygan.training.run import RunOptions, train
+from pygan.training.supervised import SupervisedSettings
 
 DEVICE = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")[0].partition("-")[0]
 BATCHES = 6
@@ -52,7 +55,20 @@ def small_dcgan(device) -> Gan:
     return dcgan.Dcgan(device, images(64, 3), settings, losses_kept=4)
 
 
-def run(model: Gan) -> tuple[list, dict[str, np.ndarray]]:
+def small_cifar10(device) -> Gan:
+    settings = cifar10_gan.Settings(batch_size=2, filters=2)
+    return cifar10_gan.Cifar10Gan(device, images(32, 3), settings, losses_kept=4)
+
+
+def classifier(device) -> Classifier:
+    return Classifier(device, images(), ClassifierSettings(batch_size=2), losses_kept=4)
+
+
+def vae(device) -> Vae2:
+    return Vae2(device, images(), SupervisedSettings(batch_size=2), losses_kept=4)
+
+
+def run(model) -> tuple[list, dict[str, np.ndarray]]:
     """BATCHES batches over three epochs, as a run makes them: its losses and its last state."""
     losses = []
     for batch in range(BATCHES):
@@ -64,7 +80,7 @@ def run(model: Gan) -> tuple[list, dict[str, np.ndarray]]:
     return losses + model.read_losses(), model.state_dict()
 
 
-@pytest.mark.parametrize("make", [lesson, conditional, small_dcgan])
+@pytest.mark.parametrize("make", [lesson, conditional, small_dcgan, small_cifar10, classifier, vae])
 def test_replays_have_the_bits_of_launches(device, make) -> None:
     launched, expected = run(make(device))
     model = make(device)

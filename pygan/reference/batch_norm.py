@@ -19,10 +19,11 @@ import numpy as np
 
 from . import activation as activations
 from . import shapes
+from .scratch import frame
 from .store import store
 
 # A wide row has at most this many numbers, a block of rows about BLOCK (256 kB of float32).
-WIDE = 2048
+WIDE = 8192
 BLOCK = 1 << 16
 
 
@@ -141,37 +142,39 @@ def batch_norm_backward(
 
     # g is kept in dx, where that may be overwritten.
     in_place = dx is not None and not accumulate
-    g_rows = dx.reshape(x_rows.shape) if in_place else np.empty_like(x_rows)
-    sums = np.zeros_like(x_rows[0])
-    products = np.zeros_like(x_rows[0])
-    scratch = np.empty_like(x_rows[next(_blocks(x_rows))])
-    for block in _blocks(x_rows):
-        g, rows = g_rows[block], x_rows[block]
-        z = scratch[: len(g)]
-        if activation is not None:
-            normalise.apply(rows, z)
-        _activation_gradient(z, dy_rows[block], g, activation, slope)
-        sums += _ones(g) @ g
-        products += np.einsum("ij,ij->j", g, normalise.shifted(rows, z))
-    sum_g = _fold(sums, channels)
-    sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * inverse
-
-    if dx is not None:
-        dx_rows = dx.reshape(x_rows.shape)
-        # dx = scale g - (constant + slope_of_x (x - mean))
-        slope_of_x = scale * inverse * sum_g_xhat / count
-        constant = scale * sum_g / count - slope_of_x * normalise.remainder
-        slope_of_x, constant, scale = (np.tile(a, repeat) for a in (slope_of_x, constant, scale))
+    with frame() as empty:
+        g_rows = dx.reshape(x_rows.shape) if in_place else empty(x_rows.shape, x.dtype)
+        sums = np.zeros_like(x_rows[0])
+        products = np.zeros_like(x_rows[0])
+        scratch = empty(_block_shape(x_rows), x.dtype)
+        ones = _ones(scratch)
         for block in _blocks(x_rows):
-            g = g_rows[block]
-            g *= scale
-            if not use_global_stats:
-                shifted = normalise.shifted(x_rows[block], scratch[: len(g)])
-                term = np.multiply(shifted, slope_of_x, out=scratch[: len(g)])
-                term += constant
-                g -= term
-            if not in_place:
-                dx_rows[block] += g
+            g, rows = g_rows[block], x_rows[block]
+            z = scratch[: len(g)]
+            if activation is not None:
+                normalise.apply(rows, z)
+            _activation_gradient(z, dy_rows[block], g, activation, slope)
+            sums += ones[: len(g)] @ g
+            products += np.einsum("ij,ij->j", g, normalise.shifted(rows, z))
+        sum_g = _fold(sums, channels)
+        sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * inverse
+
+        if dx is not None:
+            dx_rows = dx.reshape(x_rows.shape)
+            # dx = scale g - (constant + slope_of_x (x - mean))
+            slope_of_x = scale * inverse * sum_g_xhat / count
+            constant = scale * sum_g / count - slope_of_x * normalise.remainder
+            slope_of_x, constant, scale = (_tiled(a, repeat) for a in (slope_of_x, constant, scale))
+            for block in _blocks(x_rows):
+                g = g_rows[block]
+                g *= scale
+                if not use_global_stats:
+                    shifted = normalise.shifted(x_rows[block], scratch[: len(g)])
+                    term = np.multiply(shifted, slope_of_x, out=scratch[: len(g)])
+                    term += constant
+                    g -= term
+                if not in_place:
+                    dx_rows[block] += g
     for output, value, adding in (
         (dgamma, np.zeros_like(gamma) if fix_gamma else sum_g_xhat, accumulate_gamma),
         (dbeta, sum_g, accumulate_beta),
@@ -222,10 +225,10 @@ class _Normalise:
     ) -> None:
         scale = gamma * _inverse_deviation(var, eps)
         small = _mean_is_small(mean, var)
-        self.centre = None if small else np.tile(mean, repeat)
+        self.centre = None if small else _tiled(mean, repeat)
         self.remainder = mean if small else np.zeros_like(mean)
-        self.scale = np.tile(scale, repeat)
-        self.shift = np.tile(beta - self.remainder * scale, repeat)
+        self.scale = _tiled(scale, repeat)
+        self.shift = _tiled(beta - self.remainder * scale, repeat)
 
     def shifted(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         return rows if self.centre is None else np.subtract(rows, self.centre, out=out)
@@ -247,8 +250,8 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
     channels = len(mean)
     first = rows[next(_blocks(rows))]
     centre = np.zeros_like(mean)
-    for sample in (first, rows, rows):
-        sums, squares = _sums(sample, np.tile(centre, rows.shape[1] // channels))
+    for sample in (first, rows, rows) if len(first) < len(rows) else (rows, rows):
+        sums, squares = _sums(sample, _tiled(centre, rows.shape[1] // channels))
         n = count * len(sample) // len(rows)
         missed = _fold(sums, channels) / n
         np.add(centre, missed, out=mean)
@@ -262,13 +265,19 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
 
 def _sums(rows: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the rows of d = x - centre and of d^2."""
-    sums = np.zeros_like(rows[0])
-    squares = np.zeros_like(rows[0])
+    sums = np.zeros_like(centre)
+    squares = np.zeros_like(centre)
     centred = centre.any()
-    for block in _blocks(rows):
-        d = rows[block] - centre if centred else rows[block]
-        sums += _ones(d) @ d
-        squares += np.einsum("ij,ij->j", d, d)
+    with frame() as empty:
+        scratch = empty(_block_shape(rows), rows.dtype)
+        ones = _ones(scratch)
+        for block in _blocks(rows):
+            d = rows[block]
+            squared, one = scratch[: len(d)], ones[: len(d)]
+            if centred:
+                d = np.subtract(d, centre, out=squared)
+            sums += one @ d
+            squares += one @ np.square(d, out=squared)
     return sums, squares
 
 
@@ -307,9 +316,20 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def _blocks(rows: np.ndarray) -> Iterator[slice]:
-    step = max(1, BLOCK // rows.shape[1])
+    step = _block_shape(rows)[0]
     for start in range(0, len(rows), step):
         yield slice(start, start + step)
+
+
+def _block_shape(rows: np.ndarray) -> tuple[int, int]:
+    return min(len(rows), max(1, BLOCK // rows.shape[1])), rows.shape[1]
+
+
+def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
+    """(C,) as a wide row (repeat C,)."""
+    wide = np.empty((repeat, len(channels)), channels.dtype)
+    wide[...] = channels
+    return wide.reshape(-1)
 
 
 def _ones(rows: np.ndarray) -> np.ndarray:

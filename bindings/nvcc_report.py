@@ -8,6 +8,9 @@ a line separated by ``|``; a file without such a line is compiled once, without 
 
     // variants: -DTILE=16 -DVECTOR=4 | -DTILE=32
 
+Sets that need newer hardware name the oldest architecture in brackets, ``// variants(sm_80): ...``;
+older ones pass them over.
+
 The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
 where there is no nvcc. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked) into the
 cache folder; nothing is installed. Results are cached by content: a second run takes a moment.
@@ -71,15 +74,28 @@ class Report:
         return not self.failures and not any(usage.spills for usage in self.usages)
 
 
-def variants(source: str) -> list[tuple[str, ...]]:
-    """The sets of -D flags that a .cu text lists, at least the empty one."""
+def variants(source: str, arch: str | None = None) -> list[tuple[str, ...]]:
+    """The sets of -D flags that a .cu text lists; the empty one where it lists none.
+
+    arch: leave out the sets that need a newer architecture.
+    """
     found: list[tuple[str, ...]] = []
-    for line in re.findall(r"^[ \t]*//[ \t]*variants:(.*)$", source, re.M):
-        found += [tuple(part.split()) for part in line.split("|")]
+    lines = re.findall(r"^[ \t]*//[ \t]*variants(?:\((\w+)\))?:(.*)$", source, re.M)
+    for oldest, line in lines:
+        if not oldest or arch is None or _generation(arch) >= _generation(oldest):
+            found += [tuple(part.split()) for part in line.split("|")]
     for flag in (flag for flags in found for flag in flags):
         if not re.fullmatch(r"-D[A-Za-z_]\w*(=\S+)?", flag):
             raise ValueError(f"a variants line holds {flag!r}; only -DNAME or -DNAME=value may be")
-    return list(dict.fromkeys(found)) or [()]
+    return list(dict.fromkeys(found)) if lines else [()]
+
+
+def _generation(arch: str) -> int:
+    """90 of "sm_90a". Raises ValueError for what is no architecture."""
+    match = re.fullmatch(r"sm_(\d+)[af]?", arch)
+    if not match:
+        raise ValueError(f"{arch!r} is no architecture; one is written as sm_80 or sm_90a")
+    return int(match[1])
 
 
 def parse_usages(text: str, file: str, defines: str) -> list[Usage]:
@@ -121,8 +137,8 @@ def make_report(
     jobs = [
         (path, flags, arch)
         for path in files
-        for flags in variants(path.read_text(encoding="utf-8"))
         for arch in architectures
+        for flags in variants(path.read_text(encoding="utf-8"), arch)
     ]
     usages: list[Usage] = []
     failures: dict[str, str] = {}  # by its text without the command, which differs per arch

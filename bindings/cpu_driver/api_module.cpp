@@ -419,6 +419,7 @@ CPU_DRIVER_API CUresult cuFuncSetAttribute(CUfunction handle, int attribute, int
             CUDA_ERROR_INVALID_VALUE,
             format("%d bytes of dynamic shared memory; a block may have %d", value, kLimit));
     function->max_dynamic_shared = value;
+    function->shared_consent = true;
     return CUDA_SUCCESS;
 }
 

@@ -249,7 +249,10 @@ int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Ind
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("kernel %s: grid (%u,%u,%u) exceeds (2147483647,65535,65535)",
                            kernel.name, grid.x, grid.y, grid.z));
-    const size_t room = static_cast<size_t>(std::max(function->max_dynamic_shared, 48 * 1024));
+    // Without consent 48 KiB in all; with it, as much beside the static memory as was asked for.
+    const size_t room = function->shared_consent
+                            ? function->static_shared + function->max_dynamic_shared
+                            : size_t{48 * 1024};
     if (dynamic_shared > static_cast<size_t>(function->max_dynamic_shared) ||
         function->static_shared + dynamic_shared > room)
         return fail(CUDA_ERROR_INVALID_VALUE,

@@ -32,6 +32,7 @@ struct Function {
     const Kernel* kernel = nullptr;
     size_t static_shared = 0;
     int max_dynamic_shared = 48 * 1024;
+    bool shared_consent = false;  // cuFuncSetAttribute has set max_dynamic_shared
     // State of the launch interface that predates cuLaunchKernel.
     Index block{1, 1, 1};
     unsigned shared = 0;

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import batch_norm, convolution, fully_connected, loss
+from . import batch_norm, convolution, fully_connected, loss, tensor_core
 from .activation import activation_backward, activation_forward
 from .batch_norm import (
     batch_norm_backward,
@@ -19,15 +19,7 @@ from .batch_norm import (
     batch_norm_forward_training,
     batch_norm_update_moving,
 )
-from .convolution import (
-    bias_backward,
-    convolution_backward_data,
-    convolution_backward_weight,
-    convolution_forward,
-    transposed_convolution_backward_data,
-    transposed_convolution_backward_weight,
-    transposed_convolution_forward,
-)
+from .convolution import bias_backward
 from .data import advance_cursor, gather_one_hot, gather_rows, store_row
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import (
@@ -45,11 +37,6 @@ from .elementwise import (
     reparametrization_backward_noise,
     reparametrization_forward,
 )
-from .fully_connected import (
-    fully_connected_backward_data,
-    fully_connected_backward_weight,
-    fully_connected_forward,
-)
 from .loss import (
     kullback_leibler_backward,
     kullback_leibler_forward,
@@ -65,6 +52,17 @@ from .loss import (
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
 from .random import random_normal, random_uniform
+from .tensor_core import (
+    convolution_backward_data,
+    convolution_backward_weight,
+    convolution_forward,
+    fully_connected_backward_data,
+    fully_connected_backward_weight,
+    fully_connected_forward,
+    transposed_convolution_backward_data,
+    transposed_convolution_backward_weight,
+    transposed_convolution_forward,
+)
 
 __all__ = [
     "activation_backward",
@@ -127,6 +125,7 @@ _WORKSPACE = {
     **convolution.WORKSPACE,
     **fully_connected.WORKSPACE,
     **loss.WORKSPACE,
+    **tensor_core.WORKSPACE,
 }
 
 

@@ -16,15 +16,7 @@ from .batch_norm import (
     batch_norm_forward_training,
     batch_norm_update_moving,
 )
-from .convolution import (
-    bias_backward,
-    convolution_backward_data,
-    convolution_backward_weight,
-    convolution_forward,
-    transposed_convolution_backward_data,
-    transposed_convolution_backward_weight,
-    transposed_convolution_forward,
-)
+from .convolution import bias_backward
 from .data import advance_cursor, gather_one_hot, gather_rows, store_row
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import (
@@ -42,11 +34,6 @@ from .elementwise import (
     reparametrization_backward_noise,
     reparametrization_forward,
 )
-from .fully_connected import (
-    fully_connected_backward_data,
-    fully_connected_backward_weight,
-    fully_connected_forward,
-)
 from .loss import (
     kullback_leibler_backward,
     kullback_leibler_forward,
@@ -61,6 +48,17 @@ from .loss import (
 )
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
+from .precision import (
+    convolution_backward_data,
+    convolution_backward_weight,
+    convolution_forward,
+    fully_connected_backward_data,
+    fully_connected_backward_weight,
+    fully_connected_forward,
+    transposed_convolution_backward_data,
+    transposed_convolution_backward_weight,
+    transposed_convolution_forward,
+)
 from .random import random_normal, random_uniform
 
 __all__ = [

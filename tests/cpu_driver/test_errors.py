@@ -17,6 +17,13 @@ __global__ void scale(float *x, int n, float factor) {
     if (i < n) x[i] *= factor;
 }
 __global__ void __launch_bounds__(64) bounded(float *x) { x[threadIdx.x] = 1; }
+__global__ void both(float *x) {
+    __shared__ float own[1024];
+    extern __shared__ float rest[];
+    own[threadIdx.x] = rest[threadIdx.x] = 1;
+    __syncthreads();
+    x[threadIdx.x] = own[blockDim.x - 1 - threadIdx.x] + rest[threadIdx.x];
+}
 __global__ void split(float *x) {
     if (threadIdx.x < 3) __syncthreads();
     x[threadIdx.x] = 1;
@@ -100,6 +107,19 @@ def test_too_much_shared_memory(drv: Any, kernels: Any) -> None:
     refused(drv, lambda: call.set_attribute(attribute, 228 * 1024), "shared memory")
     call.set_attribute(attribute, 100 * 1024)
     call(x, block=(1, 1, 1), shared=100 * 1024)
+
+
+def test_consent_to_dynamic_shared_memory_leaves_the_static_out(drv: Any, kernels: Any) -> None:
+    """48 KiB together without it; with it, what was agreed to beside the 4 KiB of static memory."""
+    x = drv.mem_alloc(4096)
+    call = kernels("both")
+    call(x, block=(1, 1, 1), shared=44 * 1024)
+    refused(drv, lambda: call(x, block=(1, 1, 1), shared=44 * 1024 + 4), "4096", "45060")
+    attribute = drv.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
+    call.set_attribute(attribute, 46 * 1024)
+    call(x, block=(1, 1, 1), shared=46 * 1024)
+    refused(drv, lambda: call(x, block=(1, 1, 1), shared=46 * 1024 + 4), "47108")
+    refused(drv, lambda: call.set_attribute(attribute, 224 * 1024), "shared memory")
 
 
 def test_host_addresses_and_freed_memory_are_no_device_pointers(drv: Any, kernels: Any) -> None:

@@ -1,0 +1,294 @@
+"""The convolution family and fully connected layers with a choice of precision.
+
+``precision="float32"`` is the launcher of convolution.py or fully_connected.py, untouched.
+``"tf32"`` and ``"bf16"`` launch kernels/convolution_tensor_core.cu: operands rounded to 11 or 8
+significant bits as they enter the tensor cores, sums in float32, every array in memory float32.
+A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple
+
+from . import convolution, fully_connected
+from .convolution import _with_fewer_idle_taps, product_of
+from .shapes import Pair, geometry
+from .tiling import MOST_BLOCKS, partials_size, sum_partials, target
+from .validation import has_rank, has_shape
+
+FILE = "convolution_tensor_core.cu"
+PRECISIONS = ("float32", "tf32", "bf16")
+LEAST_CAPABILITY = (8, 0)
+
+DEPTH_STEP = 32
+"""TILE_K of kernels/tensor_core.cuh."""
+STAGES = 3
+
+LARGE, MEDIUM, NARROW = (128, 128), (64, 64), (128, 8)
+"""(TILE_M, TILE_N) of the variants."""
+
+ENOUGH_LARGE = 128
+ENOUGH = 256
+"""Tiles, LARGE and others, that keep a large GPU busy; with fewer the depth is cut into slices."""
+
+LEAST_LARGE = 96
+"""With fewer blocks than this, slices counted, LARGE tiles leave too much of a GPU idle."""
+
+LEAST_STEPS = 8
+"""Depth steps that make a slice worth its share of a second launch."""
+
+MOST_SLICES = 32
+
+
+class Family(NamedTuple):
+    """How an operator is a convolution: the kernel, and which of its arrays are large side, weight
+    and small side (the last array is the result)."""
+
+    kind: str
+    order: tuple[int, int, int]
+
+
+FAMILY = {
+    "convolution_forward": Family("forward", (0, 1, 3)),
+    "convolution_backward_data": Family("backward_data", (2, 1, 0)),
+    "convolution_backward_weight": Family("backward_weight", (0, 2, 1)),
+    "transposed_convolution_forward": Family("backward_data", (3, 1, 0)),
+    "transposed_convolution_backward_data": Family("forward", (0, 1, 2)),
+    "transposed_convolution_backward_weight": Family("backward_weight", (1, 2, 0)),
+    "fully_connected_forward": Family("forward", (0, 1, 3)),
+    "fully_connected_backward_data": Family("backward_data", (2, 1, 0)),
+    "fully_connected_backward_weight": Family("backward_weight", (0, 2, 1)),
+}
+
+
+def _with_precision(launcher: Callable[..., None]) -> Callable[..., None]:
+    """`launcher` with one more attribute, `precision`."""
+
+    @wraps(launcher)
+    def chosen(*arrays: Any, precision: str = "float32", **attributes: Any) -> None:
+        if precision == "float32":
+            launcher(*arrays, **attributes)
+        else:
+            _launch(launcher.__name__, precision, arrays, **attributes)
+
+    signature = inspect.signature(launcher)
+    parameter = inspect.Parameter(
+        "precision", inspect.Parameter.KEYWORD_ONLY, default="float32", annotation="str"
+    )
+    parameters = [*signature.parameters.values(), parameter]
+    chosen.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    chosen.__doc__ = (
+        f"{inspect.getdoc(launcher)}\n\n"
+        "precision: of the two operands of the products, 'float32', 'tf32' or 'bf16' (ValueError "
+        "for another, and where the GPU has no such tensor cores)."
+    )
+    return chosen
+
+
+convolution_forward = _with_precision(convolution.convolution_forward)
+convolution_backward_data = _with_precision(convolution.convolution_backward_data)
+convolution_backward_weight = _with_precision(convolution.convolution_backward_weight)
+transposed_convolution_forward = _with_precision(convolution.transposed_convolution_forward)
+transposed_convolution_backward_data = _with_precision(
+    convolution.transposed_convolution_backward_data
+)
+transposed_convolution_backward_weight = _with_precision(
+    convolution.transposed_convolution_backward_weight
+)
+fully_connected_forward = _with_precision(fully_connected.fully_connected_forward)
+fully_connected_backward_data = _with_precision(fully_connected.fully_connected_backward_data)
+fully_connected_backward_weight = _with_precision(fully_connected.fully_connected_backward_weight)
+
+
+class Plan(NamedTuple):
+    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth."""
+
+    kernel: str
+    defines: dict[str, str | int]
+    grid: tuple[int, int, int]
+    threads: int
+    shared_bytes: int
+    arguments: tuple[int, ...]
+    slices: int
+
+
+class Tiles(NamedTuple):
+    """A product cut into tiles: their size, how many in both directions, slices of the depth."""
+
+    size: tuple[int, int]
+    lines: int
+    columns: int
+    slices: int
+
+
+def tiles_of(
+    size: tuple[int, int], lines: int, columns: int, depth: int, products: int, enough: int
+) -> Tiles:
+    """`products` products of (lines, depth) by (depth, columns) in tiles of `size`, with slices
+    until there are `enough` blocks or the slices get too short."""
+    down, across = -(-lines // size[0]), -(-columns // size[1])
+    wanted = enough // max(1, down * across * products)
+    steps = -(-depth // DEPTH_STEP)
+    slices = max(1, min(wanted, steps // LEAST_STEPS, MOST_SLICES, MOST_BLOCKS // products))
+    return Tiles(size, down, across, slices)
+
+
+def tiles_for(lines: int, columns: int, depth: int, products: int) -> Tiles:
+    """The tiles of a product, chosen by its shape alone (so that the order of every sum is the same
+    wherever it runs)."""
+    given = (lines, columns, depth, products)
+    if columns <= NARROW[1]:
+        return tiles_of(NARROW, *given, ENOUGH)
+    if min(lines, columns) > MEDIUM[0]:
+        large = tiles_of(LARGE, *given, ENOUGH_LARGE)
+        if large.lines * large.columns * large.slices * products >= LEAST_LARGE:
+            return large
+    return tiles_of(MEDIUM, *given, ENOUGH)
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    operator: str,
+    precision: str,
+    large: tuple[int, ...],
+    weight: tuple[int, ...],
+    small: tuple[int, ...],
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Plan:
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"{operator}: precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}"
+        )
+    kind = FAMILY[operator].kind
+    shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
+    if kind == "backward_data":
+        shape = _with_fewer_idle_taps(shape)
+    lines, columns, depth, products = product_of(kind, shape)
+    tiles = tiles_for(lines, columns, depth, products) if products <= MOST_BLOCKS else None
+    if tiles is None or tiles.columns > MOST_BLOCKS:
+        raise ValueError(
+            f"{operator}: {products} products (groups * phases of the stride) of {columns} columns "
+            f"are more than a grid of tensor-core tiles has blocks ({MOST_BLOCKS}); use "
+            f"precision='float32'"
+        )
+    tile_m, tile_n = tiles.size
+    return Plan(
+        f"convolution_{kind}_tensor_core",
+        {"PRECISION": precision, "TILE_M": tile_m, "TILE_N": tile_n},
+        (tiles.lines, tiles.columns, products * tiles.slices),
+        256 if tiles.size == LARGE else 128,
+        _shared_bytes(kind, tile_m, tile_n),
+        (*shape.arguments(), tiles.slices),
+        tiles.slices,
+    )
+
+
+def _shared_bytes(kind: str, tile_m: int, tile_n: int) -> int:
+    """STAGES slabs of both operands: SIZE of AlongDepth and AcrossLines in kernels/tensor_core.cuh,
+    by what runs along memory."""
+
+    def along_depth(lines: int) -> int:
+        return lines * (DEPTH_STEP + 8)
+
+    def across_lines(lines: int) -> int:
+        return DEPTH_STEP * (lines + 4)
+
+    left = across_lines if kind == "backward_weight" else along_depth
+    right = along_depth if kind == "forward" else across_lines
+    return 4 * STAGES * (left(tile_m) + right(tile_n))
+
+
+def _plan_of(
+    operator: str,
+    precision: str,
+    shapes: Sequence[Sequence[int] | None],
+    stride: Pair = (1, 1),
+    pad: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Plan:
+    """The plan for arrays of these shapes, (N, H, W, C) or, of a fully connected layer, (N, D)."""
+    sides = (tuple(shapes[i]) for i in FAMILY[operator].order)
+    sides = [(s[0], 1, 1, s[1]) if len(s) == 2 else s for s in sides]
+    pairs = (tuple(stride), tuple(pad), tuple(dilation))
+    return _plan(operator, precision, *sides, *pairs, groups)
+
+
+def _launch(
+    operator: str,
+    precision: str,
+    arrays: Sequence[Any],
+    *,
+    accumulate: bool = False,
+    workspace: Any | None = None,
+    **attributes: Any,
+) -> None:
+    kind, order = FAMILY[operator]
+    rank, layout = (2, "(N, D)") if operator.startswith("fully") else (4, "(N, H, W, C)")
+    for name, i in zip(
+        ("the unstrided side", "the weight", "the strided side"), order, strict=True
+    ):
+        has_rank(operator, name, arrays[i], rank, layout)
+    out = arrays[-1]
+    bias = arrays[2] if len(arrays) == 4 else None
+    has_shape(operator, "bias", bias, out.shape[-1:], f"the output {tuple(out.shape)}")
+    shapes = [None if array is None else array.shape for array in arrays]
+    plan = _plan_of(operator, precision, shapes, **attributes)
+    _check_capability(operator, precision, out.context)
+    written = target(operator, out, workspace, plan.slices)
+    if not out.size:
+        return
+    if kind == "backward_weight":
+        inputs = (arrays[order[0]], arrays[order[2]])
+    else:
+        inputs = (arrays[0], arrays[1], bias)
+    kernel = out.context.kernel(FILE, plan.kernel, **plan.defines)
+    kernel(
+        plan.grid,
+        plan.threads,
+        *inputs,
+        written,
+        *plan.arguments,
+        int(accumulate),
+        shared_bytes=plan.shared_bytes,
+    )
+    if plan.slices > 1:
+        sum_partials(workspace, bias, out, plan.slices, accumulate)
+
+
+@lru_cache(maxsize=256)
+def _check_capability(operator: str, precision: str, context: Any) -> None:
+    capability = context.device.compute_capability()
+    if capability < LEAST_CAPABILITY:
+        raise ValueError(
+            f"{operator}: precision {precision!r} needs compute capability "
+            f"{'.'.join(map(str, LEAST_CAPABILITY))}; this device has "
+            f"{'.'.join(map(str, capability))}: use precision='float32'"
+        )
+
+
+def _workspace(operator: str, float32_size: Callable[..., int]) -> Callable[..., int]:
+    def size(*shapes: Sequence[int] | None, precision: str = "float32", **attributes: Any) -> int:
+        if precision == "float32":
+            return float32_size(*shapes, **attributes)
+        attributes.pop("accumulate", None)
+        elements = 1
+        for extent in shapes[-1]:
+            elements *= extent
+        return partials_size(elements, _plan_of(operator, precision, shapes, **attributes).slices)
+
+    return size
+
+
+WORKSPACE = {
+    name: _workspace(name, size)
+    for name, size in (convolution.WORKSPACE | fully_connected.WORKSPACE).items()
+    if name in FAMILY
+}
+"""float32 elements of workspace: by operator, a function of its arrays' shapes and attributes."""

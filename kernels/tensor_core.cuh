@@ -1,0 +1,422 @@
+// A tile of a matrix product on tensor cores: operands rounded to TF32 or bf16, sums in float32.
+//
+//     sum[line][column] = sum over depth of round(left(line, depth)) * round(right(column, depth))
+//
+// One block owns TILE_M lines and TILE_N columns and walks along the depth in steps of TILE_K, as
+// tile_product.cuh does. What is different:
+//   1. The products: one mma.sync instruction lets a warp multiply 16 lines by 8 columns, 8 (TF32)
+//      or 16 (bf16) deep. Each lane holds a few elements of both operands (fragments) and 4 sums.
+//   2. The copies: cp.async moves 16 bytes from memory to shared memory without passing through
+//      registers, STAGES - 1 steps ahead of their use, so that the loads of later steps run while
+//      the tensor cores work on this one. One barrier per step is enough.
+//   3. The rounding: memory and shared memory hold float32. An element is rounded when it enters a
+//      fragment: to TF32 to nearest, ties away from zero (cvt.rna); to bf16 to nearest, ties to
+//      even (cvt.rn). So weights and activations stay float32, and both precisions share all the
+//      rest.
+//
+// Every instruction of PTX sits in a function of its own with a plain body beside it, which
+// computes the same from the same registers: that is what the CPU driver runs. Sums differ in one
+// thing: the plain body rounds after each product, tensor cores after each mma (towards zero).
+//
+// Needs compute capability 8.0. Dynamic shared memory: see SHARED_BYTES.
+#pragma once
+
+#define TILE_K 32  // depth per step, and what slices are multiples of
+#include "product.cuh"
+
+// On the CPU driver unrolling would only make compiling slower.
+#ifdef PYGAN_CPU_DRIVER
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
+#ifndef TILE_M
+#define TILE_M 64  // lines per block: 64 or 128
+#endif
+#ifndef TILE_N
+#define TILE_N 64  // columns per block: 8, 64 or 128
+#endif
+#ifndef PRECISION
+#define PRECISION tf32  // of the operands: tf32 or bf16
+#endif
+
+constexpr int STAGES = 3;  // steps in shared memory: one in use, two on their way
+constexpr int UNIT = 4;    // floats that a thread copies at a time: 16 bytes
+
+constexpr int WARPS = TILE_M * TILE_N >= 128 * 128 ? 8 : 4;
+constexpr int WARPS_M = TILE_N == 8 ? 4 : 2;
+constexpr int WARPS_N = WARPS / WARPS_M;
+constexpr int THREADS = 32 * WARPS;
+
+// Of one mma, and how many of them a warp's part of the tile takes.
+constexpr int MMA_LINES = 16, MMA_COLUMNS = 8;
+constexpr int MMAS_M = TILE_M / WARPS_M / MMA_LINES;
+constexpr int MMAS_N = TILE_N / WARPS_N / MMA_COLUMNS;
+static_assert(MMAS_M > 0 && MMAS_N > 0, "every warp has a part of the tile");
+
+// ---- Fragments ----
+//
+// Lane l holds of an mma, with g = l / 4 and t = l % 4: lines g and g + 8 of the left operand,
+// column g of the right one, and the sums (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// Which depth stands in which register is free as long as both operands agree: the sum does not
+// care. A lane therefore takes pairs of neighbouring depths, 8 bytes at a time.
+struct LeftFragment {
+    unsigned at[4];  // (line g, half 0), (g + 8, 0), (g, 1), (g + 8, 1)
+};
+struct RightFragment {
+    unsigned at[2];  // (column g, half 0), (g, 1)
+};
+
+// The formats: depth of an mma, and where the instruction finds element k of a line: in which half
+// of the registers of which of the line's four lanes.
+struct tf32 {
+    static constexpr int DEPTH = 8;
+    __device__ static int half(int k) { return k / 4; }
+    __device__ static int lane(int k) { return k % 4; }
+    __device__ static float value(unsigned bits, int) { return __uint_as_float(bits); }
+};
+struct bf16 {
+    static constexpr int DEPTH = 16;
+    __device__ static int half(int k) { return k / 8; }
+    __device__ static int lane(int k) { return k % 8 / 2; }
+    __device__ static float value(unsigned bits, int k) {
+        return __uint_as_float(k % 2 ? bits & 0xffff0000u : bits << 16);
+    }
+};
+
+__device__ __forceinline__ unsigned round_to_tf32(float value) {
+#ifdef __CUDA_ARCH__
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return bits;
+#else
+    const unsigned bits = __float_as_uint(value);
+    const bool number = (bits & 0x7fffffffu) <= 0x7f800000u;  // or an infinity
+    return number ? (bits + 0x1000u) & 0xffffe000u : 0x7fffffffu;
+#endif
+}
+
+// Two numbers in one register, `first` in the lower half.
+__device__ __forceinline__ unsigned round_to_bf16(float first, float second) {
+#ifdef __CUDA_ARCH__
+    unsigned bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(second), "f"(first));
+    return bits;
+#else
+    unsigned packed = 0;
+    for (int i = 0; i < 2; ++i) {
+        const unsigned bits = __float_as_uint(i == 0 ? first : second);
+        const bool number = (bits & 0x7fffffffu) <= 0x7f800000u;
+        const unsigned rounded = number ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : 0x7fffu;
+        packed |= rounded << (16 * i);
+    }
+    return packed;
+#endif
+}
+
+#ifndef __CUDA_ARCH__
+// What mma.sync does: the 32 lanes meet, and each computes its 4 sums from the fragments of all.
+template <class Format>
+__device__ __noinline__ void plain_multiply_add(float (&sums)[4], const LeftFragment& left,
+                                                const RightFragment& right) {
+    struct Operands {
+        LeftFragment left;
+        RightFragment right;
+    };
+    __shared__ Operands operands[WARPS][32];
+    const int lane = threadIdx.x % 32;
+    Operands* const lanes = operands[threadIdx.x / 32];
+    lanes[lane] = {left, right};
+    __syncwarp();
+    const int line = lane / 4, column = lane % 4 * 2;
+    LeftFragment of_line[4];  // lines `line` and `line` + 8
+    RightFragment of_column[2][4];
+    for (int i = 0; i < 4; ++i) {
+        of_line[i] = lanes[4 * line + i].left;
+        of_column[0][i] = lanes[4 * column + i].right;
+        of_column[1][i] = lanes[4 * column + 4 + i].right;
+    }
+    for (int i = 0; i < 4; ++i) {
+        for (int k = 0; k < Format::DEPTH; ++k) {
+            const int half = Format::half(k), from = Format::lane(k);
+            const float a = Format::value(of_line[from].at[2 * half + i / 2], k);
+            const float b = Format::value(of_column[i % 2][from].at[half], k);
+            sums[i] = fmaf(a, b, sums[i]);
+        }
+    }
+    __syncwarp();  // before the next call writes the fragments anew
+}
+#endif
+
+// sums += left * right, by all lanes of a warp together.
+__device__ __forceinline__ void multiply_add(tf32, float (&sums)[4], const LeftFragment& left,
+                                             const RightFragment& right) {
+#ifdef __CUDA_ARCH__
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(left.at[0]), "r"(left.at[1]), "r"(left.at[2]), "r"(left.at[3]), "r"(right.at[0]),
+          "r"(right.at[1]));
+#else
+    plain_multiply_add<tf32>(sums, left, right);
+#endif
+}
+
+__device__ __forceinline__ void multiply_add(bf16, float (&sums)[4], const LeftFragment& left,
+                                             const RightFragment& right) {
+#ifdef __CUDA_ARCH__
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(left.at[0]), "r"(left.at[1]), "r"(left.at[2]), "r"(left.at[3]), "r"(right.at[0]),
+          "r"(right.at[1]));
+#else
+    plain_multiply_add<bf16>(sums, left, right);
+#endif
+}
+
+// ---- Copies to shared memory ----
+
+// Floats of a unit that one copy moves: all where memory allows 16 bytes at a time.
+__device__ __forceinline__ int floats_per_copy(const float* start, int run) {
+    const bool aligned = reinterpret_cast<unsigned long long>(start) % (4 * UNIT) == 0;
+    return aligned && run % UNIT == 0 ? UNIT : 1;
+}
+
+// Copies from memory to shared memory that are under way, in groups, one per step of the depth.
+//
+// The CPU driver has no copies under way. There every other thread makes its copies at once, as
+// early as a GPU could, and the others when they are waited for, as late as it could: a slab that
+// is overwritten while it is read shows, and so does one that is read before it was waited for.
+class Copies {
+  public:
+    // `floats` (1 or UNIT) numbers; where not inside, zeros are written and `from` is not read.
+    __device__ __forceinline__ void start(float* to, const float* from, bool inside, int floats) {
+#ifdef __CUDA_ARCH__
+        const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
+        if (floats == UNIT) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
+                         "r"(inside ? 16 : 0)
+                         : "memory");
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(place), "l"(from),
+                         "r"(inside ? 4 : 0)
+                         : "memory");
+        }
+#else
+        if (threadIdx.x % 2 == 0) {
+            make({to, from, inside, floats});
+        } else {
+            under_way[newest % STAGES][started++] = {to, from, inside, floats};
+        }
+#endif
+    }
+
+    __device__ __forceinline__ void end_group() {
+#ifdef __CUDA_ARCH__
+        asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+        count[newest++ % STAGES] = started;
+        started = 0;
+#endif
+    }
+
+    // All groups but the newest STAGES - 2 are there, as far as the calling thread started them.
+    __device__ __forceinline__ void wait_for_oldest() {
+#ifdef __CUDA_ARCH__
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+#else
+        for (; oldest < newest - (STAGES - 2); ++oldest) {
+            for (int i = 0; i < count[oldest % STAGES]; ++i) make(under_way[oldest % STAGES][i]);
+        }
+#endif
+    }
+
+#ifndef __CUDA_ARCH__
+  private:
+    struct Copy {
+        float* to;
+        const float* from;
+        bool inside;
+        int floats;
+    };
+
+    __device__ static void make(Copy copy) {
+        if (copy.floats == UNIT) {
+            const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
+            *reinterpret_cast<float4*>(copy.to) =
+                copy.inside ? *reinterpret_cast<const float4*>(copy.from) : zeros;
+        } else {
+            *copy.to = copy.inside ? *copy.from : 0.0f;
+        }
+    }
+
+    static constexpr int MOST = 2 * (TILE_M + TILE_N) * TILE_K / THREADS;  // slabs may not divide
+    Copy under_way[STAGES][MOST];
+    int count[STAGES];
+    int oldest = 0, newest = 0, started = 0;
+#endif
+};
+
+// Slabs: TILE_K depths of LINES lines in shared memory, and how the threads share the copying of
+// them. A unit is UNIT neighbours in memory. The padding keeps units 16-byte aligned and lets the
+// lanes of a warp read their fragments from different banks.
+
+// Neighbours in memory differ in depth: thread -> depth(), and line(i) for i < SHARE.
+template <int LINES_OF_SLAB>
+struct AlongDepth {
+    static constexpr int LINES = LINES_OF_SLAB;
+    static constexpr int PITCH = TILE_K + 8, SIZE = LINES * PITCH;
+    static constexpr int UNITS = TILE_K / UNIT;  // of a line
+    static constexpr int SHARE = (LINES + THREADS / UNITS - 1) / (THREADS / UNITS);
+    static_assert(2 * PITCH % 32 == 16, "8-byte reads of 4 lines by half a warp: no conflict");
+
+    __device__ static int depth() { return threadIdx.x % UNITS * UNIT; }
+    __device__ static int line(int i) { return threadIdx.x / UNITS + i * (THREADS / UNITS); }
+    __device__ static int place(int line, int depth) { return line * PITCH + depth; }
+    // Elements (line, depth) and (line, depth + 1); depth is even.
+    __device__ static float2 pair(const float* slab, int line, int depth) {
+        return *reinterpret_cast<const float2*>(slab + place(line, depth));
+    }
+};
+
+// Neighbours in memory are neighbouring lines: thread -> line(), and depth(i) for i < SHARE.
+template <int LINES_OF_SLAB>
+struct AcrossLines {
+    static constexpr int LINES = LINES_OF_SLAB;
+    static constexpr int PITCH = LINES + 4, SIZE = TILE_K * PITCH;
+    static constexpr int UNITS = LINES / UNIT;  // of a depth
+    static constexpr int SHARE = (TILE_K + THREADS / UNITS - 1) / (THREADS / UNITS);
+    static_assert(2 * PITCH % 32 == 8 || 2 * PITCH % 32 == 24,
+                  "4-byte reads of 8 lines at 4 depths: no conflict");
+
+    __device__ static int line() { return threadIdx.x % UNITS * UNIT; }
+    __device__ static int depth(int i) { return threadIdx.x / UNITS + i * (THREADS / UNITS); }
+    __device__ static int place(int line, int depth) { return depth * PITCH + line; }
+    __device__ static float2 pair(const float* slab, int line, int depth) {
+        return {slab[place(line, depth)], slab[place(line, depth + 1)]};
+    }
+};
+
+// ---- The product ----
+
+// The sums of the calling thread: LINES lines of the tile, and of each COLUMNS columns.
+struct Sums {
+    static constexpr int LINES = 2 * MMAS_M, COLUMNS = 2 * MMAS_N;
+    float of_mma[MMAS_M][MMAS_N][4];
+
+    __device__ float at(int i, int j) const { return of_mma[i / 2][j / 2][i % 2 * 2 + j % 2]; }
+    // Line i and column j within the tile.
+    __device__ static int line(int i) {
+        return first_line() + i / 2 * MMA_LINES + i % 2 * 8 + threadIdx.x % 32 / 4;
+    }
+    __device__ static int column(int j) {
+        return first_column() + j / 2 * MMA_COLUMNS + threadIdx.x % 4 * 2 + j % 2;
+    }
+    // Of the warp's part of the tile.
+    __device__ static int first_line() {
+        return static_cast<int>(threadIdx.x) / 32 / WARPS_N * (TILE_M / WARPS_M);
+    }
+    __device__ static int first_column() {
+        return static_cast<int>(threadIdx.x) / 32 % WARPS_N * (TILE_N / WARPS_N);
+    }
+};
+
+// Fragments of the 16 lines (8 columns) from `line` on, `depth` and what follows.
+template <class Slab>
+__device__ __forceinline__ LeftFragment left_fragment(tf32, const float* slab, int line,
+                                                      int depth) {
+    const int lane = threadIdx.x % 32;
+    const float2 upper = Slab::pair(slab, line + lane / 4, depth + lane % 4 * 2);
+    const float2 lower = Slab::pair(slab, line + lane / 4 + 8, depth + lane % 4 * 2);
+    return {{round_to_tf32(upper.x), round_to_tf32(lower.x), round_to_tf32(upper.y),
+             round_to_tf32(lower.y)}};
+}
+template <class Slab>
+__device__ __forceinline__ RightFragment right_fragment(tf32, const float* slab, int line,
+                                                        int depth) {
+    const int lane = threadIdx.x % 32;
+    const float2 pair = Slab::pair(slab, line + lane / 4, depth + lane % 4 * 2);
+    return {{round_to_tf32(pair.x), round_to_tf32(pair.y)}};
+}
+template <class Slab>
+__device__ __forceinline__ unsigned bf16_pair(const float* slab, int line, int depth) {
+    const float2 pair = Slab::pair(slab, line, depth);
+    return round_to_bf16(pair.x, pair.y);
+}
+template <class Slab>
+__device__ __forceinline__ LeftFragment left_fragment(bf16, const float* slab, int line,
+                                                      int depth) {
+    const int lane = threadIdx.x % 32, from = line + lane / 4, pair = depth + lane % 4 * 2;
+    return {{bf16_pair<Slab>(slab, from, pair), bf16_pair<Slab>(slab, from + 8, pair),
+             bf16_pair<Slab>(slab, from, pair + 8), bf16_pair<Slab>(slab, from + 8, pair + 8)}};
+}
+template <class Slab>
+__device__ __forceinline__ RightFragment right_fragment(bf16, const float* slab, int line,
+                                                        int depth) {
+    const int lane = threadIdx.x % 32, from = line + lane / 4, pair = depth + lane % 4 * 2;
+    return {{bf16_pair<Slab>(slab, from, pair), bf16_pair<Slab>(slab, from, pair + 8)}};
+}
+
+template <class LeftSlab, class RightSlab>
+__device__ __forceinline__ void multiply_slabs(Sums& sums, const float* left, const float* right) {
+    using Format = PRECISION;
+    UNROLL
+    for (int depth = 0; depth < TILE_K; depth += Format::DEPTH) {
+        LeftFragment lines[MMAS_M];
+        RightFragment columns[MMAS_N];
+        UNROLL
+        for (int i = 0; i < MMAS_M; ++i) {
+            const int line = Sums::first_line() + i * MMA_LINES;
+            lines[i] = left_fragment<LeftSlab>(Format{}, left, line, depth);
+        }
+        UNROLL
+        for (int j = 0; j < MMAS_N; ++j) {
+            const int column = Sums::first_column() + j * MMA_COLUMNS;
+            columns[j] = right_fragment<RightSlab>(Format{}, right, column, depth);
+        }
+        UNROLL
+        for (int i = 0; i < MMAS_M; ++i) {
+            UNROLL
+            for (int j = 0; j < MMAS_N; ++j) {
+                multiply_add(Format{}, sums.of_mma[i][j], lines[i], columns[j]);
+            }
+        }
+    }
+}
+
+extern __shared__ __align__(16) float stages[];  // STAGES times (left slab, right slab)
+
+// Called by all threads of the block. A source is a class with a type Slab and a function
+// fill(copies, slab, depth, depth_end) that starts the copies of its slab.
+template <class Left, class Right>
+__device__ __forceinline__ Sums tile_product(const Left& left, const Right& right,
+                                             DepthRange range) {
+    using LeftSlab = typename Left::Slab;
+    using RightSlab = typename Right::Slab;
+    constexpr int STAGE = LeftSlab::SIZE + RightSlab::SIZE;
+
+    const int steps = ceil_div(range.end - range.begin, TILE_K);
+    Copies copies;
+    const auto fill = [&](int step) {
+        if (step < steps) {
+            float* const stage = stages + step % STAGES * STAGE;
+            left.fill(copies, stage, range.begin + step * TILE_K, range.end);
+            right.fill(copies, stage + LeftSlab::SIZE, range.begin + step * TILE_K, range.end);
+        }
+        copies.end_group();  // also where it is empty: groups are counted
+    };
+    Sums sums = {};
+    for (int step = 0; step < STAGES - 1; ++step) fill(step);
+    for (int step = 0; step < steps; ++step) {
+        copies.wait_for_oldest();
+        // Everybody's copies of this step have arrived, and nobody reads any more what the next
+        // copies overwrite: the stage of the step before.
+        __syncthreads();
+        fill(step + STAGES - 1);
+        const float* const stage = stages + step % STAGES * STAGE;
+        multiply_slabs<LeftSlab, RightSlab>(sums, stage, stage + LeftSlab::SIZE);
+    }
+    return sums;
+}

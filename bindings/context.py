@@ -83,7 +83,8 @@ class Context:
     """Where kernels are compiled and launched; get one with :meth:`Context.get`.
 
     Attributes: `name` ("cpu" or "cuda"), `check`, `cuda` (the module pycuda.driver), `stream`
-    (pycuda.driver.Stream), `device` (pycuda.driver.Device).
+    (pycuda.driver.Stream; the branch's within a Branch), `device` (pycuda.driver.Device),
+    `recording` (whether a Graph is being made).
     """
 
     def __init__(self, driver: Driver, check: bool) -> None:
@@ -93,6 +94,7 @@ class Context:
         self.cuda = driver.cuda
         self.device = driver.device
         self.stream = driver.stream
+        self.recording = False
         self._kernels: dict[tuple, Kernel] = {}
         self._modules: dict[tuple, Any] = {}
 

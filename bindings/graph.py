@@ -2,7 +2,8 @@
 
 PyCUDA has no graph API; NVIDIA's cuda-bindings has, and takes PyCUDA's stream handle. Kernels,
 fills and copies between device arrays can be recorded. A copy from or to the host, or anything else
-that waits for the device, ends the recording with an error.
+that waits for the device, ends the recording with an error. Work that does not depend on other work
+may be recorded on a branch, which a GPU runs at the same time.
 """
 
 from __future__ import annotations
@@ -52,13 +53,17 @@ class Graph:
 
     def _record(self) -> Any:
         mode = self._driver.CUstreamCaptureMode(_RELAXED)
+        context, main = self.context, self.context.stream
         self._call("cuStreamBeginCapture", self._stream, mode)
+        context.recording = True
         try:
             self._work()
         except BaseException:
             with contextlib.suppress(LaunchError):  # the recording is broken as well
                 self._call("cuGraphDestroy", self._call("cuStreamEndCapture", self._stream))
             raise
+        finally:
+            context.recording, context.stream = False, main
         return self._call("cuStreamEndCapture", self._stream)
 
     def _instantiate(self, graph: Any) -> Any:
@@ -79,6 +84,41 @@ class Graph:
         if executable is not None:
             with contextlib.suppress(Exception):  # at interpreter exit the driver may be gone
                 self._driver.cuGraphExecDestroy(executable)
+
+
+class Branch:
+    """Work beside that of the context's stream, in a recording: a second stream, forked and joined.
+
+    What is launched between `enter` and `leave` starts after all that was launched before, runs
+    beside what follows, and is done before what follows `join`. Where nothing is being recorded,
+    these do nothing, and the work runs in the order of its launches: events would cost the host
+    more than a branch gains. Every `enter` of a recording must be joined in it.
+    """
+
+    def __init__(self, context: Context) -> None:
+        cuda = context.cuda
+        self._context = context
+        self._main = context.stream
+        self._stream = context.call(cuda.Stream, 1)  # CU_STREAM_NON_BLOCKING
+        untimed = cuda.event_flags.DISABLE_TIMING
+        self._fork, self._join = (context.call(cuda.Event, untimed) for _ in range(2))
+
+    def enter(self) -> None:
+        context = self._context
+        if context.recording:
+            context.run(self._fork.record, self._main)
+            context.run(self._stream.wait_for_event, self._fork)
+            context.stream = self._stream
+
+    def leave(self) -> None:
+        if self._context.recording:
+            self._context.stream = self._main
+
+    def join(self) -> None:
+        context = self._context
+        if context.recording:
+            context.run(self._join.record, self._stream)
+            context.run(self._main.wait_for_event, self._join)
 
 
 def _load() -> Any:

@@ -44,7 +44,6 @@ class Kernel:
         self.defines = dict(defines)
         self.signature = declared[entry]
         self.function = _function(context, path, entry, defines)
-        self._stream = context.stream
         self._errors = context.cuda.Error
         self._count = len(self.signature.parameters)
         self._pack = struct.Struct(self.signature.struct_format).pack
@@ -73,9 +72,9 @@ class Kernel:
         except (KeyError, TypeError):
             grid, block = self._checked(grid, block, shared_bytes)
         try:
-            self.function._launch_kernel(grid, block, packed, shared_bytes, self._stream)
+            self.function._launch_kernel(grid, block, packed, shared_bytes, self.context.stream)
         except self._errors as error:
-            launch = (grid, block, packed, shared_bytes, self._stream)
+            launch = (grid, block, packed, shared_bytes, self.context.stream)
             _launch_elsewhere(self, launch, error)
 
     def bind(

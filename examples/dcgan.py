@@ -84,12 +84,15 @@ class Dcgan(Gan):
         gen = with_internals(networks.dcgan_generator(settings.ngf, CHANNELS), self.monitor_pattern)
         dis = with_internals(networks.dcgan_discriminator(settings.ndf), self.monitor_pattern)
         generator = gen.bind(
-            device, {"rand": (batch_size, 1, 1, settings.noise_size)}, {"rand": "null"}
+            device,
+            {"rand": (batch_size, 1, 1, settings.noise_size)},
+            {"rand": "null"},
+            branches=True,
         )
         # D's gradients of two passes are summed; its image gradient is G's alone.
         requests = dict.fromkeys(dis.list_arguments(), "add") | {"data": "write", "label": "null"}
         shapes = {"data": (batch_size, SIDE, SIDE, CHANNELS), "label": (batch_size, 1)}
-        return generator, dis.bind(device, shapes, requests)
+        return generator, dis.bind(device, shapes, requests, branches=True)
 
     def initial(self) -> initializer.Initializer:
         return initializer.Normal(self.settings.sigma)

@@ -62,12 +62,16 @@ class FullyConnectedGan(Gan):
 
     def bind(self, device, batch_size: int):
         generator = networks.fully_connected_generator().bind(
-            device, {"noise": (batch_size, self.settings.noise_size)}, {"noise": "null"}
+            device,
+            {"noise": (batch_size, self.settings.noise_size)},
+            {"noise": "null"},
+            branches=True,
         )
         discriminator = networks.fully_connected_discriminator(self.settings.dropout).bind(
             device,
             {"img": (batch_size, *IMAGE_SHAPE), "label": (batch_size, 1)},
             {"label": "null"},
+            branches=True,
         )
         return generator, discriminator
 

@@ -56,6 +56,7 @@ class Device(Protocol):
     def synchronize(self) -> None: ...
     def memory_info(self) -> tuple[int, int] | None: ...
     def cannot_record(self) -> str | None: ...
+    def branch(self) -> Any: ...
 
 
 class NumpyArena:
@@ -134,8 +135,19 @@ class NumpyDevice:
         """Why launches cannot be recorded here."""
         return "device numpy launches nothing that a CUDA graph could hold"
 
+    def branch(self) -> _NoBranch:
+        """A branch that is none: everything runs in the order of its calls."""
+        return _NoBranch()
+
     def __repr__(self) -> str:
         return "<pygan device numpy>"
+
+
+class _NoBranch:
+    def enter(self) -> None:
+        pass
+
+    leave = join = enter
 
 
 class KernelDevice:
@@ -200,6 +212,12 @@ class KernelDevice:
         from pygan.bindings.graph import Graph
 
         return Graph(self.context, work)
+
+    def branch(self) -> Any:
+        """A Branch (`enter`, `leave`, `join`): work beside other work of a recording."""
+        from pygan.bindings.graph import Branch
+
+        return Branch(self.context)
 
     def __repr__(self) -> str:
         return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"

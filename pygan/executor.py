@@ -63,6 +63,8 @@ class Executor:
     fuse: whether batch norm takes the activation that follows into its kernels.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
+    branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
+    the gradients that lead further back, at the cost of memory; same bits.
     dtype: "float32", or "float64" on the numpy device (for checks of gradients).
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
@@ -82,6 +84,7 @@ class Executor:
         shared: Executor | None = None,
         fuse: bool = True,
         keep_forward: bool = False,
+        branches: bool = False,
         dtype: str = "float32",
     ) -> None:
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
@@ -96,7 +99,8 @@ class Executor:
         inferred = symbol.infer_shape(shapes)
         self.input_names = _input_names(symbol, shapes)
         self.requests = _requests(symbol, grad_req)
-        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse)
+        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, branches)
+        self._branch = device.branch() if branches else None
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
         self._allocate(inferred, shared)
@@ -124,12 +128,12 @@ class Executor:
         requests = [Request(_nbytes(array), -1, forever) for array in kept]
         requests += [Request(_nbytes(life.array), life.start, life.end) for life in lives]
         planned = plan(requests)
-        workspace = self._workspace_size()
+        workspace, workspace_apart = self._workspace_sizes()
         flat_bytes = [flat.nbytes if shared is None else 0 for flat in self._flats]
         self.memory = MemoryUse(
             *flat_bytes,
             arrays=planned.nbytes,
-            workspace=aligned(workspace * itemsize),
+            workspace=aligned(workspace * itemsize) + aligned(workspace_apart * itemsize),
             unplanned=sum(aligned(request.nbytes) for request in requests)
             + sum(aligned(_nbytes(array)) for array in in_place),
         )
@@ -140,8 +144,10 @@ class Executor:
         for array, owner in in_place.items():
             self._memory[array] = self._memory[owner].reshape(array.shape)
         start = planned.nbytes
-        self._workspace = arena.view(start, (workspace,), self.dtype) if workspace else None
-        start += self.memory.workspace
+        self._workspaces = []
+        for size in (workspace, workspace_apart):
+            self._workspaces.append(arena.view(start, (size,), self.dtype) if size else None)
+            start += aligned(size * itemsize)
         if shared is None:
             buffers = []
             for nbytes in flat_bytes:
@@ -197,20 +203,20 @@ class Executor:
                 free,
             ) from (error if str(error) else None)
 
-    def _workspace_size(self) -> int:
-        """Elements of the largest workspace that any call asks for."""
+    def _workspace_sizes(self) -> tuple[int, int]:
+        """Elements of the largest workspace that any call asks for, and any call set apart."""
         graph = self._graph
         given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
         programs = [graph.forward(training=True), graph.forward(training=False)]
         programs.append(graph.backward(given, list(graph.argument_gradients)))
-        sizes = [0]
+        sizes = [0, 0]
         for call in (call for program in programs for calls in program for call in calls):
             if call.workspace:
                 shapes = [None if array is None else array.shape for array in call.arrays]
                 attributes = {k: v for k, v in call.attributes.items() if k != "accumulate"}
                 size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
-                sizes.append(int(size))
-        return max(sizes)
+                sizes[call.apart] = max(sizes[call.apart], int(size))
+        return sizes[0], sizes[1]
 
     def _resolve(self, array: Array) -> Any:
         memory = self._memory[array.root]
@@ -246,13 +252,21 @@ class Executor:
     # Calls
 
     def _bind_calls(self, calls: Iterable[Iterable[Call]]) -> list[Callable[[], None]]:
-        bound = []
+        bound: list[Callable[[], None]] = []
+        apart = forked = False
         for call in (call for group in calls for call in group):
+            if call.apart != apart:
+                bound.append(self._branch.leave if apart else self._branch.enter)
+                apart, forked = call.apart, True
             attributes = dict(call.attributes)
             if call.workspace:
-                attributes["workspace"] = self._workspace
+                attributes["workspace"] = self._workspaces[apart]
             arrays = [None if array is None else self._resolve(array) for array in call.arrays]
             bound.append(partial(getattr(self.device.ops, call.function), *arrays, **attributes))
+        if apart:
+            bound.append(self._branch.leave)
+        if forked:
+            bound.append(self._branch.join)
         return bound
 
     def forward(self, is_train: bool = False, **inputs: Any) -> list[Any]:

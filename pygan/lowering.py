@@ -26,6 +26,9 @@ from pygan.operators import (
 )
 from pygan.symbol import InferredShapes, Node, Symbol
 
+# What only an optimizer reads after the pass, and always the last array of its call.
+FINAL = ("_backward_weight", "bias_backward")
+
 Key = tuple[int, int]
 """A node's output: (id of the node, output index)."""
 
@@ -55,7 +58,10 @@ class Head:
 
 
 class LoweredGraph:
-    """The calls of a symbol under given shapes and gradient requests ("write", "add", "null")."""
+    """The calls of a symbol under given shapes and gradient requests ("write", "add", "null").
+
+    branches: set those of backward apart that may run beside the ones that follow.
+    """
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class LoweredGraph:
         requests: Mapping[str, str],
         dtype: str,
         fuse: bool,
+        branches: bool = False,
     ) -> None:
         self.requests = requests
         self.dtype = dtype
@@ -81,6 +88,10 @@ class LoweredGraph:
             self._lower(node, shapes, fused, set(head_keys))
         self._make_gradients(set(head_keys))
         self.heads = self._make_heads(symbol, head_keys)
+        self._final: set[Array] = set()
+        if branches and self.argument_gradients:
+            given = [i for i, head in enumerate(self.heads) if head.landing is not None]
+            self._final = _written_apart(self.backward(given, list(self.argument_gradients)))
 
     # Forward
 
@@ -217,6 +228,8 @@ class LoweredGraph:
         calls = [arrival]
         for step in reversed(self.steps):
             calls.append(self._step_backward(step, needed, written, reached))
+        for call in (call for group in calls for call in group if call.function.endswith(FINAL)):
+            call.apart = call.arrays[-1].root in self._final
         for name in wanted:
             key = self._argument_keys[name]
             if key not in written:
@@ -248,6 +261,18 @@ class LoweredGraph:
         if step.operator.is_view and gradients[0].array.root is output_gradients[0].root:
             return []
         return step.operator.backward(step.arrays, output_gradients, tuple(gradients))
+
+
+def _written_apart(calls: list[list[Call]]) -> set[Array]:
+    """Arrays that calls of FINAL write and no other call of the pass mentions."""
+    final: set[Array] = set()
+    others: set[Array] = set()
+    for call in (call for group in calls for call in group):
+        mentioned = [array.root for array in call.arrays if array is not None]
+        if call.function.endswith(FINAL):
+            final.add(mentioned.pop())
+        others.update(mentioned)
+    return final - others
 
 
 def _differentiable(step: Step) -> list[Key]:
@@ -294,7 +319,8 @@ def lifetimes(
 ) -> tuple[list[Lifetime], dict[Array, Array]]:
     """When each array that is not persistent is needed, and which arrays work in place.
 
-    An output of the graph lives from its making on. keep_forward: what a backward reads lives
+    An output of the graph lives from its making on, and what a call set apart mentions to the end
+    of the pass, when that call is done at the latest. keep_forward: what a backward reads lives
     until the next forward too, so that backward can run again. The second result maps an array
     to the one whose memory it takes over.
     """
@@ -325,6 +351,8 @@ def lifetimes(
                     if keep_forward and array is not None and array.root in made_by_forward:
                         mention(array, forever)
                     mention(array, time)
+                    if call.apart:
+                        mention(array, 2 * n)
     for head in graph.heads:
         mention(head.array, forever)
     return _share_in_place(graph, found)

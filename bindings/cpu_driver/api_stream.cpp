@@ -2,6 +2,7 @@
 // remains to be done is the capture of work into graphs and the clock of events.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 
@@ -13,6 +14,7 @@ namespace cpu_driver {
 struct GraphNode {
     int kind = CU_GRAPH_NODE_TYPE_EMPTY;
     Operation operation;
+    std::vector<const GraphNode*> after;  // what must be done before
 };
 
 struct GraphObject {
@@ -39,6 +41,7 @@ struct StreamObject {
     unsigned flags = 0;
     int priority = 0;
     std::shared_ptr<Capture> capture;
+    std::vector<const GraphNode*> latest;  // what the next captured work comes after
 };
 
 struct EventObject {
@@ -48,6 +51,7 @@ struct EventObject {
     std::chrono::steady_clock::time_point time;
     std::shared_ptr<Capture> capture;  // recorded in a stream that was capturing
     StreamObject* captured_in = nullptr;
+    std::vector<const GraphNode*> latest;  // of that stream, when it was recorded
 };
 
 namespace {
@@ -99,6 +103,26 @@ CUresult run_nodes(const std::vector<std::shared_ptr<GraphNode>>& nodes) {
     return CUDA_SUCCESS;
 }
 
+// The nodes in the order of replay: that of submission, or, with PYGAN_CPU_GRAPH_ORDER=last, of all
+// nodes whose dependencies are done always the one submitted last. A GPU may take any order that
+// the dependencies allow; results that differ between these two lack a dependency.
+std::vector<std::shared_ptr<GraphNode>> in_order(const GraphObject& graph) {
+    const char* order = std::getenv("PYGAN_CPU_GRAPH_ORDER");
+    if (!order || std::strcmp(order, "last")) return graph.nodes;
+    std::vector<std::shared_ptr<GraphNode>> waiting = graph.nodes, ordered;
+    std::set<const GraphNode*> done;
+    while (!waiting.empty()) {
+        auto ready = std::find_if(waiting.rbegin(), waiting.rend(), [&](const auto& node) {
+            return std::all_of(node->after.begin(), node->after.end(),
+                               [&](const GraphNode* before) { return done.count(before); });
+        });
+        done.insert(ready->get());
+        ordered.push_back(*ready);
+        waiting.erase(std::next(ready).base());
+    }
+    return ordered;
+}
+
 CUresult refuse_capturing(CUstream stream, const char* what) {
     if (is_default(stream) || !stream->capture) return CUDA_SUCCESS;
     stream->capture->invalid = true;
@@ -118,6 +142,8 @@ CUresult submit(CUstream stream, int kind, Operation operation) {
             auto node = std::make_shared<GraphNode>();
             node->kind = kind;
             node->operation = std::move(operation);
+            node->after = std::move(stream->latest);
+            stream->latest = {node.get()};
             capture.graph->nodes.push_back(std::move(node));
             if (stream != capture.origin) capture.unjoined.insert(stream);
             return CUDA_SUCCESS;
@@ -261,10 +287,14 @@ CPU_DRIVER_API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsign
         return fail(CUDA_ERROR_STREAM_CAPTURE_MERGE, "");
     }
     if (!capturing) {
+        stream->latest.clear();
         stream->capture = capture;
         capture->joined.insert(stream);
         capture->unjoined.insert(stream);
     }
+    for (const GraphNode* node : event->latest)
+        if (std::find(stream->latest.begin(), stream->latest.end(), node) == stream->latest.end())
+            stream->latest.push_back(node);
     if (stream == capture->origin && event->captured_in)
         capture->unjoined.erase(event->captured_in);
     return CUDA_SUCCESS;
@@ -292,6 +322,7 @@ CPU_DRIVER_API CUresult cuStreamBeginCapture_v2(CUstream stream, int mode) {
     stream->capture->origin = stream;
     stream->capture->mode = mode;
     stream->capture->number = ++registry().captures;
+    stream->latest.clear();
     if (mode != 2) ++restricting_captures;
     return CUDA_SUCCESS;
 }
@@ -397,7 +428,7 @@ CPU_DRIVER_API CUresult cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph g
     if (!exec || !registry().graphs.count(graph))
         return fail(CUDA_ERROR_INVALID_VALUE, "not a graph");
     *exec = new GraphExec;
-    (*exec)->nodes = graph->nodes;
+    (*exec)->nodes = in_order(*graph);
     registry().execs.insert(*exec);
     return CUDA_SUCCESS;
 }
@@ -463,10 +494,12 @@ CPU_DRIVER_API CUresult cuEventRecord(CUevent event, CUstream stream) {
         // A point in the capture: other streams can be made to depend on it.
         event->capture = stream->capture;
         event->captured_in = stream;
+        event->latest = stream->latest;
         return CUDA_SUCCESS;
     }
     event->capture = nullptr;
     event->captured_in = nullptr;
+    event->latest.clear();
     event->recorded = true;
     event->time = std::chrono::steady_clock::now();
     return CUDA_SUCCESS;

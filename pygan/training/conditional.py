@@ -33,6 +33,7 @@ def bind_conditional_generator(device, count: int, training: bool = False):
         device,
         shapes={"noise": (count, 1, 1, NOISE_SIZE), "digit": (count, 1, 1, CLASSES)},
         grad_req={"noise": "null", "digit": "null"} if training else "null",
+        branches=training,
     )
 
 
@@ -48,6 +49,7 @@ def bind_conditional_discriminator(device, count: int):
             "label": (count, 1, 1, 1),
         },
         grad_req={"digit": "null", "label": "null"},
+        branches=True,
     )
 
 

@@ -69,6 +69,7 @@ def bind_generator(device, count: int, training: bool = False):
         device,
         shapes={"noise": (count, 1, 1, NOISE_SIZE)},
         grad_req={"noise": "null"} if training else "null",
+        branches=training,
     )
 
 
@@ -80,6 +81,7 @@ def bind_discriminator(device, count: int):
         device,
         shapes={"img": (count, *IMAGE_SHAPE), "label": (count, 1, 1, 1)},
         grad_req={"label": "null"},
+        branches=True,
     )
 
 

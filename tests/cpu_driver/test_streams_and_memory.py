@@ -195,6 +195,38 @@ def test_a_second_stream_joins_a_capture_through_events(drv: Any, cuda: Any) -> 
     assert (drv.from_device(x, 16, np.float32) == 5).all()
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_branches_run_in_either_order_that_their_events_allow(
+    drv: Any, cuda: Any, monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    """y += 5 x on a branch; then x = 7 on the main stream, which must wait for the branch."""
+    from pycuda.compiler import SourceModule
+
+    add = SourceModule(ADD).get_function("add")
+    add.prepare("PPf")
+    x, y = drv.mem_alloc(64), drv.mem_alloc(64)
+    main, side, fork, join = drv.Stream(), drv.Stream(), drv.Event(), drv.Event()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    found = {}
+    for order in ("submitted", "last"):
+        monkeypatch.setenv("PYGAN_CPU_GRAPH_ORDER", order)
+        drv.memcpy_htod(x, np.ones(16, np.float32))
+        drv.memcpy_htod(y, np.zeros(16, np.float32))
+        succeed(cuda.cuStreamBeginCapture(main.handle, mode))
+        fork.record(main)
+        side.wait_for_event(fork)
+        add.prepared_async_call((1, 1), (16, 1, 1), side, y, x, 5.0)
+        join.record(side)
+        if joined:
+            main.wait_for_event(join)
+        drv.memset_d32_async(x, int(np.float32(7).view(np.uint32)), 16, main)
+        main.wait_for_event(join)
+        program = succeed(cuda.cuGraphInstantiate(succeed(cuda.cuStreamEndCapture(main.handle)), 0))
+        succeed(cuda.cuGraphLaunch(program, main.handle))
+        found[order] = float(drv.from_device(y, 16, np.float32)[0])
+    assert found == {"submitted": 5, "last": 5 if joined else 35}
+
+
 def test_what_a_gpu_forbids_during_capture_is_refused(drv: Any, cuda: Any) -> None:
     stream = drv.Stream()
     mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -29,7 +29,7 @@ from pygan.training import recording
 from pygan.training.folder import CHECKPOINT, RunFolder
 from pygan.training.stopping import StopRequest
 
-MEASUREMENTS = 10
+MEASUREMENTS = 5
 """Of the test accuracy, in each training."""
 LEAST_FOR_INTERVAL = 4
 """Seeds that an interval needs: Student's quantile is not known well enough below three degrees."""

@@ -92,7 +92,7 @@ def test_each_way_is_trained_from_each_seed(tmp_path):
     found = [(entry["seed"], entry["way"]) for entry in comparison.finished]
     assert found == [(3, "slow"), (3, "fast"), (4, "slow"), (4, "fast")]
     for entry in comparison.finished:
-        assert [row[0] for row in entry["curve"]] == [*range(2, 23, 2), 23]
+        assert [row[0] for row in entry["curve"]] == [*range(4, 23, 4), 23]
         assert entry["accuracy"] == entry["curve"][-1][2] and entry["batches"] == 23
     # The walk is linear in its slope, and one seed draws one order for both.
     for slow, fast in (comparison.finished[:2], comparison.finished[2:]):

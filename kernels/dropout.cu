@@ -3,47 +3,76 @@
 //   x, y, dy, dx (n) float, mask (n) bytes 0 or 1; state (2): {seed, counter}, see random.cu
 //   element i is kept when u_i >= rate, with u_i the uniform number i of this call
 //
-// Srivastava et al., "Dropout", 2014. One thread computes a whole Philox block: four elements.
+// Srivastava et al., "Dropout", 2014. One thread computes a whole Philox block: four elements, in
+// one access of 16 bytes to x and y and one of 4 to the mask.
 
 #include "flat.cuh"
 #include "philox.cuh"
 
+// WIDTH elements of the mask, one access where they start at a multiple of WIDTH bytes.
+template <int WIDTH>
+struct alignas(WIDTH) Kept {
+    unsigned char at[WIDTH];
+};
+
+__device__ __forceinline__ bool mask_by_fours(const unsigned char* mask) {
+    return (reinterpret_cast<unsigned long long>(mask) & 3ull) == 0ull;
+}
+
 // No __restrict__ on x and y, dy and dx: they may be the same array.
-extern "C" __global__ void dropout_forward(const unsigned long long* __restrict__ state,
-                                           const float* x, float* y,
-                                           unsigned char* __restrict__ mask, long long n,
-                                           float rate) {
+extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
+    dropout_forward(unsigned long long* state, const float* x, float* y, unsigned char* mask,
+                    long long n, float rate) {
     const long long groups = (n + 3) / 4;
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    const unsigned long long seed = state[0];
+    const unsigned long long counter = state[1];
+    const bool vectorised = aligned(x, y) && mask_by_fours(mask);
     const float keep = 1.0f - rate;
     for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
          group < groups; group += step) {
-        const PhiloxBlock block = philox(state[0], state[1] + group);
+        const PhiloxBlock block = philox(seed, counter + group);
+        const long long begin = 4 * group;
+        if (vectorised && begin + 4 <= n) {
+            Pack<4> pack = load<4>(x + begin);
+            Kept<4> kept;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            const long long i = 4 * group + k;
-            if (i < n) {
-                const bool kept = unit_from_word(block.word[k]) >= rate;
-                y[i] = kept ? x[i] / keep : 0.0f;
-                mask[i] = kept;
+            for (int k = 0; k < 4; ++k) {
+                kept.at[k] = unit_from_word(block.word[k]) >= rate;
+                pack.at[k] = kept.at[k] ? pack.at[k] / keep : 0.0f;
+            }
+            store<4>(y + begin, pack);
+            *reinterpret_cast<Kept<4>*>(mask + begin) = kept;
+        } else {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                if (begin + k < n) {
+                    const bool kept = unit_from_word(block.word[k]) >= rate;
+                    y[begin + k] = kept ? x[begin + k] / keep : 0.0f;
+                    mask[begin + k] = kept;
+                }
             }
         }
     }
+    advance_if_alone(state, groups);
 }
 
 extern "C" __global__ void dropout_backward(const unsigned char* __restrict__ mask, const float* dy,
                                             float* dx, long long n, float rate, int accumulate) {
     const float keep = 1.0f - rate;
-    for_each_pack(n, aligned(dy, dx), [&](auto width, long long i) {
+    for_each_pack(n, aligned(dy, dx) && mask_by_fours(mask), [&](auto width, long long i) {
         constexpr int W = decltype(width)::value;
         Pack<W> gradient = load<W>(dy + i);
+        const Kept<W> kept = *reinterpret_cast<const Kept<W>*>(mask + i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            gradient.at[k] = mask[i + k] ? gradient.at[k] / keep : 0.0f;
+            gradient.at[k] = kept.at[k] ? gradient.at[k] / keep : 0.0f;
         }
         store_gradient<W>(dx + i, gradient, accumulate);
     });
 }
 
-// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 1024
-// elements, at most 4096 blocks); no shared memory. random.cu's random_advance follows forward.
+// Launch contract: one-dimensional grids; no shared memory. Forward: one block of up to ONE_BLOCK
+// threads, or any number of blocks, after which random.cu's random_advance follows. Backward: any
+// grid and block (256 threads, a block per 1024 elements, at most 4096 blocks). Arrays that are not
+// at multiples of 16 bytes, or masks that are not at multiples of 4, go one element at a time.

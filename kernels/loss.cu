@@ -10,10 +10,12 @@
 //
 // From logits, because log(sigmoid(z)) is infinite where the sigmoid rounds to 0 or 1; these forms
 // never overflow and keep full precision in both tails. The sums go to one float per block and are
-// added by a second launch of one block, in a fixed order: same bits every run. One block's worth
-// of work needs no second launch. Probabilities are written on the way, as they cost one store.
+// added by a second launch of one block, in a fixed order: same bits every run. Up to 4096 elements
+// one block does all, as a second launch would take longer. Probabilities are written on the way,
+// as they cost one store. Elements go four to an access where the arrays are flat.
 
 #include "activation.cuh"
+#include "flat.cuh"
 #include "reduce.cuh"
 
 constexpr int THREADS = 256;
@@ -48,19 +50,26 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                   const float* __restrict__ labels,
                                   float* __restrict__ probabilities, float* __restrict__ partial,
                                   float* __restrict__ loss, long long n, float scale) {
-    const long long step = static_cast<long long>(gridDim.x) * THREADS;
     float sum = 0.0f;
-    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
-         i += step) {
-        const float z = logits[i];
-        const float t = labels[i];
-        // softplus(z) - z t, grouped so that a confident right answer does not cancel:
-        // t = 1 gives softplus(-z), t = 0 gives softplus(z)
-        sum += fmaxf(z, 0.0f) - z * t + log1pf(expf(-fabsf(z)));
-        if (probabilities != nullptr) {
-            probabilities[i] = sigmoid(z);
+    for_each_pack(n, aligned(logits, labels, probabilities), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> z = load<W>(logits + i);
+        const Pack<W> t = load<W>(labels + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            // softplus(z) - z t, grouped so that a confident right answer does not cancel:
+            // t = 1 gives softplus(-z), t = 0 gives softplus(z)
+            sum += fmaxf(z.at[k], 0.0f) - z.at[k] * t.at[k] + log1pf(expf(-fabsf(z.at[k])));
         }
-    }
+        if (probabilities != nullptr) {
+            Pack<W> p;
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                p.at[k] = sigmoid(z.at[k]);
+            }
+            store<W>(probabilities + i, p);
+        }
+    });
     finish_sum(sum, partial, loss, scale);
 }
 
@@ -68,25 +77,33 @@ extern "C" __global__ void sigmoid_cross_entropy_backward(const float* __restric
                                                           const float* __restrict__ labels,
                                                           float* __restrict__ dlogits, long long n,
                                                           float scale, int accumulate) {
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        const float gradient = scale * (sigmoid(logits[i]) - labels[i]);
-        dlogits[i] = accumulate ? dlogits[i] + gradient : gradient;
-    }
+    for_each_pack(n, aligned(logits, labels, dlogits), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> gradient = load<W>(logits + i);
+        const Pack<W> t = load<W>(labels + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] = scale * (sigmoid(gradient.at[k]) - t.at[k]);
+        }
+        store_gradient<W>(dlogits + i, gradient, accumulate);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     mean_squared_error_forward(const float* __restrict__ x, const float* __restrict__ target,
                                float* __restrict__ partial, float* __restrict__ loss, long long n,
                                float scale) {
-    const long long step = static_cast<long long>(gridDim.x) * THREADS;
     float sum = 0.0f;
-    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
-         i += step) {
-        const float difference = x[i] - target[i];
-        sum = fmaf(difference, difference, sum);
-    }
+    for_each_pack(n, aligned(x, target), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> one = load<W>(x + i);
+        const Pack<W> other = load<W>(target + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            const float difference = one.at[k] - other.at[k];
+            sum = fmaf(difference, difference, sum);
+        }
+    });
     finish_sum(sum, partial, loss, scale);
 }
 
@@ -94,25 +111,33 @@ extern "C" __global__ void mean_squared_error_backward(const float* __restrict__
                                                        const float* __restrict__ target,
                                                        float* __restrict__ dx, long long n,
                                                        float scale, int accumulate) {
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        const float gradient = 2.0f * scale * (x[i] - target[i]);
-        dx[i] = accumulate ? dx[i] + gradient : gradient;
-    }
+    for_each_pack(n, aligned(x, target, dx), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> gradient = load<W>(x + i);
+        const Pack<W> other = load<W>(target + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] = 2.0f * scale * (gradient.at[k] - other.at[k]);
+        }
+        store_gradient<W>(dx + i, gradient, accumulate);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     kullback_leibler_forward(const float* __restrict__ mean, const float* __restrict__ lnsd,
                              float* __restrict__ partial, float* __restrict__ loss, long long n,
                              float scale) {
-    const long long step = static_cast<long long>(gridDim.x) * THREADS;
     float sum = 0.0f;
-    for (long long i = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x; i < n;
-         i += step) {
-        // expm1: near the least value, at s = 0, exp(s) - 1 would cancel
-        sum += fmaf(mean[i], mean[i], expm1f(lnsd[i]) - lnsd[i]);
-    }
+    for_each_pack(n, aligned(mean, lnsd), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> m = load<W>(mean + i);
+        const Pack<W> s = load<W>(lnsd + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            // expm1: near the least value, at s = 0, exp(s) - 1 would cancel
+            sum += fmaf(m.at[k], m.at[k], expm1f(s.at[k]) - s.at[k]);
+        }
+    });
     finish_sum(sum, partial, loss, scale);
 }
 
@@ -120,12 +145,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void kullback_leibler_backward(const float* __restrict__ lnsd,
                                                      float* __restrict__ dlnsd, long long n,
                                                      float scale, int accumulate) {
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        const float gradient = scale * expm1f(lnsd[i]);
-        dlnsd[i] = accumulate ? dlnsd[i] + gradient : gradient;
-    }
+    for_each_pack(n, aligned(lnsd, dlnsd), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> gradient = load<W>(lnsd + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            gradient.at[k] = scale * expm1f(gradient.at[k]);
+        }
+        store_gradient<W>(dlnsd + i, gradient, accumulate);
+    });
 }
 
 // The maximum of a row and the sum of exp(value - maximum), known to the whole warp.
@@ -228,7 +256,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // Launch contract: one-dimensional blocks of THREADS = 256. Losses' forward: any grid up to 1024
-// blocks (a block per 1024 elements, or per ROWS = 8 rows of softmax); partial holds one float per
-// block and may be null for one block; with more than one, loss_sum follows with a grid of one.
-// Others: any grid (a block per 256 elements or per 8 rows, at most 4096). No dynamic shared
-// memory.
+// blocks (one for 4096 elements or fewer, else a block per 1024; a block per 4 * ROWS = 32 rows of
+// softmax); partial holds one float per block and may be null for one block; with more than one,
+// loss_sum follows with a grid of one. Others: any grid (a block per 1024 elements or per 8 rows,
+// at most 4096). No dynamic shared memory. Flat arrays that are not at multiples of 16 bytes are
+// served one float at a time.

@@ -34,3 +34,16 @@ constexpr float TWO_POW_MINUS_24 = 5.9604644775390625e-8f;
 __device__ __forceinline__ float unit_from_word(unsigned int word) {
     return static_cast<float>(word >> 8) * TWO_POW_MINUS_24;
 }
+
+constexpr int ONE_BLOCK = 1024;  // most threads of a launch of one block, which advances by itself
+
+// Every block of a launch reads the counter, so none may move it before all have: that is a launch
+// of its own (random_advance), unless there is only one block. To be called by all its threads.
+__device__ __forceinline__ void advance_if_alone(unsigned long long* state, long long blocks) {
+    if (gridDim.x == 1) {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            state[1] += blocks;
+        }
+    }
+}

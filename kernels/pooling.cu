@@ -11,8 +11,12 @@
 // Forward: one thread per output; channels are the fast axis, so a warp reads whole lines and the
 // windows' overlap is served by the caches. Backward gathers: one thread per input pixel visits the
 // windows that contain it, so that no two threads write one address (no atomics, no zeroing pass).
+// Both are bound by memory and by the index arithmetic in front of every access: where C is a
+// multiple of 4 a thread takes four channels, which share one index and are one access of 16 bytes.
 //
 // variants: -DPOOLING=max | -DPOOLING=avg
+
+#include "flat.cuh"
 
 #ifndef POOLING
 #define POOLING max
@@ -52,15 +56,20 @@ __device__ __forceinline__ float average_factor(const Span& rows, const Span& co
     return 1.0f / (static_cast<float>(rows.counted) * static_cast<float>(columns.counted));
 }
 
+// True where every pixel's channels are whole packs of four at multiples of 16 bytes.
+template <class... Pointers>
+__device__ __forceinline__ bool channels_by_fours(int channels, Pointers... pointers) {
+    return channels % 4 == 0 && aligned(pointers...);
+}
+
 extern "C" __global__ void pooling_forward(const float* __restrict__ x, float* __restrict__ y,
                                            int batch, int height, int width, int channels,
                                            int out_height, int out_width, int kernel_h,
                                            int kernel_w, int stride_h, int stride_w, int pad_h,
                                            int pad_w, int count_include_pad) {
     const long long n = static_cast<long long>(batch) * out_height * out_width * channels;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
+    for_each_pack(n, channels_by_fours(channels, x, y), [&](auto pack_width, long long i) {
+        constexpr int W = decltype(pack_width)::value;
         const int c = static_cast<int>(i % channels);
         long long rest = i / channels;
         const int q = static_cast<int>(rest % out_width);
@@ -70,18 +79,66 @@ extern "C" __global__ void pooling_forward(const float* __restrict__ x, float* _
 
         const Span rows = span_of(p, height, kernel_h, stride_h, pad_h, count_include_pad);
         const Span columns = span_of(q, width, kernel_w, stride_w, pad_w, count_include_pad);
-        float result = KIND == Pooling::max ? LOWEST : 0.0f;
+        Pack<W> result;
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            result.at[k] = KIND == Pooling::max ? LOWEST : 0.0f;
+        }
         for (int h = rows.begin; h < rows.end; ++h) {
             for (int w = columns.begin; w < columns.end; ++w) {
-                const float value = image[(static_cast<long long>(h) * width + w) * channels];
-                if constexpr (KIND == Pooling::avg) {
-                    result += value;
-                } else if (beats(value, result)) {
-                    result = value;
+                const Pack<W> value =
+                    load<W>(image + (static_cast<long long>(h) * width + w) * channels);
+#pragma unroll
+                for (int k = 0; k < W; ++k) {
+                    if constexpr (KIND == Pooling::avg) {
+                        result.at[k] += value.at[k];
+                    } else if (beats(value.at[k], result.at[k])) {
+                        result.at[k] = value.at[k];
+                    }
                 }
             }
         }
-        y[i] = KIND == Pooling::max ? result : result * average_factor(rows, columns);
+        if constexpr (KIND == Pooling::avg) {
+            const float factor = average_factor(rows, columns);
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                result.at[k] *= factor;
+            }
+        }
+        store<W>(y + i, result);
+    });
+}
+
+// Adds the window's gradient to `sum` where the pixel `cell` (row-major) is its maximum.
+template <int W>
+__device__ __forceinline__ void add_where_maximal(const float* image, const Span& rows,
+                                                  const Span& columns, int width, int channels,
+                                                  int cell, const Pack<W>& arriving, Pack<W>& sum) {
+    Pack<W> best;
+    int winner[W];
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+        best.at[k] = LOWEST;
+        winner[k] = -1;
+    }
+    for (int h = rows.begin; h < rows.end; ++h) {
+        for (int w = columns.begin; w < columns.end; ++w) {
+            const int here = h * width + w;
+            const Pack<W> value = load<W>(image + static_cast<long long>(here) * channels);
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                // the first NaN is the answer: nothing that follows beats it
+                const bool open = best.at[k] == best.at[k];
+                if (winner[k] < 0 || (open && beats(value.at[k], best.at[k]))) {
+                    best.at[k] = value.at[k];
+                    winner[k] = here;
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int k = 0; k < W; ++k) {
+        sum.at[k] += winner[k] == cell ? arriving.at[k] : 0.0f;
     }
 }
 
@@ -93,9 +150,8 @@ extern "C" __global__ void pooling_backward(const float* __restrict__ x,
                                             int kernel_w, int stride_h, int stride_w, int pad_h,
                                             int pad_w, int count_include_pad, int accumulate) {
     const long long n = static_cast<long long>(batch) * height * width * channels;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
+    for_each_pack(n, channels_by_fours(channels, x, dy, dx), [&](auto pack_width, long long i) {
+        constexpr int W = decltype(pack_width)::value;
         const int c = static_cast<int>(i % channels);
         long long rest = i / channels;
         const int w = static_cast<int>(rest % width);
@@ -110,40 +166,30 @@ extern "C" __global__ void pooling_backward(const float* __restrict__ x,
         const int last_p = min(out_height - 1, (h + pad_h) / stride_h);
         const int first_q = max(0, (w + pad_w - kernel_w + stride_w) / stride_w);
         const int last_q = min(out_width - 1, (w + pad_w) / stride_w);
-        float sum = 0.0f;
+        Pack<W> sum = {};
         for (int p = first_p; p <= last_p; ++p) {
             const Span rows = span_of(p, height, kernel_h, stride_h, pad_h, count_include_pad);
             for (int q = first_q; q <= last_q; ++q) {
                 const Span columns =
                     span_of(q, width, kernel_w, stride_w, pad_w, count_include_pad);
-                const float arriving =
-                    gradient[(static_cast<long long>(p) * out_width + q) * channels];
+                const Pack<W> arriving =
+                    load<W>(gradient + (static_cast<long long>(p) * out_width + q) * channels);
                 if constexpr (KIND == Pooling::avg) {
-                    sum = fmaf(arriving, average_factor(rows, columns), sum);
-                } else {
-                    float best = LOWEST;
-                    int winner = -1;
-                    for (int y = rows.begin; y < rows.end; ++y) {
-                        for (int v = columns.begin; v < columns.end; ++v) {
-                            const int cell = y * width + v;
-                            const float value = image[static_cast<long long>(cell) * channels];
-                            if (winner < 0 || beats(value, best)) {
-                                best = value;
-                                winner = cell;
-                            }
-                            if (value != value) {
-                                y = rows.end;  // the first NaN is the answer
-                                break;
-                            }
-                        }
+                    const float factor = average_factor(rows, columns);
+#pragma unroll
+                    for (int k = 0; k < W; ++k) {
+                        sum.at[k] = fmaf(arriving.at[k], factor, sum.at[k]);
                     }
-                    sum += winner == h * width + w ? arriving : 0.0f;
+                } else {
+                    add_where_maximal<W>(image, rows, columns, width, channels, h * width + w,
+                                         arriving, sum);
                 }
             }
         }
-        dx[i] = accumulate ? dx[i] + sum : sum;
-    }
+        store_gradient<W>(dx + i, sum, accumulate);
+    });
 }
 
-// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 256
-// elements of the array written, at most 4096 blocks); no shared memory. H * W below 2^31.
+// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 256 packs
+// of the array written, at most 4096 blocks); no shared memory. Channels that are not a multiple of
+// 4, or arrays that are not at multiples of 16 bytes, go one channel per thread.

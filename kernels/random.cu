@@ -7,7 +7,8 @@
 //   normal    Box and Muller, "A note on the generation of random normal deviates", 1958, on the
 //             pairs of words (0, 1) and (2, 3): r cos(angle), r sin(angle)
 //
-// One thread computes a whole Philox block: four numbers, one float4 store.
+// One thread computes a whole Philox block: four numbers, one float4 store. A launch of one block
+// moves the counter itself.
 
 #include "flat.cuh"
 #include "philox.cuh"
@@ -30,14 +31,16 @@ __device__ __forceinline__ void store_group(float* out, long long group, long lo
 
 // span = high - low. Product and sum are rounded one by one: a fused multiply-add would give other
 // bits than devices without one.
-extern "C" __global__ void random_uniform(const unsigned long long* __restrict__ state,
-                                          float* __restrict__ out, long long n, float low,
-                                          float span) {
+extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
+    random_uniform(unsigned long long* state, float* __restrict__ out, long long n, float low,
+                   float span) {
     const long long groups = (n + 3) / 4;
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    const unsigned long long seed = state[0];
+    const unsigned long long counter = state[1];
     for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
          group < groups; group += step) {
-        const PhiloxBlock block = philox(state[0], state[1] + group);
+        const PhiloxBlock block = philox(seed, counter + group);
         Pack<4> numbers;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
@@ -45,16 +48,19 @@ extern "C" __global__ void random_uniform(const unsigned long long* __restrict__
         }
         store_group(out, group, n, aligned(out), numbers);
     }
+    advance_if_alone(state, groups);
 }
 
-extern "C" __global__ void random_normal(const unsigned long long* __restrict__ state,
-                                         float* __restrict__ out, long long n, float mean,
-                                         float std) {
+extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
+    random_normal(unsigned long long* state, float* __restrict__ out, long long n, float mean,
+                  float std) {
     const long long groups = (n + 3) / 4;
     const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    const unsigned long long seed = state[0];
+    const unsigned long long counter = state[1];
     for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
          group < groups; group += step) {
-        const PhiloxBlock block = philox(state[0], state[1] + group);
+        const PhiloxBlock block = philox(seed, counter + group);
         Pack<4> numbers;
 #pragma unroll
         for (int k = 0; k < 4; k += 2) {
@@ -69,14 +75,14 @@ extern "C" __global__ void random_normal(const unsigned long long* __restrict__ 
         }
         store_group(out, group, n, aligned(out), numbers);
     }
+    advance_if_alone(state, groups);
 }
 
-// counter += blocks. A launch of its own, after the one that drew: every block of that one reads
-// the counter, so none of them may move it.
+// counter += blocks, after a launch of several blocks that drew.
 extern "C" __global__ void random_advance(unsigned long long* state, long long blocks) {
     state[1] += blocks;
 }
 
-// Launch contract: one-dimensional grid and block of any size (256 threads, a block per 1024
-// elements, at most 4096 blocks); random_advance: one thread, with blocks = ceil(n / 4). No shared
-// memory.
+// Launch contract: one-dimensional; no shared memory. One block of up to ONE_BLOCK threads, or any
+// number of blocks (256 threads, a block per 1024 elements, at most 4096 blocks), after which
+// random_advance follows: one thread, with blocks = ceil(n / 4).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .random import advance, check_state
+from .random import check_state, draw
 from .validation import THREADS, blocks_for, in_range, same_shape
 
 FILE = "dropout.cu"
@@ -21,9 +21,7 @@ def dropout_forward(state: Any, x: Any, y: Any, mask: Any, *, rate: float) -> No
     same_shape(operator, x=x, y=y, mask=mask)
     in_range(operator, "rate", rate, 0, 1)
     if x.size:
-        kernel = x.context.kernel(FILE, operator)
-        kernel(blocks_for(x.size), THREADS, state, x, y, mask, x.size, rate)
-        advance(state, x.size)
+        draw(x.context.kernel(FILE, operator), state, (x, y, mask), x.size, rate)
 
 
 def dropout_backward(mask: Any, dy: Any, dx: Any, *, rate: float, accumulate: bool = False) -> None:

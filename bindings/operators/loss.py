@@ -19,12 +19,15 @@ from .validation import (
 
 FILE = "loss.cu"
 MAX_PARTIAL_SUMS = 1024
+ONE_BLOCK = 4096
+"""Elements that one block sums alone: another launch, to add the sums of several, takes longer."""
 ROWS_PER_BLOCK = 8
 """Rows of a softmax that one block does at a time: one per warp."""
 
 
 def _element_blocks(shape: Sequence[int]) -> int:
-    return blocks_for(prod(shape), most=MAX_PARTIAL_SUMS)
+    n = prod(shape)
+    return 1 if n <= ONE_BLOCK else blocks_for(n, most=MAX_PARTIAL_SUMS)
 
 
 def _row_blocks(shape: Sequence[int]) -> int:
@@ -97,7 +100,7 @@ def sigmoid_cross_entropy_backward(
     n = logits.size
     if n:
         kernel = logits.context.kernel(FILE, operator)
-        blocks = blocks_for(n, THREADS)
+        blocks = blocks_for(n)
         kernel(blocks, THREADS, logits, labels, dlogits, n, scale, int(accumulate))
 
 
@@ -175,7 +178,7 @@ def mean_squared_error_backward(
     same_shape(operator, x=x, target=target, dx=dx)
     if x.size:
         kernel = x.context.kernel(FILE, operator)
-        blocks = blocks_for(x.size, THREADS)
+        blocks = blocks_for(x.size)
         kernel(blocks, THREADS, x, target, dx, x.size, scale, int(accumulate))
 
 
@@ -204,7 +207,7 @@ def kullback_leibler_backward(
     same_shape(operator, lnsd=lnsd, dlnsd=dlnsd)
     if lnsd.size:
         kernel = lnsd.context.kernel(FILE, operator)
-        blocks = blocks_for(lnsd.size, THREADS)
+        blocks = blocks_for(lnsd.size)
         kernel(blocks, THREADS, lnsd, dlnsd, lnsd.size, scale, int(accumulate))
 
 

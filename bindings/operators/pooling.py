@@ -30,7 +30,7 @@ def pooling_forward(
     sizes = _check(operator, x, y, kind, kernel, stride, pad)
     if y.size:
         launch = y.context.kernel(FILE, operator, POOLING=kind)
-        launch(blocks_for(y.size, THREADS), THREADS, x, y, *sizes, int(count_include_pad))
+        launch(_blocks(y), THREADS, x, y, *sizes, int(count_include_pad))
 
 
 def pooling_backward(
@@ -58,7 +58,7 @@ def pooling_backward(
     if dx.size:
         launch = dx.context.kernel(FILE, operator, POOLING=kind)
         launch(
-            blocks_for(dx.size, THREADS),
+            _blocks(dx),
             THREADS,
             x if kind == "max" else None,
             dy,
@@ -67,6 +67,11 @@ def pooling_backward(
             int(count_include_pad),
             int(accumulate),
         )
+
+
+def _blocks(written: Any) -> int:
+    """A thread per pack: 4 channels of a pixel, or one."""
+    return blocks_for(written.size, THREADS if written.shape[-1] % 4 else 4 * THREADS)
 
 
 def _check(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .validation import THREADS, blocks_for, device_array, has_shape
 
 FILE = "random.cu"
+ALONE = 8192
+"""Numbers that one block draws, and moves the counter: a second launch would take longer."""
+ALONE_THREADS = 1024
 
 
 def random_uniform(state: Any, out: Any, *, low: float = 0.0, high: float = 1.0) -> None:
@@ -29,15 +33,18 @@ def check_state(operator: str, state: Any) -> None:
     has_shape(operator, "state", state, (2,), "a random state (seed, counter)")
 
 
-def advance(state: Any, n: int) -> None:
-    """Move the counter past the blocks that n numbers took."""
-    state.context.kernel(FILE, "random_advance")(1, 1, state, -(-n // 4))
+def draw(kernel: Any, state: Any, arrays: Sequence[Any], n: int, *attributes: float) -> None:
+    """Launch a kernel that draws n numbers from `state`, and move the counter past them."""
+    arguments = (state, *arrays, n, *attributes)
+    if n <= ALONE:
+        kernel(1, THREADS if n <= 4 * THREADS else ALONE_THREADS, *arguments)
+    else:
+        kernel(blocks_for(n), THREADS, *arguments)
+        state.context.kernel(FILE, "random_advance")(1, 1, state, -(-n // 4))
 
 
 def _draw(operator: str, state: Any, out: Any, first: float, second: float) -> None:
     check_state(operator, state)
     n = device_array(operator, "out", out).size
     if n:
-        kernel = out.context.kernel(FILE, operator)
-        kernel(blocks_for(n), THREADS, state, out, n, first, second)
-        advance(state, n)
+        draw(out.context.kernel(FILE, operator), state, (out,), n, first, second)

@@ -21,7 +21,7 @@ from support import (
     upload,
 )
 
-SIZES = st.sampled_from([1, 2, 3, 5, 1023, 1024, 1029]) | st.integers(1, 5000)
+SIZES = st.sampled_from([1, 2, 3, 5, 1023, 1024, 1029, 8195]) | st.integers(1, 5000)
 
 
 def masks(device: Any, n: int) -> Any:
@@ -82,6 +82,22 @@ def test_works_in_place(device: Any) -> None:
         device.ops.dropout_backward(mask, y, y, rate=0.5)
         results.append(np.asarray(y))
     assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_arrays_and_masks_at_any_address(device: Any, shift: int) -> None:
+    """Elements by fours need floats at multiples of 16 bytes and a mask at a multiple of 4."""
+    n = 1029
+    x, results = numbers(np.random.default_rng(1), n), []
+    for first in (0, shift):
+        state, mask = upload(device, np.array([5, 0], np.uint64)), masks(device, first + n)[first:]
+        source = upload(device, np.pad(x, (first, 0)))[first:]
+        y, dx = poisoned(device, n), poisoned(device, first + n)[first:]
+        device.ops.dropout_forward(state, source, y, mask, rate=0.5)
+        device.ops.dropout_backward(mask, y, dx, rate=0.5)
+        results.append([np.asarray(mask), np.asarray(y), np.asarray(dx)])
+    for plain, shifted in zip(*results, strict=True):
+        assert_same_bits(shifted, plain)
 
 
 def test_wrong_calls_are_refused(device: Any) -> None:

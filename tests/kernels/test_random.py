@@ -18,7 +18,8 @@ STATES = st.tuples(
     # counters at the carry between its two words, and at the wrap
     st.sampled_from([0, 2**32 - 2, WORD - 1]) | st.integers(0, WORD),
 )
-SIZES = st.sampled_from([1, 2, 3, 4, 5, 1023, 1024, 1029]) | st.integers(1, 5000)
+# one block, which moves the counter itself, of 256 and of 1024 threads; and from 8193 on, several
+SIZES = st.sampled_from([1, 2, 3, 4, 5, 1023, 1024, 1029, 8192, 8193]) | st.integers(1, 9500)
 
 
 def test_uniform_numbers_are_the_twins_bit_for_bit(device: Any) -> None:

@@ -22,6 +22,7 @@ from pygan.symbol import InferredShapes, Symbol
 
 REQUESTS = ("write", "add", "null")
 DTYPES = ("float32", "float64")
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Executor:
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
     the gradients that lead further back, at the cost of memory; same bits.
     dtype: "float32", or "float64" on the numpy device (for checks of gradients).
+    precision: of the operands of convolutions and fully connected layers, forward and backward:
+    "float32"; or "tf32" or "bf16", which keep 11 or 8 significant bits and are made for the tensor
+    cores of a GPU (compute capability 8.0). Arrays, parameters and sums stay float32. Device numpy
+    rounds alike, which takes it longer than float32 does.
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
     the same memory every step), `memory` (bytes), `random_state` (uint64 (2,), seed and counter of
@@ -86,15 +91,22 @@ class Executor:
         keep_forward: bool = False,
         branches: bool = False,
         dtype: str = "float32",
+        precision: str = "float32",
     ) -> None:
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
             raise GraphError(
                 f"dtype {dtype!r} is not available on device {device.name!r}: float32 is, and on "
                 "numpy float64"
             )
+        if precision not in PRECISIONS or (precision != "float32" and dtype != "float32"):
+            raise GraphError(
+                f"precision {precision!r} is not available with dtype {dtype!r}: it is one of "
+                f"{', '.join(PRECISIONS)}, and with float64 only float32 (no rounding)"
+            )
         self.symbol = symbol
         self.device = device
         self.dtype = dtype
+        self.precision = precision
         self.keep_forward = keep_forward
         inferred = symbol.infer_shape(shapes)
         self.input_names = _input_names(symbol, shapes)
@@ -213,10 +225,14 @@ class Executor:
         for call in (call for program in programs for calls in program for call in calls):
             if call.workspace:
                 shapes = [None if array is None else array.shape for array in call.arrays]
-                attributes = {k: v for k, v in call.attributes.items() if k != "accumulate"}
+                attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
                 size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
                 sizes[call.apart] = max(sizes[call.apart], int(size))
         return sizes[0], sizes[1]
+
+    def _attributes(self, call: Call) -> dict[str, Any]:
+        chosen = call.precision and self.precision != "float32"
+        return call.attributes | ({"precision": self.precision} if chosen else {})
 
     def _resolve(self, array: Array) -> Any:
         memory = self._memory[array.root]
@@ -258,7 +274,7 @@ class Executor:
             if call.apart != apart:
                 bound.append(self._branch.leave if apart else self._branch.enter)
                 apart, forked = call.apart, True
-            attributes = dict(call.attributes)
+            attributes = self._attributes(call)
             if call.workspace:
                 attributes["workspace"] = self._workspaces[apart]
             arrays = [None if array is None else self._resolve(array) for array in call.arrays]

@@ -46,14 +46,19 @@ class Array:
 
 @dataclass(slots=True)
 class Call:
-    """One call of the kernel interface: positional arrays, keyword attributes. apart: nothing else
-    in its pass reads or writes what it writes, so it may run beside the calls that follow it."""
+    """One call of the kernel interface: positional arrays, keyword attributes.
+
+    workspace, precision: whether it takes the executor's scratch memory, and its precision. apart:
+    nothing else in its pass reads or writes what it writes, so it may run beside the calls that
+    follow it.
+    """
 
     function: str
     arrays: tuple[Array | None, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
     workspace: bool = False
     apart: bool = False
+    precision: bool = False
 
 
 @dataclass(slots=True)

@@ -86,7 +86,8 @@ class _Convolutional(Operator):
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, weight, *bias = arrays.inputs
         operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
-        return [Call(f"{self.prefix}_forward", operands, self._geometry(), workspace=True)]
+        function, geometry = f"{self.prefix}_forward", self._geometry()
+        return [Call(function, operands, geometry, workspace=True, precision=True)]
 
     def backward(
         self,
@@ -101,7 +102,9 @@ class _Convolutional(Operator):
         def add(function: str, target: Gradient | None, *operands: Array, **geometry: Any) -> None:
             if target is not None:
                 attributes = geometry | {"accumulate": target.accumulate}
-                calls.append(Call(function, (*operands, target.array), attributes, workspace=True))
+                arrays = (*operands, target.array)
+                products = function != "bias_backward"  # which is a sum
+                calls.append(Call(function, arrays, attributes, workspace=True, precision=products))
 
         geometry = self._geometry()
         add(f"{self.prefix}_backward_data", gradients[0], dy, weight, **geometry)

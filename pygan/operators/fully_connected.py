@@ -52,7 +52,7 @@ class FullyConnected(Operator):
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, weight, *bias = arrays.inputs
         operands = (self._rows(data), weight, bias[0] if bias else None, arrays.outputs[0])
-        return [Call("fully_connected_forward", operands, workspace=True)]
+        return [Call("fully_connected_forward", operands, workspace=True, precision=True)]
 
     def backward(
         self,
@@ -67,7 +67,9 @@ class FullyConnected(Operator):
         def add(function: str, target: Gradient | None, *operands: Array) -> None:
             if target is not None:
                 attributes = {"accumulate": target.accumulate}
-                calls.append(Call(function, operands, attributes, workspace=True))
+                products = function != "bias_backward"  # which is a sum
+                call = Call(function, operands, attributes, workspace=True, precision=products)
+                calls.append(call)
 
         to_data, to_weight = gradients[:2]
         if to_data is not None:

@@ -230,31 +230,37 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // x is (outer, x_row), y is (outer, y_row): everything from the joined axis inwards is one row, and
-// x takes the floats [y_offset, y_offset + x_row) of each.
+// x takes the floats [y_offset, y_offset + x_row) of each. Four floats per access where rows and
+// offset are whole packs.
+__device__ __forceinline__ bool rows_by_fours(long long x_row, long long y_row,
+                                              long long y_offset) {
+    return ((x_row | y_row | y_offset) & 3) == 0;
+}
+
 extern "C" __global__ void concatenate_forward(const float* __restrict__ x, float* __restrict__ y,
                                                long long n, long long x_row, long long y_row,
                                                long long y_offset) {
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        y[i / x_row * y_row + y_offset + i % x_row] = x[i];
-    }
+    const bool vectorised = aligned(x, y) && rows_by_fours(x_row, y_row, y_offset);
+    for_each_pack(n, vectorised, [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        store<W>(y + i / x_row * y_row + y_offset + i % x_row, load<W>(x + i));
+    });
 }
 
 extern "C" __global__ void concatenate_backward(const float* __restrict__ dy,
                                                 float* __restrict__ dx, long long n,
                                                 long long x_row, long long y_row,
                                                 long long y_offset, int accumulate) {
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        const float gradient = dy[i / x_row * y_row + y_offset + i % x_row];
-        dx[i] = accumulate ? dx[i] + gradient : gradient;
-    }
+    const bool vectorised = aligned(dy, dx) && rows_by_fours(x_row, y_row, y_offset);
+    for_each_pack(n, vectorised, [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> gradient = load<W>(dy + i / x_row * y_row + y_offset + i % x_row);
+        store_gradient<W>(dx + i, gradient, accumulate);
+    });
 }
 
 // Launch contract: one-dimensional grids. broadcast_multiply_backward: blocks of THREADS = 256, one
 // per 256 / LANES_PER_SUM elements of da (not strided: the grid must cover them all). All others:
-// any block (256) and any grid (a block per 1024 elements flat, per 256 where indexed; at most
-// 4096). No dynamic shared memory; flat arrays that are not multiples of 16 bytes are served one
-// float at a time.
+// any block (256) and any grid (a block per 1024 elements flat, per 256 where broadcast or
+// joined; at most 4096). No dynamic shared memory; flat arrays that are not multiples of 16 bytes
+// are served one float at a time.

@@ -246,9 +246,10 @@ def test_concatenate(device: Any) -> None:
             offset += parts[k]
 
     cases = st.tuples(
-        st.lists(st.sampled_from([1, 2, 3, 11]), min_size=1, max_size=4),
+        # rows that are and are not multiples of 4 floats
+        st.lists(st.sampled_from([1, 3, 4, 11]), min_size=1, max_size=4),
         st.integers(0, 3),
-        st.lists(st.sampled_from([1, 2, 7, 40]), min_size=1, max_size=3),
+        st.lists(st.sampled_from([1, 4, 7, 40]), min_size=1, max_size=3),
         SEEDS,
     )
     for_all(cases, examples_for(device, 15), body)

@@ -1,0 +1,77 @@
+"""What is bound by memory reads and writes 16 bytes per access in the code that nvcc makes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import pytest
+
+from pygan.bindings import compiler
+
+LOAD, STORE = r"ld\.global(\.nc)?\.v4\.\w+", r"st\.global\.v4\.\w+"
+
+# What is to be found in an entry point that has not both: it reads or writes no array of its own
+# size, or its rows are of any length (softmax), or it indexes with strides (broadcasting).
+ONLY_LOADS = (LOAD,)
+ONLY_STORES = (STORE,)
+NEITHER = ()
+# file: (macros, exceptions)
+FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
+    "activation.cu": ({"ACTIVATION": "leaky_relu"}, {}),
+    "batch_norm.cu": ({"ACTIVATION": "leaky_relu"}, {"batch_norm_update_moving": NEITHER}),
+    "dropout.cu": ({}, {}),
+    "elementwise.cu": (
+        {},
+        {
+            "fill": ONLY_STORES,
+            "broadcast_multiply_forward": NEITHER,
+            "broadcast_multiply_backward": NEITHER,
+        },
+    ),
+    "loss.cu": (
+        {},
+        {
+            "loss_sum": NEITHER,
+            "mean_squared_error_forward": ONLY_LOADS,
+            "kullback_leibler_forward": ONLY_LOADS,
+            "softmax_forward": NEITHER,
+            "softmax_backward": NEITHER,
+            "softmax_cross_entropy_forward": NEITHER,
+            "softmax_cross_entropy_backward": NEITHER,
+        },
+    ),
+    "optimizer.cu": ({}, {}),
+    "pooling.cu": ({"POOLING": "avg"}, {}),
+    "random.cu": (
+        {},
+        {
+            "random_uniform": ONLY_STORES,
+            "random_normal": ONLY_STORES,
+            "random_advance": NEITHER,
+        },
+    ),
+}
+
+
+def intermediate_code(file: str, defines: Mapping[str, str]) -> dict[str, str]:
+    """PTX by entry point."""
+    nvcc, path = compiler.find_nvcc(), compiler.source_path(file)
+    if nvcc is None:
+        pytest.skip("no nvcc; `pip install pygan[nvcc]` or nvcc_report --fetch brings one")
+    folders = [compiler.kernels_dir()]
+    flags = ["-ptx", "-arch=sm_90a", *compiler.NVCC_FLAGS, *compiler.define_flags(defines)]
+    key = compiler.content_key(path, folders, flags, "nvcc " + compiler.nvcc_version(nvcc))
+    text = compiler.cached(key, lambda: compiler.run_nvcc(nvcc, path, flags, folders)[0]).decode()
+    _, *parts = re.split(r"^\.visible \.entry ", text, flags=re.M)
+    return {re.match(r"\w+", part)[0]: part for part in parts}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_memory_bound_kernels_use_accesses_of_16_bytes(file: str) -> None:
+    defines, exceptions = FILES[file]
+    entries = intermediate_code(file, defines)
+    assert set(exceptions) <= set(entries)
+    for entry, code in entries.items():
+        for access in exceptions.get(entry, (LOAD, STORE)):
+            assert re.search(access, code), f"{entry} has no {access}"

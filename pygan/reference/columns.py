@@ -17,11 +17,15 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import shapes
+from .scratch import Empty, frame
+from .store import store
 
 Pair = tuple[int, int]
 
 # Below this many numbers per patch row (kw C), copies along image rows are the faster ones.
 SHORT_RUN = 8
+# Up to so many channels, a large image is put together plane by plane.
+FEW_CHANNELS = 4
 # Numbers in a block of patches, 8 MB of float32: BLAS wants large products, the caches small ones.
 BLOCK = 1 << 21
 # Rows that a matrix product needs to reach its speed.
@@ -74,12 +78,14 @@ def blocks(
         yield slice(start, start + images)
 
 
-def patches(large: np.ndarray, height: int, width: int, taps: Taps) -> np.ndarray:
+def patches(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty) -> np.ndarray:
     """A view (n, height, width, kh, kw, C) of all patches of large (n, H, W, C), padded."""
     if taps.pad != (0, 0):
         n, rows, columns, channels = large.shape
         (top, left) = taps.pad
-        padded = np.zeros((n, rows + 2 * top, columns + 2 * left, channels), large.dtype)
+        padded = empty((n, rows + 2 * top, columns + 2 * left, channels), large.dtype)
+        padded[:, :top] = padded[:, rows + top :] = 0
+        padded[:, :, :left] = padded[:, :, columns + left :] = 0
         padded[:, top : top + rows, left : left + columns] = large
         large = padded
     batch, row, column, channel = large.strides
@@ -98,19 +104,78 @@ def patches(large: np.ndarray, height: int, width: int, taps: Taps) -> np.ndarra
     )
 
 
-def matrix(large: np.ndarray, height: int, width: int, taps: Taps) -> np.ndarray:
+def matrix(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty) -> np.ndarray:
     """All patches of large (n, H, W, C) as a matrix (n height width, kh kw C)."""
-    view = patches(large, height, width, taps)
+    view = patches(large, height, width, taps, empty)
     rows = len(large) * height * width
     if taps_first(large, taps):
-        return np.ascontiguousarray(view.transpose(3, 4, 5, 0, 1, 2)).reshape(-1, rows).T
-    return np.ascontiguousarray(view).reshape(rows, -1)
+        view = view.transpose(3, 4, 5, 0, 1, 2)
+    copy = empty(view.shape, view.dtype)
+    copy[...] = view
+    return copy.reshape(-1, rows).T if taps_first(large, taps) else copy.reshape(rows, -1)
 
 
 def add_product(
     small: np.ndarray, weight: np.ndarray, large: np.ndarray, taps: Taps, accumulate: bool
 ) -> None:
-    """large (n, H, W, C) = or += the patches small (n, P, Q, C') @ weight (C', kh kw C).
+    """large (n, H, W, C) = or += the patches small (n, P, Q, C') @ weight (C', kh kw C)."""
+    with frame() as empty:
+        if _by_planes(large, taps):
+            _add_planes(small, weight, large, taps, accumulate, empty)
+        else:
+            _add_taps(small, weight, large, taps, accumulate, empty)
+
+
+def _by_planes(large: np.ndarray, taps: Taps) -> bool:
+    whole = all(k % s == 0 for k, s in zip(taps.kernel, taps.stride, strict=True))
+    return whole and taps.dilation == (1, 1) and large.shape[3] <= FEW_CHANNELS
+
+
+def _add_planes(
+    small: np.ndarray,
+    weight: np.ndarray,
+    large: np.ndarray,
+    taps: Taps,
+    accumulate: bool,
+    empty: Empty,
+) -> None:
+    """add_product for few channels: large as planes, one for each pixel of a stride and channel.
+
+    In a plane, what small pixels add lies side by side; at the end the planes are interleaved.
+    """
+    n, height, width, many = small.shape
+    _, rows, columns, channels = large.shape
+    (step_h, step_w), (top, left) = taps.stride, taps.pad
+    taps_h, taps_w = taps.kernel[0] // step_h, taps.kernel[1] // step_w
+    weight = weight.reshape(many, taps_h, step_h, taps_w, step_w, channels)
+    per_plane = np.ascontiguousarray(weight.transpose(1, 3, 2, 4, 5, 0)).reshape(-1, many)
+    product = empty((taps_h, taps_w, step_h * step_w * channels, n, height, width), large.dtype)
+    pixels = small.reshape(-1, many).T
+    np.matmul(per_plane, pixels, out=product.reshape(len(per_plane), pixels.shape[1]))
+    # An output padding may reach beyond the last patch.
+    tall = max(height + taps_h - 1, -(-(rows + top) // step_h))
+    wide = max(width + taps_w - 1, -(-(columns + left) // step_w))
+    planes = empty((step_h, step_w, channels, n, tall, wide), large.dtype)
+    planes[...] = 0
+    of_product = planes.reshape(-1, n, tall, wide)
+    for i in range(taps_h):
+        for j in range(taps_w):
+            of_product[:, :, i : i + height, j : j + width] += product[i, j]
+    image = empty((n, tall, step_h, wide, step_w, channels), large.dtype)
+    image[...] = planes.transpose(3, 4, 0, 5, 1, 2)
+    image = image.reshape(n, tall * step_h, wide * step_w, channels)
+    store(large, image[:, top : top + rows, left : left + columns], accumulate)
+
+
+def _add_taps(
+    small: np.ndarray,
+    weight: np.ndarray,
+    large: np.ndarray,
+    taps: Taps,
+    accumulate: bool,
+    empty: Empty,
+) -> None:
+    """add_product, tap by tap.
 
     Every tap lands on pixels `stride` apart: nothing is multiplied by an inserted zero. The first
     tap on each of these stride x stride sets of pixels is copied, which is cheaper than adding.
@@ -118,10 +183,12 @@ def add_product(
     n, height, width, channels = small.shape
     rows = small.reshape(-1, channels)
     if taps_first(large, taps):
-        product = (weight.T @ rows.T).reshape(*taps.kernel, large.shape[3], n, height, width)
+        product = empty((*taps.kernel, large.shape[3], n, height, width), large.dtype)
+        np.matmul(weight.T, rows.T, out=product.reshape(weight.shape[1], len(rows)))
         product = product.transpose(3, 4, 5, 0, 1, 2)
     else:
-        product = (rows @ weight).reshape(n, height, width, *taps.kernel, large.shape[3])
+        product = empty((n, height, width, *taps.kernel, large.shape[3]), large.dtype)
+        np.matmul(rows, weight, out=product.reshape(len(rows), weight.shape[1]))
     if not accumulate:
         # Pixels that no first tap reaches: those at the edges, and between wide strides.
         large[...] = 0

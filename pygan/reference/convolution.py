@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from . import columns, shapes, winograd
+from .scratch import frame
 from .store import store
 
 Pair = tuple[int, int]
@@ -191,9 +192,10 @@ def _gather(
     else:
         for few, many in _groups(large, small, groups):
             for block in columns.blocks(large, small, taps, groups):
-                patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps)
-                output = _rows(small[block])[:, many]
-                _product(patches, _matrix(weight[many]).T, output, accumulate)
+                with frame() as empty:
+                    patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
+                    output = _rows(small[block])[:, many]
+                    _product(patches, _matrix(weight[many]).T, output, accumulate)
     if bias is not None:
         small += bias
 
@@ -259,14 +261,16 @@ def _weigh(
         least = max(columns.BLOCK, 4 * output.size)
         adding = accumulate
         for block in columns.blocks(large, small, taps, groups, least):
-            patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps)
-            _product(_rows(small[block])[:, many].T, patches, output, adding)
+            with frame() as empty:
+                patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
+                _product(_rows(small[block])[:, many].T, patches, output, adding)
             adding = True
 
 
 def _product(a: np.ndarray, b: np.ndarray, output: np.ndarray, accumulate: bool) -> None:
     if accumulate:
-        output += a @ b
+        with frame() as empty:
+            output += np.matmul(a, b, out=empty((len(a), b.shape[1]), output.dtype))
     else:
         np.matmul(a, b, out=output)
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,26 +32,31 @@ class _Memory(threading.local):
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """An array of the shape, not initialised; beside the block while that is too small."""
-        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        dtype = np.dtype(dtype)
         start = self.used
-        self.used += -(-nbytes // ALIGNMENT) * ALIGNMENT
-        self.most = max(self.most, self.used)
+        self.used = start + -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         if self.used > len(self.block):
+            self.most = max(self.most, self.used)
             return np.empty(shape, dtype)
-        return self.block[start : start + nbytes].view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, self.block, start)
 
 
 _memory = _Memory()
 
 
-@contextmanager
-def frame() -> Iterator[Empty]:
-    """Gives the function that hands out arrays until the frame ends."""
-    memory, start = _memory, _memory.used
-    try:
-        yield memory.empty
-    finally:
-        memory.used = start
-        if start == 0 and memory.most > len(memory.block):
+class frame:
+    """with frame() as empty: what empty(shape, dtype) gives is free again at the end."""
+
+    __slots__ = ("_memory", "_start")
+
+    def __enter__(self) -> Empty:
+        self._memory = _memory
+        self._start = _memory.used
+        return _memory.empty
+
+    def __exit__(self, *_: object) -> None:
+        memory = self._memory
+        memory.used = self._start
+        if self._start == 0 and memory.most > len(memory.block):
             block = np.empty(memory.most + ALIGNMENT, np.uint8)
             memory.block = block[-block.ctypes.data % ALIGNMENT :]

@@ -6,11 +6,10 @@ The generator of a run of `pygan train conditional` (without ``--generator``, su
 first) draws images with the digits that it is asked for; those digits are their labels. The
 lesson's classifier learns, in as many batches each way, from
 
-    real               real images
-    real + generated   batches of which one half is real and the other generated
-    generated          generated images alone; how far that leads says how good they are (Ravuri and
-                       Vinyals, "Classification accuracy score for conditional generative models",
-                       2019)
+    real        real images
+    both        batches of which one half is real and the other generated
+    generated   generated images alone; how far that leads says how good they are (Ravuri and
+                Vinyals, "Classification accuracy score for conditional generative models", 2019)
 
 All are tested on real images. ``--labelled N`` takes a small part of the real images, drawn anew
 for each seed; the generator has learned from the labels of all, so what it adds then is not made
@@ -53,8 +52,9 @@ from pygan.training.systems import SYSTEMS
 
 NAME = "generated-data"
 CONDITIONAL = SYSTEMS["conditional"]
-WAYS = ("real", "real + generated", "generated")
+WAYS = ("real", "both", "generated")
 DEFAULTS = {
+    "ways": ",".join(WAYS),
     "labelled": 0,
     "generated": 0,
     "epochs": 10,
@@ -142,6 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--generated", type=cli.positive, metavar="N", help="images to draw (as many as real ones)"
     )
     parser.add_argument("--seeds", type=cli.positive, metavar="N", help="how many seeds (5)")
+    parser.add_argument(
+        "--ways", metavar="LIST", help=f"of these, the first to compare with ({DEFAULTS['ways']})"
+    )
     options = parser.parse_args(arguments)
     if not options.generator:
         own = {"epochs": None, "batch_size": None, "max_batches": options.gan_batches}
@@ -155,6 +158,9 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     """All trainings, or those that are missing."""
     asked = {name: getattr(options, name) for name in DEFAULTS}
     chosen = choose(session, NAME, asked, DEFAULTS)
+    ways = tuple(chosen["ways"].split(","))
+    if not set(ways) <= set(WAYS) or len(set(ways)) < len(ways):
+        raise PyganError(f"--ways {chosen['ways']}: choose from {', '.join(WAYS)}, each once")
     device = devices.get(options.device)
     data = chosen.pop("data")
     train, test = load_train_and_test(data)
@@ -164,7 +170,7 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     path = checkpoint_file(options.generator or Path(options.out) / "conditional")
     drawn, origin = draw_images(device, path, chosen["generated"] or labelled, chosen["seed"])
     picture = pictures.grid(drawn.images[: ROWS * CLASSES] / np.float32(255), ROWS, CLASSES, 2)
-    plan = Plan(NAME, WAYS, batches, data, train.fingerprint, chosen, origin)
+    plan = Plan(NAME, ways, batches, data, train.fingerprint, chosen, origin)
     session.progress.say(
         f"data: {train.describe()}; {labelled:,} of them are used\ndevice: {device.description}\n"
         f"generated: {drawn.describe()}\n"
@@ -180,7 +186,7 @@ def compare(options: argparse.Namespace, session: Session) -> None:
         real = some_of(train, labelled, seed)
         images, helping = {
             "real": (real, None),
-            "real + generated": (real, drawn),
+            "both": (real, drawn),
             "generated": (drawn, None),
         }[way]
         settings = ClassifierSettings(batch_size=count, seed=seed)

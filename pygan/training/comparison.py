@@ -308,6 +308,7 @@ class Comparison:
             "device": self.device.name,
             "level": LEVEL,
             "ways": ways,
+            "by_batches": by_batches(self.finished, self.plan.ways),
             "trainings": self.finished,
         }
         content = (json.dumps(entry, indent=2) + "\n").encode()
@@ -335,6 +336,15 @@ def summarize(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dic
             "difference": None if way == ways[0] else mean_interval(pairs),
         }
     return result
+
+
+def by_batches(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dict[str, dict]:
+    """``summarize`` at each measurement, by the batches done then."""
+    places = [row[0] for row in finished[0]["curve"]] if finished else []
+    return {
+        str(batches): summarize([{**e, "accuracy": e["curve"][place][2]} for e in finished], ways)
+        for place, batches in enumerate(places)
+    }
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float | None] | None:

@@ -15,6 +15,7 @@ from pygan.training.comparison import (
     Comparison,
     Plan,
     Session,
+    by_batches,
     choose,
     mean_interval,
     summarize,
@@ -164,6 +165,16 @@ def test_intervals_are_student_s():
     assert found["high"] == pytest.approx(high, abs=0.005 * (high - low))
     assert mean_interval(values[:3]) == {"value": np.mean(values[:3]), "low": None, "high": None}
     assert mean_interval([]) is None
+
+
+def test_every_measurement_is_summarized(tmp_path):
+    finished = compare(tmp_path).finished
+    found = by_batches(finished, ["slow", "fast"])
+    assert list(found) == ["4", "8", "12", "16", "20", "23"]
+    assert found["23"] == summarize(finished, ["slow", "fast"])
+    values = [entry["curve"][1][2] for entry in finished if entry["way"] == "fast"]
+    assert found["8"]["fast"]["accuracy"]["value"] == pytest.approx(np.mean(values))
+    assert by_batches([], ["slow"]) == {}
 
 
 def test_differences_are_paired_by_seed():

@@ -110,6 +110,16 @@ def test_without_a_generator_one_is_trained_first(labelled_data, tmp_path):
     assert (out / "conditional" / "checkpoint.safetensors").exists()
 
 
+def test_ways_are_chosen(labelled_data, generator, tmp_path, capsys):
+    out = tmp_path / "run"
+    data = ["--data", str(labelled_data), "--generator", str(generator), "--seeds", "1"]
+    assert run(out, *data, "--ways", "generated,real") == 0
+    assert list(json.loads((out / "result.json").read_text())["ways"]) == ["generated", "real"]
+    for wrong in ("real,real", "fake", ""):
+        assert run(tmp_path / "other", *data, "--ways", wrong) == 1
+        assert "choose from real, both, generated, each once" in capsys.readouterr().err
+
+
 def test_a_generator_that_takes_no_digits_is_refused(labelled_data, unbroken, tmp_path, capsys):
     data = ["--data", str(labelled_data), "--generator", str(unbroken)]
     assert run(tmp_path / "run", *data) == 1

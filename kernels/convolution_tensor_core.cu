@@ -20,71 +20,88 @@
 // Tiles: 128 x 128 where the result has many (each element from memory then serves 128 products),
 // 64 x 64 else, 128 x 8 for 8 columns at most. Slices of the summed dimension as in convolution.cu.
 
-// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128
-// variants(sm_80): -DPRECISION=tf32 -DTILE_M=64 -DTILE_N=64
-// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=8
-// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128
-// variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
-// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3
 
 #include "convolution_geometry.cuh"
 #include "tensor_core.cuh"
+
+// Positions are kept as digits and move on by the digits of a step: addresses without division.
+__device__ __forceinline__ void advance(Position& at, Position step, int height, int width) {
+    at.w += step.w;
+    int carry = at.w >= width;
+    at.w -= carry ? width : 0;
+    at.h += step.h + carry;
+    carry = at.h >= height;
+    at.h -= carry ? height : 0;
+    at.n += step.n + carry;
+}
+
+// In what follows `floats` is what a copy moves: UNIT, or 1, and then a unit is copied part by
+// part.
 
 // Source: patches of images (batch, height, width, pitch). Line = position of a (batch, grid_h,
 // grid_w) grid, depth = (tap_h, tap_w, channel); outside an image lie zeros.
 template <int LINES>
 struct Patches {
     using Slab = AlongDepth<LINES>;
-    const float* images;                 // at the group's first channel
-    int top[Slab::SHARE];                // first row of each line's image, of all images' rows
-    int h[Slab::SHARE], w[Slab::SHARE];  // where tap (0, 0) of each line looks in its image
-    int height, width, pitch, channels, taps_w, step_h, step_w;
-    int floats;  // per copy
+    const float* images;      // at the group's first channel
+    int corner[Slab::SHARE];  // the pixel that tap (0, 0) of each line looks at, and
+    int h[Slab::SHARE];       // its coordinates in its image
+    int w[Slab::SHARE];
+    Position tap, step;  // (tap_h, tap_w, channel) of this thread's next depth
+    int height, width, pitch, channels, taps_w, step_h, step_w, floats;
 
     __device__ Patches(const float* __restrict__ images, int batch, int height, int width,
                        int pitch, int channels, int grid_h, int grid_w, Axis vertical,
-                       Axis horizontal)
+                       Axis horizontal, int first_depth)
         : images(images),
           height(height),
           width(width),
           pitch(pitch),
           channels(channels),
-          taps_w(horizontal.taps),
+          taps_w(max(horizontal.taps, 1)),
           step_h(vertical.step),
           step_w(horizontal.step),
           floats(floats_per_copy(images, channels)) {
+        tap = position(first_depth + Slab::depth(), taps_w, channels);
+        step = position(TILE_K, taps_w, channels);
         UNROLL
         for (int i = 0; i < Slab::SHARE; ++i) {
             const int line = blockIdx.x * TILE_M + Slab::line(i);
             const bool inside = line < batch * grid_h * grid_w;
             const Position at = position(inside ? line : 0, grid_h, grid_w);
-            top[i] = at.n * height;
-            // A line past the last looks at rows that no image has, and so reads zeros.
-            h[i] = inside ? at.h * vertical.unit + vertical.origin : NOWHERE;
+            h[i] = at.h * vertical.unit + vertical.origin;
             w[i] = at.w * horizontal.unit + horizontal.origin;
+            corner[i] = (at.n * height + h[i]) * width + w[i];
+            // A line past the last looks at rows that no image has, and so reads zeros.
+            if (!inside) h[i] = NOWHERE;
         }
     }
 
-    __device__ void fill(Copies& copies, float* slab, int first_depth, int depth_end) const {
+    __device__ void fill(Copies& copies, float* slab, int depths) {
+        Position at = tap;
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += floats) {
-            const int depth = first_depth + Slab::depth() + part;
-            const int tap = quotient(depth, channels);
-            const int channel = depth - tap * channels;
-            const int tap_h = quotient(tap, taps_w);
-            const int tap_w = tap - tap_h * taps_w;
+            const int down = at.n * step_h, right = at.h * step_w;
+            const bool within = Slab::depth() + part < depths;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
                 if (Slab::line(i) >= LINES) continue;
-                const int row = h[i] + tap_h * step_h;
-                const int column = w[i] + tap_w * step_w;
-                const bool inside =
-                    depth < depth_end && row >= 0 && row < height && column >= 0 && column < width;
-                const int pixel = inside ? (top[i] + row) * width + column : 0;
+                const int row = h[i] + down, column = w[i] + right;
+                const bool inside = within & (static_cast<unsigned>(row) < unsigned(height)) &
+                                    (static_cast<unsigned>(column) < unsigned(width));
+                const int pixel = inside ? corner[i] + down * width + right : 0;
                 copies.start(slab + Slab::place(Slab::line(i), Slab::depth() + part),
-                             images + static_cast<Offset>(pixel) * pitch + channel, inside, floats);
+                             images + static_cast<Offset>(pixel) * pitch + at.w, inside, floats);
             }
+            advance(at, {0, 0, 1}, taps_w, channels);
         }
+        advance(tap, step, taps_w, channels);
     }
 
   private:
@@ -96,12 +113,14 @@ template <int LINES>
 struct PatchColumns {
     using Slab = AcrossLines<LINES>;
     const float* images;  // at the group's first channel
-    int height, width, pitch, channels, grid_h, grid_w;
+    Position tap;         // of this thread's first line
+    Position at, step;    // of this thread's next depth; its depths are Slab::STEP apart
+    int height, width, pitch, channels, grid_h, grid_w, floats;
     Axis vertical, horizontal;
-    int floats;
 
     __device__ PatchColumns(const float* __restrict__ images, int height, int width, int pitch,
-                            int channels, int grid_h, int grid_w, Axis vertical, Axis horizontal)
+                            int channels, int grid_h, int grid_w, Axis vertical, Axis horizontal,
+                            int first_depth)
         : images(images),
           height(height),
           width(width),
@@ -109,32 +128,38 @@ struct PatchColumns {
           channels(channels),
           grid_h(grid_h),
           grid_w(grid_w),
+          floats(floats_per_copy(images, channels)),
           vertical(vertical),
-          horizontal(horizontal),
-          floats(floats_per_copy(images, channels)) {}
+          horizontal(horizontal) {
+        tap = position(blockIdx.y * TILE_N + Slab::line(), horizontal.taps, channels);
+        at = position(first_depth + Slab::depth(0), grid_h, grid_w);
+        step = position(Slab::STEP, grid_h, grid_w);
+    }
 
-    __device__ void fill(Copies& copies, float* slab, int first_depth, int depth_end) const {
+    __device__ void fill(Copies& copies, float* slab, int depths) {
+        const Position first = at;
+        Position of_line = tap;
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += floats) {
-            const int line = blockIdx.y * TILE_N + Slab::line() + part;
-            const int tap = quotient(line, channels);
-            const int tap_h = quotient(tap, horizontal.taps);
-            const int h = vertical.origin + tap_h * vertical.step;
-            const int w = horizontal.origin + (tap - tap_h * horizontal.taps) * horizontal.step;
-            const float* const from = images + (line - tap * channels);
+            const int h = vertical.origin + of_line.n * vertical.step;
+            const int w = horizontal.origin + of_line.h * horizontal.step;
+            const bool reached = of_line.n < vertical.taps;
+            at = first;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
-                if (Slab::depth(i) >= TILE_K) continue;
-                const int depth = first_depth + Slab::depth(i);
-                const Position at = position(depth, grid_h, grid_w);
-                const int row = h + at.h * vertical.unit;
-                const int column = w + at.w * horizontal.unit;
-                const bool inside = tap_h < vertical.taps && depth < depth_end && row >= 0 &&
-                                    row < height && column >= 0 && column < width;
+                const int row = h + at.h * vertical.unit, column = w + at.w * horizontal.unit;
+                const bool inside = reached & (Slab::depth(i) < depths) &
+                                    (static_cast<unsigned>(row) < unsigned(height)) &
+                                    (static_cast<unsigned>(column) < unsigned(width));
                 const int pixel = inside ? (at.n * height + row) * width + column : 0;
-                copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
-                             from + static_cast<Offset>(pixel) * pitch, inside, floats);
+                if (Slab::depth(i) < TILE_K) {
+                    copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
+                                 images + static_cast<Offset>(pixel) * pitch + of_line.w, inside,
+                                 floats);
+                }
+                advance(at, step, grid_h, grid_w);
             }
+            advance(of_line, {0, 0, 1}, horizontal.taps, channels);
         }
     }
 };
@@ -144,30 +169,31 @@ template <int LINES>
 struct MatrixRows {
     using Slab = AlongDepth<LINES>;
     const float* start;
-    int first, lines, pitch;  // first line of the block; lines of the matrix
-    int floats;
+    int first, lines, pitch, depth, floats;  // first line of the block; lines of the matrix
 
-    __device__ MatrixRows(const float* __restrict__ start, int first, int lines, int pitch)
+    __device__ MatrixRows(const float* __restrict__ start, int first, int lines, int pitch,
+                          int first_depth)
         : start(start),
           first(first),
           lines(lines),
           pitch(pitch),
+          depth(first_depth + Slab::depth()),
           floats(floats_per_copy(start, pitch)) {}
 
-    __device__ void fill(Copies& copies, float* slab, int first_depth, int depth_end) const {
+    __device__ void fill(Copies& copies, float* slab, int depths) {
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += floats) {
-            const int depth = first_depth + Slab::depth() + part;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
                 if (Slab::line(i) >= LINES) continue;
                 const int line = first + Slab::line(i);
-                const bool inside = line < lines && depth < depth_end;
-                const Offset offset = inside ? static_cast<Offset>(line) * pitch + depth : 0;
+                const bool inside = (line < lines) & (Slab::depth() + part < depths);
+                const Offset offset = inside ? static_cast<Offset>(line) * pitch + depth + part : 0;
                 copies.start(slab + Slab::place(Slab::line(i), Slab::depth() + part),
                              start + offset, inside, floats);
             }
         }
+        depth += TILE_K;
     }
 };
 
@@ -176,30 +202,31 @@ template <int LINES>
 struct MatrixColumns {
     using Slab = AcrossLines<LINES>;
     const float* start;
-    int first, lines, pitch;
-    int floats;
+    int line, lines, pitch, depth, floats;  // line of this thread; lines of the matrix
 
-    __device__ MatrixColumns(const float* __restrict__ start, int first, int lines, int pitch)
+    __device__ MatrixColumns(const float* __restrict__ start, int first, int lines, int pitch,
+                             int first_depth)
         : start(start),
-          first(first),
+          line(first + Slab::line()),
           lines(lines),
           pitch(pitch),
+          depth(first_depth + Slab::depth(0)),
           floats(pitch % UNIT == 0 ? floats_per_copy(start, lines) : 1) {}
 
-    __device__ void fill(Copies& copies, float* slab, int first_depth, int depth_end) const {
+    __device__ void fill(Copies& copies, float* slab, int depths) {
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += floats) {
-            const int line = first + Slab::line() + part;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
                 if (Slab::depth(i) >= TILE_K) continue;
-                const int depth = first_depth + Slab::depth(i);
-                const bool inside = line < lines && depth < depth_end;
-                const Offset offset = inside ? static_cast<Offset>(depth) * pitch + line : 0;
+                const bool inside = (line + part < lines) & (Slab::depth(i) < depths);
+                const int row = depth + i * Slab::STEP;
+                const Offset offset = inside ? static_cast<Offset>(row) * pitch + line + part : 0;
                 copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
                              start + offset, inside, floats);
             }
         }
+        depth += TILE_K;
     }
 };
 
@@ -208,40 +235,42 @@ template <int LINES>
 struct PhaseWeights {
     using Slab = AcrossLines<LINES>;
     const float* group;  // its weights (y_channels, kernel_h, kernel_w, x_channels)
-    int kernel_h, kernel_w, x_channels, y_channels;
-    Phase vertical, horizontal;
-    int floats;
+    Position at, step;   // of this thread's next depth; its depths are Slab::STEP apart
+    int line, x_channels, y_channels, taps_w, first, down, right, filter, floats;
 
     __device__ PhaseWeights(const float* __restrict__ group, int kernel_h, int kernel_w,
-                            int x_channels, int y_channels, Phase vertical, Phase horizontal)
+                            int x_channels, int y_channels, Phase vertical, Phase horizontal,
+                            int first_depth)
         : group(group),
-          kernel_h(kernel_h),
-          kernel_w(kernel_w),
+          line(blockIdx.y * TILE_N + Slab::line()),
           x_channels(x_channels),
           y_channels(y_channels),
-          vertical(vertical),
-          horizontal(horizontal),
-          floats(floats_per_copy(group, x_channels)) {}
+          taps_w(max(horizontal.taps, 1)),
+          first(vertical.tap * kernel_w + horizontal.tap),
+          down(vertical.tap_step * kernel_w),
+          right(horizontal.tap_step),
+          filter(kernel_h * kernel_w),
+          floats(floats_per_copy(group, x_channels)) {
+        at = position(first_depth + Slab::depth(0), taps_w, y_channels);
+        step = position(Slab::STEP, taps_w, y_channels);
+    }
 
-    __device__ void fill(Copies& copies, float* slab, int first_depth, int depth_end) const {
+    __device__ void fill(Copies& copies, float* slab, int depths) {
+        const Position from = at;
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += floats) {
-            const int line = blockIdx.y * TILE_N + Slab::line() + part;
+            at = from;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
-                if (Slab::depth(i) >= TILE_K) continue;
-                const int depth = first_depth + Slab::depth(i);
-                const int tap = quotient(depth, y_channels);
-                const int channel = depth - tap * y_channels;
-                const int tap_h = quotient(tap, horizontal.taps);
-                const int tap_w = tap - tap_h * horizontal.taps;
-                const int r = vertical.tap + tap_h * vertical.tap_step;
-                const int s = horizontal.tap + tap_w * horizontal.tap_step;
-                const bool inside = line < x_channels && depth < depth_end;
-                const Offset row =
-                    inside ? (static_cast<Offset>(channel) * kernel_h + r) * kernel_w + s : 0;
-                copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
-                             group + row * x_channels + (inside ? line : 0), inside, floats);
+                const bool inside = (line + part < x_channels) & (Slab::depth(i) < depths);
+                const int tap = first + at.n * down + at.h * right;
+                const Offset row = inside ? static_cast<Offset>(at.w) * filter + tap : 0;
+                if (Slab::depth(i) < TILE_K) {
+                    copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
+                                 group + row * x_channels + (inside ? line + part : 0), inside,
+                                 floats);
+                }
+                advance(at, step, taps_w, y_channels);
             }
         }
     }
@@ -259,13 +288,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int group_x = x_channels / groups, group_y = y_channels / groups;
     const int depth = kernel_h * kernel_w * group_x;
     const int lines = batch * y_height * y_width;
+    const DepthRange range = depth_range(depth, slice, slices);
 
     const Patches<TILE_M> left(x + group * group_x, batch, height, width, x_channels, group_x,
                                y_height, y_width, {-pad_h, stride_h, dilation_h, kernel_h},
-                               {-pad_w, stride_w, dilation_w, kernel_w});
+                               {-pad_w, stride_w, dilation_w, kernel_w}, range.begin);
     const MatrixRows<TILE_N> right(w + static_cast<Offset>(group) * group_y * depth,
-                                   blockIdx.y * TILE_N, group_y, depth);
-    const Sums sums = tile_product(left, right, depth_range(depth, slice, slices));
+                                   blockIdx.y * TILE_N, group_y, depth, range.begin);
+    const Sums sums = tile_product(left, right, range);
 
     const Result result = {y,     bias,   static_cast<Offset>(lines) * y_channels,
                            slice, slices, accumulate};
@@ -302,14 +332,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_da
 
     const int group_x = x_channels / groups, group_y = y_channels / groups;
     const int depth = vertical.taps * horizontal.taps * group_y;
-    const Patches<TILE_M> left(dy + group * group_y, batch, y_height, y_width, y_channels, group_y,
-                               vertical.count, horizontal.count,
-                               {vertical.origin, 1, -vertical.back, vertical.taps},
-                               {horizontal.origin, 1, -horizontal.back, horizontal.taps});
+    const DepthRange range = depth_range(depth, slice, slices);
+    const Patches<TILE_M> left(
+        dy + group * group_y, batch, y_height, y_width, y_channels, group_y, vertical.count,
+        horizontal.count, {vertical.origin, 1, -vertical.back, vertical.taps},
+        {horizontal.origin, 1, -horizontal.back, horizontal.taps}, range.begin);
     const Offset group_weights = static_cast<Offset>(group_y) * kernel_h * kernel_w * group_x;
     const PhaseWeights<TILE_N> right(w + group * group_weights, kernel_h, kernel_w, group_x,
-                                     group_y, vertical, horizontal);
-    const Sums sums = tile_product(left, right, depth_range(depth, slice, slices));
+                                     group_y, vertical, horizontal, range.begin);
+    const Sums sums = tile_product(left, right, range);
 
     const Offset size = static_cast<Offset>(batch) * height * width * x_channels;
     const Result result = {dx, bias, size, slice, slices, accumulate};
@@ -340,14 +371,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
     const int group = blockIdx.z / slices, slice = blockIdx.z % slices;
     const int group_x = x_channels / groups, group_y = y_channels / groups;
     const int columns = kernel_h * kernel_w * group_x;
-    const int pixels = batch * y_height * y_width;
+    const DepthRange range = depth_range(batch * y_height * y_width, slice, slices);
 
-    const MatrixColumns<TILE_M> left(dy + group * group_y, blockIdx.x * TILE_M, group_y,
-                                     y_channels);
+    const MatrixColumns<TILE_M> left(dy + group * group_y, blockIdx.x * TILE_M, group_y, y_channels,
+                                     range.begin);
     const PatchColumns<TILE_N> right(x + group * group_x, height, width, x_channels, group_x,
                                      y_height, y_width, {-pad_h, stride_h, dilation_h, kernel_h},
-                                     {-pad_w, stride_w, dilation_w, kernel_w});
-    const Sums sums = tile_product(left, right, depth_range(pixels, slice, slices));
+                                     {-pad_w, stride_w, dilation_w, kernel_w}, range.begin);
+    const Sums sums = tile_product(left, right, range);
 
     const Offset size = static_cast<Offset>(y_channels) * columns;
     const Result result = {dw, nullptr, size, slice, slices, accumulate};
@@ -372,7 +403,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
 //                                                  groups * stride_h * stride_w * slices)
 //   convolution_backward_weight_tensor_core  grid (ceil(Kg / TILE_M), ceil(R*S*Cg / TILE_N),
 //                                                  groups * slices)
-//     block THREADS: 256 for 128 x 128 tiles, 128 else. Compute capability 8.0.
+//     block THREADS = 128. Compute capability 8.0.
 //     slices == 1: the result is written, or added to with accumulate != 0.
 //     slices > 1: the written pointer is a workspace of slices copies of the result; bias and
 //     accumulate are left to sum_partials.

@@ -21,8 +21,7 @@
 // Needs compute capability 8.0. Dynamic shared memory: see SHARED_BYTES.
 #pragma once
 
-#define TILE_K 32  // depth per step, and what slices are multiples of
-#include "product.cuh"
+#include "common.cuh"
 
 // On the CPU driver unrolling would only make compiling slower.
 #ifdef PYGAN_CPU_DRIVER
@@ -40,11 +39,18 @@
 #ifndef PRECISION
 #define PRECISION tf32  // of the operands: tf32 or bf16
 #endif
+#ifndef TILE_K
+#define TILE_K 32  // depth per step, and what slices are multiples of: 16 or 32
+#endif
+#ifndef STAGES
+#define STAGES 3  // steps in shared memory: one in use, the others on their way
+#endif
 
-constexpr int STAGES = 3;  // steps in shared memory: one in use, two on their way
-constexpr int UNIT = 4;    // floats that a thread copies at a time: 16 bytes
+#include "product.cuh"
 
-constexpr int WARPS = TILE_M * TILE_N >= 128 * 128 ? 8 : 4;
+constexpr int UNIT = 4;  // floats that a thread copies at a time: 16 bytes
+
+constexpr int WARPS = 4;
 constexpr int WARPS_M = TILE_N == 8 ? 4 : 2;
 constexpr int WARPS_N = WARPS / WARPS_M;
 constexpr int THREADS = 32 * WARPS;
@@ -287,12 +293,14 @@ struct AcrossLines {
     static constexpr int LINES = LINES_OF_SLAB;
     static constexpr int PITCH = LINES + 4, SIZE = TILE_K * PITCH;
     static constexpr int UNITS = LINES / UNIT;  // of a depth
-    static constexpr int SHARE = (TILE_K + THREADS / UNITS - 1) / (THREADS / UNITS);
+    static constexpr int STEP = THREADS / UNITS < TILE_K ? THREADS / UNITS : TILE_K;
+    static constexpr int SHARE = TILE_K / STEP;
+    static_assert(TILE_K % STEP == 0, "a thread's depths are STEP apart, from slab to slab too");
     static_assert(2 * PITCH % 32 == 8 || 2 * PITCH % 32 == 24,
                   "4-byte reads of 8 lines at 4 depths: no conflict");
 
     __device__ static int line() { return threadIdx.x % UNITS * UNIT; }
-    __device__ static int depth(int i) { return threadIdx.x / UNITS + i * (THREADS / UNITS); }
+    __device__ static int depth(int i) { return threadIdx.x / UNITS + i * STEP; }
     __device__ static int place(int line, int depth) { return depth * PITCH + line; }
     __device__ static float2 pair(const float* slab, int line, int depth) {
         return {slab[place(line, depth)], slab[place(line, depth + 1)]};
@@ -389,34 +397,37 @@ __device__ __forceinline__ void multiply_slabs(Sums& sums, const float* left, co
 extern __shared__ __align__(16) float stages[];  // STAGES times (left slab, right slab)
 
 // Called by all threads of the block. A source is a class with a type Slab and a function
-// fill(copies, slab, depth, depth_end) that starts the copies of its slab.
+// fill(copies, slab, depths) that starts the copies of its next slab, of which `depths` depths are
+// inside the slice, and moves on.
 template <class Left, class Right>
-__device__ __forceinline__ Sums tile_product(const Left& left, const Right& right,
-                                             DepthRange range) {
+__device__ __forceinline__ Sums tile_product(Left left, Right right, DepthRange range) {
     using LeftSlab = typename Left::Slab;
     using RightSlab = typename Right::Slab;
     constexpr int STAGE = LeftSlab::SIZE + RightSlab::SIZE;
-
-    const int steps = ceil_div(range.end - range.begin, TILE_K);
+    constexpr int AHEAD = STAGES - 1;
     Copies copies;
-    const auto fill = [&](int step) {
-        if (step < steps) {
-            float* const stage = stages + step % STAGES * STAGE;
-            left.fill(copies, stage, range.begin + step * TILE_K, range.end);
-            right.fill(copies, stage + LeftSlab::SIZE, range.begin + step * TILE_K, range.end);
+    Sums sums = {};
+    const int steps = ceil_div(range.end - range.begin, TILE_K);
+    int from = 0, to = 0;  // the stages that are read and filled next
+    for (int step = -AHEAD; step < steps; ++step) {
+        if (step >= 0) {
+            copies.wait_for_oldest();
+            // Everybody's copies of this step have arrived, and nobody reads any more what the next
+            // copies overwrite: the stage of the step before.
+            __syncthreads();
+        }
+        if (step + AHEAD < steps) {
+            const int depths = range.end - range.begin - (step + AHEAD) * TILE_K;
+            left.fill(copies, stages + to * STAGE, depths);
+            right.fill(copies, stages + to * STAGE + LeftSlab::SIZE, depths);
+            to = to + 1 == STAGES ? 0 : to + 1;
         }
         copies.end_group();  // also where it is empty: groups are counted
-    };
-    Sums sums = {};
-    for (int step = 0; step < STAGES - 1; ++step) fill(step);
-    for (int step = 0; step < steps; ++step) {
-        copies.wait_for_oldest();
-        // Everybody's copies of this step have arrived, and nobody reads any more what the next
-        // copies overwrite: the stage of the step before.
-        __syncthreads();
-        fill(step + STAGES - 1);
-        const float* const stage = stages + step % STAGES * STAGE;
-        multiply_slabs<LeftSlab, RightSlab>(sums, stage, stage + LeftSlab::SIZE);
+        if (step >= 0) {
+            const float* const stage = stages + from * STAGE;
+            multiply_slabs<LeftSlab, RightSlab>(sums, stage, stage + LeftSlab::SIZE);
+            from = from + 1 == STAGES ? 0 : from + 1;
+        }
     }
     return sums;
 }

@@ -23,12 +23,20 @@ FILE = "convolution_tensor_core.cu"
 PRECISIONS = ("float32", "tf32", "bf16")
 LEAST_CAPABILITY = (8, 0)
 
-DEPTH_STEP = 32
-"""TILE_K of kernels/tensor_core.cuh."""
-STAGES = 3
+THREADS = 128
+"""Of a block: WARPS of kernels/tensor_core.cuh."""
 
-LARGE, MEDIUM, NARROW = (128, 128), (64, 64), (128, 8)
-"""(TILE_M, TILE_N) of the variants."""
+
+class Tile(NamedTuple):
+    """TILE_M, TILE_N, TILE_K and STAGES of kernels/tensor_core.cuh."""
+
+    lines: int
+    columns: int
+    depth: int
+    stages: int
+
+
+LARGE, MEDIUM, NARROW = Tile(128, 128, 16, 4), Tile(64, 64, 32, 3), Tile(128, 8, 32, 3)
 
 ENOUGH_LARGE = 128
 ENOUGH = 256
@@ -37,8 +45,8 @@ ENOUGH = 256
 LEAST_LARGE = 96
 """With fewer blocks than this, slices counted, LARGE tiles leave too much of a GPU idle."""
 
-LEAST_STEPS = 8
-"""Depth steps that make a slice worth its share of a second launch."""
+LEAST_DEPTH = 256
+"""Depth that makes a slice worth its share of a second launch."""
 
 MOST_SLICES = 32
 
@@ -109,40 +117,36 @@ class Plan(NamedTuple):
     kernel: str
     defines: dict[str, str | int]
     grid: tuple[int, int, int]
-    threads: int
     shared_bytes: int
     arguments: tuple[int, ...]
     slices: int
 
 
 class Tiles(NamedTuple):
-    """A product cut into tiles: their size, how many in both directions, slices of the depth."""
+    """A product cut into tiles: which, how many in both directions, slices of the depth."""
 
-    size: tuple[int, int]
+    tile: Tile
     lines: int
     columns: int
     slices: int
 
 
-def tiles_of(
-    size: tuple[int, int], lines: int, columns: int, depth: int, products: int, enough: int
-) -> Tiles:
-    """`products` products of (lines, depth) by (depth, columns) in tiles of `size`, with slices
+def tiles_of(tile: Tile, lines: int, columns: int, depth: int, products: int, enough: int) -> Tiles:
+    """`products` products of (lines, depth) by (depth, columns) cut into such tiles, with slices
     until there are `enough` blocks or the slices get too short."""
-    down, across = -(-lines // size[0]), -(-columns // size[1])
+    down, across = -(-lines // tile.lines), -(-columns // tile.columns)
     wanted = enough // max(1, down * across * products)
-    steps = -(-depth // DEPTH_STEP)
-    slices = max(1, min(wanted, steps // LEAST_STEPS, MOST_SLICES, MOST_BLOCKS // products))
-    return Tiles(size, down, across, slices)
+    slices = max(1, min(wanted, depth // LEAST_DEPTH, MOST_SLICES, MOST_BLOCKS // products))
+    return Tiles(tile, down, across, slices)
 
 
 def tiles_for(lines: int, columns: int, depth: int, products: int) -> Tiles:
     """The tiles of a product, chosen by its shape alone (so that the order of every sum is the same
     wherever it runs)."""
     given = (lines, columns, depth, products)
-    if columns <= NARROW[1]:
+    if columns <= NARROW.columns:
         return tiles_of(NARROW, *given, ENOUGH)
-    if min(lines, columns) > MEDIUM[0]:
+    if min(lines, columns) > MEDIUM.lines:
         large = tiles_of(LARGE, *given, ENOUGH_LARGE)
         if large.lines * large.columns * large.slices * products >= LEAST_LARGE:
             return large
@@ -177,31 +181,30 @@ def _plan(
             f"are more than a grid of tensor-core tiles has blocks ({MOST_BLOCKS}); use "
             f"precision='float32'"
         )
-    tile_m, tile_n = tiles.size
+    names = ("TILE_M", "TILE_N", "TILE_K", "STAGES")
     return Plan(
         f"convolution_{kind}_tensor_core",
-        {"PRECISION": precision, "TILE_M": tile_m, "TILE_N": tile_n},
+        {"PRECISION": precision, **dict(zip(names, tiles.tile, strict=True))},
         (tiles.lines, tiles.columns, products * tiles.slices),
-        256 if tiles.size == LARGE else 128,
-        _shared_bytes(kind, tile_m, tile_n),
+        _shared_bytes(kind, tiles.tile),
         (*shape.arguments(), tiles.slices),
         tiles.slices,
     )
 
 
-def _shared_bytes(kind: str, tile_m: int, tile_n: int) -> int:
-    """STAGES slabs of both operands: SIZE of AlongDepth and AcrossLines in kernels/tensor_core.cuh,
-    by what runs along memory."""
+def _shared_bytes(kind: str, tile: Tile) -> int:
+    """A slab of both operands for each stage: SIZE of AlongDepth and of AcrossLines in
+    kernels/tensor_core.cuh, by what is contiguous in memory."""
 
     def along_depth(lines: int) -> int:
-        return lines * (DEPTH_STEP + 8)
+        return lines * (tile.depth + 8)
 
     def across_lines(lines: int) -> int:
-        return DEPTH_STEP * (lines + 4)
+        return tile.depth * (lines + 4)
 
     left = across_lines if kind == "backward_weight" else along_depth
     right = along_depth if kind == "forward" else across_lines
-    return 4 * STAGES * (left(tile_m) + right(tile_n))
+    return 4 * tile.stages * (left(tile.lines) + right(tile.columns))
 
 
 def _plan_of(
@@ -251,7 +254,7 @@ def _launch(
     kernel = out.context.kernel(FILE, plan.kernel, **plan.defines)
     kernel(
         plan.grid,
-        plan.threads,
+        THREADS,
         *inputs,
         written,
         *plan.arguments,

@@ -64,9 +64,14 @@ def launches_of(gan: Any) -> int | None:
 
 def bytes_of(gan: Any) -> int:
     """What networks, optimizers and images take on the device; a step takes no more."""
+    from pygan.executor import Executor
+
     total = gan.data.table.nbytes + gan.data.order.nbytes
+    for executor in vars(gan).values():
+        if isinstance(executor, Executor):  # those that share parameters count none
+            total += executor.memory.total
     for network in (gan.generator, gan.discriminator):
-        total += network.memory.total + 2 * network.gradients.nbytes  # Adam's two buffers
+        total += 2 * network.gradients.nbytes  # Adam's two buffers
     return total
 
 

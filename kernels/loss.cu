@@ -44,14 +44,17 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     finish_sum(sum, nullptr, loss, scale);
 }
 
-// probabilities = sigmoid(z), may be null
+// probabilities = sigmoid(z) and dlogits = scale * (sigmoid(z) - t) may be null: a step that will
+// ask for the gradient has it from here, without a launch of its own.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sigmoid_cross_entropy_forward(const float* __restrict__ logits,
                                   const float* __restrict__ labels,
-                                  float* __restrict__ probabilities, float* __restrict__ partial,
-                                  float* __restrict__ loss, long long n, float scale) {
+                                  float* __restrict__ probabilities, float* __restrict__ dlogits,
+                                  float* __restrict__ partial, float* __restrict__ loss,
+                                  long long n, float scale) {
     float sum = 0.0f;
-    for_each_pack(n, aligned(logits, labels, probabilities), [&](auto width, long long i) {
+    const bool in_fours = aligned(logits, labels, probabilities, dlogits);
+    for_each_pack(n, in_fours, [&](auto width, long long i) {
         constexpr int W = decltype(width)::value;
         const Pack<W> z = load<W>(logits + i);
         const Pack<W> t = load<W>(labels + i);
@@ -68,6 +71,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 p.at[k] = sigmoid(z.at[k]);
             }
             store<W>(probabilities + i, p);
+        }
+        if (dlogits != nullptr) {
+            Pack<W> gradient;
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                gradient.at[k] = scale * (sigmoid(z.at[k]) - t.at[k]);
+            }
+            store<W>(dlogits + i, gradient);
         }
     });
     finish_sum(sum, partial, loss, scale);

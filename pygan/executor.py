@@ -61,6 +61,9 @@ class Executor:
     grad_req: "write", "add" or "null", for all arguments or by name (those not named: "write").
     shared: another executor with the same parameters (or more), whose buffers this one uses: to
     train in one batch size and draw samples in another.
+    inputs, input_gradients: arrays of the same device, by input name, that an input or its gradient
+    lies in instead of memory of its own: another executor's output, or its `head_gradients`, which
+    then need no copy. They must stay valid whenever this executor runs.
     fuse: whether batch norm takes the activation that follows into its kernels.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
@@ -73,8 +76,9 @@ class Executor:
     rounds alike, which takes it longer than float32 does.
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
-    the same memory every step), `memory` (bytes), `random_state` (uint64 (2,), seed and counter of
-    dropout).
+    the same memory every step), `head_gradients` (for each output, where backward copies its
+    gradient to, or None; given itself, it is not copied, and must have been written since the
+    forward), `memory` (bytes), `random_state` (uint64 (2,), seed and counter of dropout).
 
     Raises ShapeError, GraphError, and OutOfDeviceMemory saying how much was needed.
     """
@@ -87,6 +91,8 @@ class Executor:
         grad_req: str | Mapping[str, str] = "write",
         *,
         shared: Executor | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        input_gradients: Mapping[str, Any] | None = None,
         fuse: bool = True,
         keep_forward: bool = False,
         branches: bool = False,
@@ -115,6 +121,8 @@ class Executor:
         self._branch = device.branch() if branches else None
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
+        self._adopt(self._graph.arguments, inputs or {}, "input")
+        self._adopt(self._graph.argument_gradients, input_gradients or {}, "gradient of input")
         self._allocate(inferred, shared)
         self._collect()
 
@@ -125,6 +133,22 @@ class Executor:
 
     # Memory
 
+    def _adopt(self, symbolic: Mapping[str, Array], given: Mapping[str, Any], what: str) -> None:
+        """Takes arrays of the caller's for inputs, or for their gradients."""
+        for name, array in given.items():
+            if name not in self.input_names or name not in symbolic:
+                raise GraphError(
+                    f"there is no {what} {name!r} to lie in an array of yours; inputs are "
+                    f"{', '.join(self.input_names)}"
+                )
+            wanted = symbolic[name]
+            if tuple(array.shape) != wanted.shape or array.dtype != wanted.dtype:
+                raise ShapeError(
+                    f"{what} {name!r} is {wanted.dtype} of shape {wanted.shape}; the array that it "
+                    f"shall lie in is {array.dtype} of shape {tuple(array.shape)}"
+                )
+            self._memory[wanted] = array
+
     def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
         """Plans and makes the one arena: arrays, workspace, then the three flat buffers."""
         graph, itemsize = self._graph, np.dtype(self.dtype).itemsize
@@ -134,7 +158,9 @@ class Executor:
         kept = [graph.arguments[name] for name in self.input_names]
         kept += [g for name, g in graph.argument_gradients.items() if name in self.input_names]
         kept.append(graph.random_state)
+        kept = [array for array in kept if array not in self._memory]
         persistent = {array for flat in self._flats for array in flat.arrays} | set(kept)
+        persistent.update(self._memory)
         lives, in_place = lifetimes(graph, persistent, self.keep_forward)
         forever = 2 * len(graph.steps) + 1
         requests = [Request(_nbytes(array), -1, forever) for array in kept]
@@ -248,6 +274,8 @@ class Executor:
         }
         self.aux_dict = {name: self._resolve(a) for name, a in graph.auxiliary.items()}
         self.outputs = [self._resolve(head.array) for head in graph.heads]
+        landings = [head.landing for head in graph.heads]
+        self.head_gradients = [None if a is None else self._resolve(a) for a in landings]
         self.output_dict = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
         self.random_state = self._resolve(graph.random_state)
 
@@ -383,9 +411,10 @@ class Executor:
         for index, (head, gradient) in enumerate(zip(heads, out_grads, strict=True)):
             if gradient is None or head.landing is None:
                 continue
-            name = f"gradient of {self.symbol.list_outputs()[index]}"
-            target = self._resolve(head.landing)
-            target[...] = self._checked(gradient, tuple(target.shape), name)
+            target = self.head_gradients[index]
+            if gradient is not target:
+                name = f"gradient of {self.symbol.list_outputs()[index]}"
+                target[...] = self._checked(gradient, tuple(target.shape), name)
             given.append(index)
         return tuple(given)
 

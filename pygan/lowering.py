@@ -88,6 +88,7 @@ class LoweredGraph:
             self._lower(node, shapes, fused, set(head_keys))
         self._make_gradients(set(head_keys))
         self.heads = self._make_heads(symbol, head_keys)
+        self._let_losses_run_ahead()
         self._final: set[Array] = set()
         if branches and self.argument_gradients:
             given = [i for i, head in enumerate(self.heads) if head.landing is not None]
@@ -197,6 +198,14 @@ class LoweredGraph:
                     head.landing = gradient
             heads.append(head)
         return heads
+
+    def _let_losses_run_ahead(self) -> None:
+        """Gives loss heads the gradient of their data where they alone write it."""
+        arguments = set(self._argument_keys.values())
+        for step in self.steps:
+            key = step.input_keys[0]
+            if step.operator.is_loss and key not in arguments and self._consumers[key] == 1:
+                step.arrays.ahead = self._gradients.get(key)
 
     def _depending_on(self, names: Collection[str]) -> set[Key]:
         """Keys whose value depends, differentiably, on the named arguments."""

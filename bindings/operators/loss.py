@@ -72,22 +72,25 @@ def sigmoid_cross_entropy_forward(
     labels: Any,
     probabilities: Any | None,
     loss: Any,
+    dlogits: Any | None = None,
     *,
     scale: float,
     workspace: Any | None = None,
 ) -> None:
     """loss (1,) = scale * sum(max(z, 0) - z t + log(1 + exp(-|z|))), z logits, t labels in 0..1.
 
-    `probabilities` receives sigmoid(z). ValueError where shapes differ or the workspace is too
-    small.
+    `probabilities` receives sigmoid(z), `dlogits` what sigmoid_cross_entropy_backward would write.
+    ValueError where shapes differ or the workspace is too small.
     """
     operator = "sigmoid_cross_entropy_forward"
-    same_shape(operator, logits=logits, labels=labels, probabilities=probabilities)
+    same = {"labels": labels, "probabilities": probabilities, "dlogits": dlogits}
+    same_shape(operator, logits=logits, **same)
     has_shape(operator, "loss", loss, (1,), "a sum")
     blocks = _element_blocks(logits.shape)
     partial = _partial(operator, workspace, blocks)
     kernel = logits.context.kernel(FILE, operator)
-    kernel(blocks, THREADS, logits, labels, probabilities, partial, loss, logits.size, scale)
+    outputs = (probabilities, dlogits, partial, loss)
+    kernel(blocks, THREADS, logits, labels, *outputs, logits.size, scale)
     _finish(partial, loss, blocks, scale)
 
 

@@ -74,7 +74,8 @@ class Arrays:
     """The arrays of one operator in a bound graph.
 
     `outputs` holds None for an optional output that nobody reads. `random_state` is the executor's
-    uint64 (2,) {seed, counter}.
+    uint64 (2,) {seed, counter}. `ahead`: the gradient of the first input, for a loss head that may
+    write it in forward already, since nothing else adds to it.
     """
 
     inputs: tuple[Array, ...]
@@ -82,6 +83,7 @@ class Arrays:
     auxiliary: tuple[Array, ...]
     residuals: dict[str, Array]
     random_state: Array
+    ahead: Array | None = None
 
 
 @dataclass(slots=True)

@@ -91,7 +91,7 @@ class SigmoidCrossEntropy(_Loss):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         loss, probabilities = arrays.outputs
-        operands = (*arrays.inputs, probabilities, loss)
+        operands = (*arrays.inputs, probabilities, loss, arrays.ahead if training else None)
         attributes = {"scale": self.scale(arrays.inputs[0].shape)}
         return [Call("sigmoid_cross_entropy_forward", operands, attributes, workspace=True)]
 
@@ -105,7 +105,7 @@ class SigmoidCrossEntropy(_Loss):
         scale = self.scale(data.shape)
         calls = []
         to_data, to_label = gradients
-        if to_data is not None:
+        if to_data is not None and to_data.array is not arrays.ahead:
             attributes = {"scale": scale, "accumulate": to_data.accumulate}
             operands = (data, label, to_data.array)
             calls.append(Call("sigmoid_cross_entropy_backward", operands, attributes))

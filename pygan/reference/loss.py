@@ -31,6 +31,7 @@ def sigmoid_cross_entropy_forward(
     labels: np.ndarray,
     probabilities: np.ndarray | None,
     loss: np.ndarray,
+    dlogits: np.ndarray | None = None,
     *,
     scale: float,
     workspace: np.ndarray | None = None,
@@ -38,7 +39,8 @@ def sigmoid_cross_entropy_forward(
     """loss (1,) = scale sum(max(z, 0) - z t + log(1 + exp(-|z|))), z logits, t labels in 0..1.
 
     This is the cross-entropy -t log p - (1 - t) log(1 - p) with p = sigmoid(z), which
-    `probabilities` receives, in the form that neither overflows nor saturates.
+    `probabilities` receives, in the form that neither overflows nor saturates. `dlogits` receives
+    what sigmoid_cross_entropy_backward writes.
     """
     operator = "sigmoid_cross_entropy_forward"
     shapes.check_same(operator, logits=logits, labels=labels, probabilities=probabilities)
@@ -47,6 +49,8 @@ def sigmoid_cross_entropy_forward(
     loss[0] = logits.dtype.type(scale) * terms.sum()
     if probabilities is not None:
         sigmoid(logits, probabilities)
+    if dlogits is not None:
+        sigmoid_cross_entropy_backward(logits, labels, dlogits, scale=scale)
 
 
 def sigmoid_cross_entropy_backward(

@@ -73,15 +73,16 @@ def bind_generator(device, count: int, training: bool = False):
     )
 
 
-def bind_discriminator(device, count: int):
+def bind_discriminator(device, count: int, **options):
     """An executor of the discriminator and its loss: img (count, 28, 28, 1), label (count, 1, 1, 1)
-    -> loss (1,), the mean over the batch, and the score of each image."""
+    -> loss (1,), the mean over the batch, and the score of each image. options: of the Executor."""
     return symbol.bind(
         networks.lesson_discriminator(),
         device,
         shapes={"img": (count, *IMAGE_SHAPE), "label": (count, 1, 1, 1)},
         grad_req={"label": "null"},
         branches=True,
+        **options,
     )
 
 
@@ -254,7 +255,12 @@ class Gan:
 
 
 class LessonGan(Gan):
-    """The lesson's unconditional GAN: hard labels, 0 for generated and 1 for real."""
+    """The lesson's unconditional GAN: hard labels, 0 for generated and 1 for real.
+
+    Each of the three passes through D has an executor of its own, all with the parameters of
+    `discriminator`, the one for real images. Their labels then stay as they are, the generated
+    images are read where G left them, and so is G's gradient where D left it: no copies.
+    """
 
     network = NETWORK
     title = "lesson's GAN"
@@ -263,9 +269,19 @@ class LessonGan(Gan):
         self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
     ) -> None:
         super().__init__(device, images, settings, losses_kept)
-        label_shape = (settings.batch_size, 1, 1, 1)
-        self.fake_label = device.zeros(label_shape, np.float32)
-        self.real_label = device.from_numpy(np.ones(label_shape, np.float32))
+        generator, real = self.generator, self.discriminator
+        count, generated = settings.batch_size, {"img": generator.outputs[0]}
+        self.on_fake = bind_discriminator(device, count, shared=real, inputs=generated)
+        self.on_generated = bind_discriminator(
+            device,
+            count,
+            shared=real,
+            inputs=generated,
+            input_gradients={"img": generator.head_gradients[0]},
+        )
+        for executor, label in ((self.on_fake, 0.0), (real, 1.0), (self.on_generated, 1.0)):
+            device.ops.fill(executor.arg_dict["label"], value=label)
+        self._beside = device.branch()
 
     def bind(self, device, batch_size: int):
         generator = bind_generator(device, batch_size, training=True)
@@ -277,31 +293,37 @@ class LessonGan(Gan):
         The batch norm layers of D see three batches a step and move their statistics three times,
         as they do in MXNet; G's move once.
         """
-        generator, discriminator = self.generator, self.discriminator
+        generator, real, beside = self.generator, self.discriminator, self._beside
+
+        # Until D sees the real images, they can be gathered beside the rest.
+        beside.enter()
+        self.data.next_batch(real.arg_dict["img"])
+        beside.leave()
 
         self.device.ops.random_normal(self.random_state, generator.arg_dict["noise"])
         generator.forward(is_train=True)
-        generated = generator.outputs[0]
 
         # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
-        discriminator.forward(is_train=True, img=generated, label=self.fake_label)
-        discriminator.backward(wanted=self.discriminator_weights)
-        self._keep(0, *discriminator.outputs)
+        self.on_fake.forward(is_train=True)
+        self.on_fake.backward(wanted=self.discriminator_weights)
         self.discriminator_adam.update()
 
-        # D learns that these are real; the batch is gathered straight into its input.
-        self.data.next_batch(discriminator.arg_dict["img"])
-        discriminator.forward(is_train=True, label=self.real_label)
-        discriminator.backward(wanted=self.discriminator_weights)
-        self._keep(1, *discriminator.outputs)
+        # D learns that these are real.
+        beside.join()
+        real.forward(is_train=True)
+        real.backward(wanted=self.discriminator_weights)
         self.discriminator_adam.update()
 
         # G learns what would make D call its images real. Only D's image gradient is needed.
-        discriminator.forward(is_train=True, img=generated, label=self.real_label)
-        discriminator.backward(wanted=["img"])
-        self._keep(2, *discriminator.outputs)
-        generator.backward(out_grads=[discriminator.grad_dict["img"]])
+        self.on_generated.forward(is_train=True)
+        beside.enter()
+        for which, executor in enumerate((self.on_fake, real, self.on_generated)):
+            self._keep(which, *executor.outputs)
+        beside.leave()
+        self.on_generated.backward(wanted=["img"])
+        generator.backward(out_grads=[self.on_generated.grad_dict["img"]])
         self.generator_adam.update()
+        beside.join()
 
 
 def network_shapes(executor, part: str) -> dict[str, tuple[int, ...]]:

@@ -200,6 +200,52 @@ def test_wanted_saves_the_work_that_nobody_needs(numpy_device: Any) -> None:
         assert counted.calls.count("convolution_backward_weight") == weight
 
 
+def test_inputs_and_their_gradients_can_lie_in_arrays_of_another_executor(device: Any) -> None:
+    first = sym.FullyConnected(sym.Variable("x"), num_hidden=3, name="first")
+    second = sym.FullyConnected(sym.Variable("y"), num_hidden=2, name="second")
+    below = first.bind(device, {"x": (4, 5)})
+    shared = {"inputs": {"y": below.outputs[0]}, "input_gradients": {"y": below.head_gradients[0]}}
+    found = []
+    for options in ({}, shared):
+        above = second.bind(device, {"y": (4, 3)}, **options)
+        fill_randomly(below, 1)
+        fill_randomly(above, 2)
+        below.forward(is_train=True)
+        above.forward(is_train=True, y=below.outputs[0])
+        above.backward(np.cos(np.arange(8)).reshape(4, 2).astype(np.float32))
+        below.backward(above.grad_dict["y"])
+        found.append(host(below.grad_dict) | host(above.grad_dict))
+    assert above.grad_dict["y"] is below.head_gradients[0]
+    for name, gradient in found[0].items():
+        assert np.abs(gradient).max() > 0
+        np.testing.assert_array_equal(found[1][name], gradient, err_msg=name)
+    with pytest.raises(ShapeError, match=r"input 'y'.*\(4, 2\).*\(4, 3\)"):
+        second.bind(device, {"y": (4, 2)}, inputs={"y": below.outputs[0]})
+    with pytest.raises(GraphError, match="no gradient of input 'second_weight'"):
+        second.bind(device, {"y": (4, 3)}, input_gradients={"second_weight": below.outputs[0]})
+
+
+def test_a_loss_leaves_its_gradient_in_forward_where_nothing_else_adds_to_it(
+    numpy_device: Any,
+) -> None:
+    def gradient(watched: bool, out_grads: Any) -> tuple[int, np.ndarray]:
+        counted = Counting(numpy_device)
+        logits = sym.FullyConnected(sym.Variable("x"), num_hidden=1, name="fc")
+        loss = sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="loss")
+        graph = sym.group([loss, logits]) if watched else loss
+        executor = graph.bind(counted, {"x": (3, 2)}, {"label": "null"})
+        fill_randomly(executor, 5)
+        executor.forward(is_train=True)
+        executor.backward(out_grads)
+        number = counted.calls.count("sigmoid_cross_entropy_backward")
+        return number, np.array(executor.grad_dict["fc_weight"])
+
+    alone, expected = gradient(False, None)
+    watched, found = gradient(True, [None, None, np.zeros((3, 1), np.float32)])
+    assert (alone, watched) == (0, 1)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_gradients_that_nothing_reaches_are_zero(device: Any) -> None:
     x = sym.Variable("x")
     graph = sym.group([sym.Flatten(x, name="a"), sym.Activation(sym.Variable("y"), kind="tanh")])

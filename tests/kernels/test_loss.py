@@ -113,8 +113,23 @@ def test_sigmoid_cross_entropy(device: Any) -> None:
             gamma(8) * p,
         )
         check_gradient(device, f"{name}_backward", (z, t), SCALE * gamma(10) * (p + t), rng)
+        check_gradient_of_forward(device, z, t)
 
     for_all(st.tuples(element_counts(device), SEEDS), examples_for(device, 20), body)
+
+
+def check_gradient_of_forward(device: Any, z: np.ndarray, t: np.ndarray) -> None:
+    """The gradient that forward leaves on the way has the bits of backward's."""
+    name, shape = "sigmoid_cross_entropy_forward", z.shape
+    workspace = workspace_for(device, name, shape, shape, None, (1,), shape, scale=SCALE)
+    logits, labels = upload(device, z), upload(device, t)
+    ahead, expected, loss = poisoned(device, *shape), poisoned(device, *shape), poisoned(device, 1)
+    device.ops.sigmoid_cross_entropy_forward(
+        logits, labels, None, loss, ahead, scale=SCALE, workspace=workspace
+    )
+    device.ops.sigmoid_cross_entropy_backward(logits, labels, expected, scale=SCALE)
+    assert np.isfinite(np.asarray(loss)).all()
+    assert_same_bits(np.asarray(ahead), np.asarray(expected))
 
 
 def test_mean_squared_error(device: Any) -> None:

@@ -77,11 +77,15 @@ def pooling_backward(
             dx[...] = 0
         best = np.empty_like(dy)
         _maximum(x, best, kernel, stride, pad)
+        has_nan = np.isnan(best).any()
         waiting = np.ones(dy.shape, bool)
         for x_part, y_part in _taps(x, dy, kernel, stride, pad):
-            # best is NaN in a window with a NaN, whose gradient goes to the first one.
-            hit = ((x[x_part] == best[y_part]) | np.isnan(x[x_part])) & waiting[y_part]
-            waiting[y_part] &= ~hit
+            hit = x[x_part] == best[y_part]
+            if has_nan:
+                # best is NaN in a window with a NaN, whose gradient goes to the first one.
+                hit |= np.isnan(x[x_part])
+            hit &= waiting[y_part]
+            waiting[y_part] ^= hit
             dx[x_part] += hit * dy[y_part]
         return
     share = dy * _reciprocal_counts(dx, dy, kernel, stride, pad, count_include_pad)

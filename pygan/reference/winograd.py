@@ -20,8 +20,9 @@ Read backwards, the same three products give the large side and the weight's gra
     dg1 = m1 - m2              m1 = (small[p] + small[p + 1]) unit[p + 1], m2 as above
 
 Rows and columns together make 3 x 3 products of 2 x 2 small pixels, a "tile", instead of 4 x 4.
-A unit is then 2 x 2 large pixels. Written as a matrix product, "planes" (3, 3, tiles, channels)
-times planes (3, 3, channels, channels).
+A unit is then 2 x 2 large pixels. Where P or Q is odd, the last tiles reach over the edge, where
+pixels are 0: with P' for P rounded up to an even number there are P' Q' / 4 tiles. Written as a
+matrix product, "planes" (3, 3, tiles, channels) times planes (3, 3, channels, channels).
 
 Rounding: factors and results are sums of up to four numbers each, so that an error is about twice
 as large as the plain sum's, relative to the largest values near a pixel instead of its own.
@@ -41,9 +42,11 @@ TAPS = Taps(kernel=(4, 4), stride=(2, 2), pad=(1, 1), dilation=(1, 1))
 # Tiles in a block of images: matrix products of so many rows reach their speed, and what they read
 # and write stays in the cache.
 TILES = 512
-# Channels on either side, and tiles, from which the products saved outweigh the sums made.
+# Channels on either side, and tiles, from which the products saved outweigh the sums made; and how
+# many pixels the tiles may have for every pixel of the small image.
 LEAST_CHANNELS = 32
 LEAST_TILES = 64
+MOST_PIXELS = 4 / 3
 
 
 def pays(large: np.ndarray, small: np.ndarray, taps: Taps, groups: int) -> bool:
@@ -52,13 +55,14 @@ def pays(large: np.ndarray, small: np.ndarray, taps: Taps, groups: int) -> bool:
     Never in float64, which is for checking: there the plain sum is wanted.
     """
     n, height, width, channels = small.shape
+    rows, columns = _tiles(small)
     return (
         taps == TAPS
         and groups == 1
         and large.dtype == np.float32
-        and height % 2 == width % 2 == 0
         and large.shape[1:3] == (2 * height, 2 * width)
-        and n * height * width >= 4 * LEAST_TILES
+        and n * rows * columns >= LEAST_TILES
+        and 4 * rows * columns <= MOST_PIXELS * height * width
         and min(channels, large.shape[3]) >= LEAST_CHANNELS
     )
 
@@ -70,8 +74,7 @@ def gather(large: np.ndarray, weight: np.ndarray, small: np.ndarray, accumulate:
         for block in _blocks(small, TILES):
             with frame():
                 result = _pairs(_product(_large_planes(large[block], empty), kernel, empty))
-                corners = _corners(small[block])
-                store(corners, result.reshape(corners.shape), accumulate)
+                _store_corners(result, small[block], accumulate, empty)
 
 
 def spread(small: np.ndarray, weight: np.ndarray, large: np.ndarray, accumulate: bool) -> None:
@@ -106,18 +109,30 @@ def _product(a: np.ndarray, b: np.ndarray, empty: Empty) -> np.ndarray:
     return np.matmul(a, b, out=empty((3, 3, a.shape[2], b.shape[3]), a.dtype))
 
 
+def _tiles(small: np.ndarray) -> tuple[int, int]:
+    """Rows and columns of tiles of small (n, P, Q, C')."""
+    return (small.shape[1] + 1) // 2, (small.shape[2] + 1) // 2
+
+
 def _blocks(small: np.ndarray, tiles: int) -> Iterator[slice]:
-    n, height, width, _ = small.shape
-    images = max(1, tiles // (height * width // 4))
-    for start in range(0, n, images):
+    rows, columns = _tiles(small)
+    images = max(1, tiles // (rows * columns))
+    for start in range(0, len(small), images):
         yield slice(start, start + images)
 
 
 def _corners(small: np.ndarray) -> np.ndarray:
-    """The view (2, 2, n, P/2, Q/2, C') of small (n, P, Q, C'): the pixels of every tile."""
+    """The view (2, 2, n, P/2, Q/2, C') of small (n, P, Q, C'), P and Q even: pixels of tiles."""
     n, height, width, channels = small.shape
     tiles = small.reshape(n, height // 2, 2, width // 2, 2, channels)
     return tiles.transpose(2, 4, 0, 1, 3, 5)
+
+
+def _even(small: np.ndarray, empty: Empty) -> np.ndarray:
+    """Memory (n, P', Q', C') for small (n, P, Q, C'); small itself where P and Q are even."""
+    rows, columns = _tiles(small)
+    shape = (len(small), 2 * rows, 2 * columns, small.shape[3])
+    return small if small.shape == shape else empty(shape, small.dtype)
 
 
 def _tap_pairs(weight: np.ndarray) -> np.ndarray:
@@ -128,7 +143,22 @@ def _tap_pairs(weight: np.ndarray) -> np.ndarray:
 
 def _small_planes(small: np.ndarray, empty: Empty) -> np.ndarray:
     """(3, 3, tiles, C') of small (n, P, Q, C')."""
-    return _sums(_corners(small), empty).reshape(3, 3, -1, small.shape[3])
+    _, height, width, channels = small.shape
+    even = _even(small, empty)
+    if even is not small:
+        even[:, height:] = even[:, :, width:] = 0
+        even[:, :height, :width] = small
+    return _sums(_corners(even), empty).reshape(3, 3, -1, channels)
+
+
+def _store_corners(result: np.ndarray, small: np.ndarray, accumulate: bool, empty: Empty) -> None:
+    """small (n, P, Q, C') = or += the pixels of tiles (2, 2, tiles, C')."""
+    _, height, width, _ = small.shape
+    even = _even(small, empty)
+    corners = _corners(even)
+    store(corners, result.reshape(corners.shape), accumulate and even is small)
+    if even is not small:
+        store(small, even[:, :height, :width], accumulate)
 
 
 def _kernel_planes(weight: np.ndarray, empty: Empty) -> np.ndarray:
@@ -154,25 +184,32 @@ def _pairs(m: np.ndarray) -> np.ndarray:
     return m[:2, :2]
 
 
-def _padded(shape: tuple[int, ...], dtype: np.dtype, empty: Empty) -> tuple[np.ndarray, ...]:
-    """Memory of large pixels (n, 2P, 2Q, C) with one more on every side.
+def _tiles_of_large(large: np.ndarray) -> tuple[int, int]:
+    """Rows and columns of tiles of large (n, 2P, 2Q, C)."""
+    return (large.shape[1] + 2) // 4, (large.shape[2] + 2) // 4
 
-    Returns all of it (n, 2P + 2, 2Q + 2, C), the pixels inside, and the units, as views: units are
-    (n, P + 1, Q + 1, 2, 2C).
+
+def _padded(large: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Memory for large (n, 2P, 2Q, C) and what the tiles cover around it.
+
+    Returns all of it (n, 2P' + 2, 2Q' + 2, C), the large pixels in it, and the units
+    (n, P' + 1, Q' + 1, 2, 2C), the latter two as views.
     """
-    n, height, width, channels = shape
-    padded = empty((n, height + 2, width + 2, channels), dtype)
-    rows = padded.reshape(n, height // 2 + 1, 2, width // 2 + 1, 2 * channels)
-    return padded, padded[:, 1:-1, 1:-1], rows.transpose(0, 1, 3, 2, 4)
+    n, height, width, channels = large.shape
+    rows, columns = (2 * tiles + 1 for tiles in _tiles_of_large(large))
+    padded = empty((n, 2 * rows, 2 * columns, channels), large.dtype)
+    units = padded.reshape(n, rows, 2, columns, 2 * channels).transpose(0, 1, 3, 2, 4)
+    return padded, padded[:, 1 : 1 + height, 1 : 1 + width], units
 
 
 def _large_planes(large: np.ndarray, empty: Empty) -> np.ndarray:
     """(3, 3, tiles, 4C) of large (n, 2P, 2Q, C): differences of neighbouring units."""
     n, height, width, channels = large.shape
-    planes = empty((3, 3, n, height // 4, width // 4, 2, 2 * channels), large.dtype)
+    planes = empty((3, 3, n, *_tiles_of_large(large), 2, 2 * channels), large.dtype)
     with frame():
-        padded, inside, units = _padded(large.shape, large.dtype, empty)
-        padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = 0
+        padded, inside, units = _padded(large, empty)
+        padded[:, 0] = padded[:, 1 + height :] = 0
+        padded[:, :, 0] = padded[:, :, 1 + width :] = 0
         inside[...] = large
         # Units by the parity of row and column; even ones stand at the ends of tiles, odd ones,
         # of which there is one fewer, in the middle.
@@ -202,10 +239,9 @@ def _copy(view: np.ndarray, empty: Empty) -> np.ndarray:
 
 def _store_units(m: np.ndarray, large: np.ndarray, accumulate: bool, empty: Empty) -> None:
     """large (n, 2P, 2Q, C) = or += the units of m (3, 3, tiles, 4C), added where they overlap."""
-    n, height, width, channels = large.shape
-    m = m.reshape(3, 3, n, height // 4, width // 4, 2, 2 * channels)
-    _, inside, units = _padded(large.shape, large.dtype, empty)
-    for row, rows in enumerate(_overlapping(m, empty)):  # (3, n, P/2 or one more, Q/2, 2, 2C)
+    m = m.reshape(3, 3, len(large), *_tiles_of_large(large), 2, 2 * large.shape[3])
+    _, inside, units = _padded(large, empty)
+    for row, rows in enumerate(_overlapping(m, empty)):  # (3, n, P'/2 or one more, Q'/2, 2, 2C)
         for column, both in enumerate(_overlapping(rows, empty)):
             units[:, row::2, column::2] = both
     store(large, inside, accumulate)

@@ -300,7 +300,6 @@ def test_arithmetic_gains_what_it_asks_for_where_codes_are_linear():
 def test_arithmetic_command(runs, tmp_path, monkeypatch):
     """Where a generator draws no digits, a classifier is not sure of any."""
     monkeypatch.setattr(arithmetic, "CONFIDENT", 0.0)
-    monkeypatch.setattr(arithmetic, "CLASSES", 4)  # pairs of the first four digits
     options = ["--classifier", str(runs["classifier"]), "--images", "300", "--repeats", "1"]
     found = ask("arithmetic", runs["lesson"], tmp_path, *options)
     assert sum(found["digits"]) == 300

@@ -37,6 +37,7 @@ class Driver:
             if self.cuda.Device.count() == 0:
                 raise DeviceUnavailable(f"device {name!r}: the driver reports no GPU")
             self.device = self.cuda.Device(0)
+            self.device_name = self.device.name()
             self.primary = self.device.retain_primary_context()
             with self.entered():
                 self.stream = self.cuda.Stream(1)  # CU_STREAM_NON_BLOCKING
@@ -274,6 +275,11 @@ class Limits:
             )
         except (AttributeError, context.cuda.Error):  # a PyCUDA built against older headers
             self.shared_bytes_opt_in = self.shared_bytes
+
+
+def device_name() -> str | None:
+    """The name of the device that this process works on; None before its first context."""
+    return None if _driver is None else _driver.device_name
 
 
 def gpu_answers() -> bool:

@@ -17,6 +17,7 @@
 
 // variants: -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=64 | -DTILE_M=64 -DTILE_N=64
 // variants: -DTILE_M=128 -DTILE_N=32 | -DTILE_M=64 -DTILE_N=32
+// variants: -DTILE_M=64 -DTILE_N=64 -DVECTOR=1
 
 #include "convolution_geometry.cuh"
 #include "pipeline.cuh"

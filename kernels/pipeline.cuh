@@ -52,8 +52,14 @@ constexpr int STAGE_BYTES = TILE_K * (TILE_M + TILE_N) * 4;
 constexpr int STAGES = 49152 / STAGE_BYTES < 4 ? 49152 / STAGE_BYTES : 4;  // 48 KiB are static
 
 // Blocks per multiprocessor: what registers are rationed for. 128 sums a thread leave room for 2
-// blocks (255 registers a thread), 64 for 3 (168), fewer for 4 (128).
-constexpr int RESIDENT = MICRO_M * MICRO_N == 128 ? 2 : MICRO_M * MICRO_N == 64 ? 3 : 4;
+// blocks (255 registers a thread), 64 for 3 (168), fewer for 4 (128). With 4-byte copies a thread
+// keeps the addresses of four times as many.
+constexpr int RESIDENT = MICRO_M * MICRO_N == 128                 ? 2
+                         : MICRO_M * MICRO_N == 64 || VECTOR == 1 ? 3
+                                                                  : 4;
+
+// Chunks of 4 depths per turn of the innermost loop: as many as registers allow.
+constexpr int UNROLLED = MICRO_M * MICRO_N == 16 ? 4 : MICRO_M * MICRO_N == 32 ? 2 : 1;
 
 // A warp computes 4 x 8 micro-tiles: its 16-byte loads ask for 4 and for 8 different places.
 constexpr int WARP_LINES = 4, WARP_COLUMNS = 8;
@@ -244,7 +250,7 @@ __device__ __forceinline__ void add_line(float (&sums)[MICRO_N], float line,
 template <class Left, class Right>
 __device__ __forceinline__ void add_products(Sums& sums, const float* lines, const float* columns) {
     static_assert(Left::ALONG_DEPTH || !Right::ALONG_DEPTH, "no product needs it");
-#pragma unroll 1
+#pragma unroll UNROLLED
     for (int chunk = 0; chunk < TILE_K / 4; ++chunk) {
         float column[4][MICRO_N];
         if constexpr (Right::ALONG_DEPTH) {

@@ -11,11 +11,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from ..context import device_name
+from . import tuning
 from .shapes import Geometry, Pair, geometry
 from .tiling import (
     ENOUGH_BLOCKS,
     MOST_BLOCKS,
     MOST_SLICES,
+    MULTIPROCESSORS,
+    SINGLES,
+    TILES,
     Tile,
     Tiling,
     choose_pipelined,
@@ -38,6 +43,20 @@ ALIGNMENT = 16
 
 MOST_PHASES = 64
 """Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
+
+NARROW = 32
+"""Lines or columns up to which the general path's narrow tiles beat 4-byte copies into 64 x 64."""
+
+FEW_FILE = "convolution_few_channels.cu"
+FEW_CHANNELS = 4
+"""Of x, at most, for which convolution_few_channels.cu is taken."""
+
+FEW_COLUMNS = 64
+FEW_SHARED = 64 * 1024
+"""Bytes of shared memory that every GPU since sm_75 gives a block."""
+
+BAND_CYCLES = 40
+"""Pixels of a band whose products take as long as a band's beginning and end: an estimate."""
 
 DIRECT_ELEMENTS = 2048
 """One or two channels leave a tile's columns idle: with so many elements, a thread each is enough
@@ -207,6 +226,7 @@ class Plan(NamedTuple):
     threads: int
     arguments: tuple[int, ...]
     slices: int
+    shared_bytes: int = 0
     unaligned: Plan | None = None
 
 
@@ -234,15 +254,15 @@ def product_of(kind: str, shape: Geometry) -> Product:
     return Product(lines, shape.group_large, depth, shape.groups * stride_h * stride_w)
 
 
-def can_be_pipelined(kind: str, shape: Geometry) -> bool:
-    """Whether what convolution_pipelined.cu reads and writes 4 at a time comes in fours."""
+def can_be_pipelined(kind: str, shape: Geometry, vector: int = 4) -> bool:
+    """Whether what convolution_pipelined.cu reads `vector` at a time comes in such runs."""
     together = (shape.group_large,) if kind == "forward" else (shape.group_large, shape.group_small)
     extents = (
         *(size + 2 * pad for size, pad in zip(shape[1:3], shape.pad, strict=True)),
         *(shape.dilation[i] * shape.kernel[i] for i in (0, 1)),
     )
     return (
-        all(channels % 4 == 0 for channels in together)
+        all(channels % vector == 0 for channels in together)
         and max(extents) < PIPELINED_EXTENT
         and max(shape.large_channels, shape.small_channels) < PIPELINED_CHANNELS
     )
@@ -259,33 +279,67 @@ def _plan(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    device: str | None = None,
 ) -> Plan:
+    """The plan of a pass, with what the tables of tuning.py hold for `device`."""
     shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
     if kind == "backward_data":
         shape = _with_fewer_idle_taps(shape)
     product = product_of(kind, shape)
     result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
     elements = result[0] * result[1] * result[2] * result[3]
-    if product.count <= MOST_BLOCKS and can_be_pipelined(kind, shape):
-        plan = pipelined_plan(kind, shape)
-        if plan.grid[1] <= MOST_BLOCKS:
-            general = _general_plan(kind, shape, product, elements, plan.slices)
-            return plan._replace(unaligned=general)
+    if kind == "backward_data":
+        few = _few_channels_plan(shape)
+        if few is not None:
+            general = _general_plan(kind, shape, product, elements, slices=1)
+            return few._replace(unaligned=general)
+    plan = _pipelined_or_none(kind, shape, product, device)
+    if plan is not None:
+        general = _general_plan(kind, shape, product, elements, plan.slices)
+        return plan._replace(unaligned=general)
     narrow = kind != "backward_weight" and product.columns <= 2 and elements >= DIRECT_ELEMENTS
     if narrow:
         return _direct_plan(kind, shape, elements)
     return _general_plan(kind, shape, product, elements)
 
 
-def pipelined_plan(
-    kind: str, shape: Geometry, tile: Tile | None = None, slices: int | None = None
-) -> Plan:
-    """The kernel of convolution_pipelined.cu, with the tile and slices that the model chooses."""
+def as_pipelined(kind: str, shape: Geometry) -> Product:
+    """The product as convolution_pipelined.cu computes it: a weight gradient's lines and columns
+    the other way round, and a phase's depth the mean of all phases, which may have unequal taps."""
     lines, columns, depth, count = product_of(kind, shape)
     if kind == "backward_weight":
         lines, columns = columns, lines
+    if kind == "backward_data":
+        depth = -(-shape.taps * shape.group_small * shape.groups // count)
+    return Product(lines, columns, depth, count)
+
+
+def _pipelined_or_none(
+    kind: str, shape: Geometry, product: Product, device: str | None
+) -> Plan | None:
+    """convolution_pipelined.cu's plan for a pass that it takes and gains on."""
+    fours = can_be_pipelined(kind, shape)
+    wide = min(product.lines, product.columns) > NARROW and can_be_pipelined(kind, shape, vector=1)
+    if product.count > MOST_BLOCKS or not (fours or wide):
+        return None
+    plan = pipelined_plan(kind, shape, device=device)
+    return plan if max(plan.grid[1:]) <= MOST_BLOCKS else None
+
+
+def pipelined_plan(
+    kind: str,
+    shape: Geometry,
+    tile: Tile | None = None,
+    slices: int | None = None,
+    device: str | None = None,
+) -> Plan:
+    """The kernel of convolution_pipelined.cu with a tile and slices: those given, else those that
+    were measured on `device`, else those that the model chooses."""
+    lines, columns, depth, count = as_pipelined(kind, shape)
     if tile is None or slices is None:
-        tile, slices = choose_pipelined(lines, columns, depth, count)
+        tiles = TILES if can_be_pipelined(kind, shape) else SINGLES
+        measured = tuning.chosen(kind, shape, device, tiles)
+        tile, slices = measured or choose_pipelined(lines, columns, depth, count, tiles)
     tiling = pipelined_tiling(tile, slices, lines, columns)
     return _tiled_plan(PIPELINED_FILE, f"convolution_{kind}_pipelined", tiling, shape, count)
 
@@ -312,6 +366,41 @@ def _direct_plan(kind: str, shape: Geometry, elements: int) -> Plan:
     idle, and for more groups, phases or columns than a grid has blocks."""
     grid = (-(-elements // THREADS), 1, 1)
     return Plan(FILE, f"convolution_{kind}_direct", {}, grid, THREADS, shape.arguments(), 1)
+
+
+def _few_channels_plan(shape: Geometry) -> Plan | None:
+    """The kernel of convolution_few_channels.cu, if a band of at least a row fits its memory; with
+    the height of band that lets a large GPU's multiprocessors compute the fewest pixels."""
+    columns = shape.taps * shape.group_large
+    if (
+        shape.groups > 1
+        or shape.large_channels > FEW_CHANNELS
+        or columns > FEW_COLUMNS
+        or shape.small_channels % 4
+        or (shape.small_height, shape.small_width) == (1, 1)
+        or max(shape.small_width, shape.small_channels) >= PIPELINED_EXTENT
+    ):
+        return None
+    quads = -(-columns // 4)
+    best = None
+    for bands in range(1, shape.height + 1):
+        band = -(-shape.height // bands)
+        reach = shape.dilation[0] * (shape.kernel[0] - 1)
+        rows = (band - 1 + reach) // shape.stride[0] + 1
+        pixels = rows * shape.small_width
+        shared = 16 * (shape.small_channels * quads + pixels * (quads | 1))
+        blocks = shape.batch * -(-shape.height // band)
+        if shared <= FEW_SHARED and blocks < 2**31:
+            cost = -(-blocks // MULTIPROCESSORS) * (pixels + BAND_CYCLES)
+            found = (cost, bands, band, blocks, shared)
+            best = found if best is None else min(best, found)
+    if best is None:
+        return None
+    _, _, band, blocks, shared = best
+    arguments = (*shape.arguments()[:-1], band)
+    grid = (max(1, blocks), 1, 1)
+    entry = "convolution_backward_data_few"
+    return Plan(FEW_FILE, entry, {}, grid, THREADS, arguments, 1, shared_bytes=shared)
 
 
 def _with_fewer_idle_taps(shape: Geometry) -> Geometry:
@@ -342,7 +431,8 @@ def _plan_of(
         has_rank(operator, name, array, 4, "(N, H, W, C)")
     has_rank(operator, "the weight", weight, 4, "(C, kernel height, kernel width, C / groups)")
     shapes = (large.shape, weight.shape, small.shape)
-    return _plan(operator, kind, *shapes, tuple(stride), tuple(pad), tuple(dilation), groups)
+    pairs = (tuple(stride), tuple(pad), tuple(dilation))
+    return _plan(operator, kind, *shapes, *pairs, groups, device_name())
 
 
 def _launch(
@@ -357,15 +447,19 @@ def _launch(
     written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
-    if plan.unaligned is not None and not _aligned(*inputs, written):
+    if plan.unaligned is not None and not aligned(*inputs, written):
         plan = plan.unaligned
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
-    kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+    kernel(
+        *(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate)),
+        shared_bytes=plan.shared_bytes,
+    )
     if plan.slices > 1:
         sum_partials(workspace, bias, out, plan.slices, accumulate)
 
 
-def _aligned(*arrays: Any) -> bool:
+def aligned(*arrays: Any) -> bool:
+    """Whether all arrays (None is skipped) begin where 4 numbers at a time can be read."""
     return all(array is None or array.ptr % ALIGNMENT == 0 for array in arrays)
 
 
@@ -391,7 +485,7 @@ def _workspace(operator: str, kind: str, order: Sequence[int]) -> Any:
     ) -> int:
         sides = [tuple(shapes[i]) for i in order]
         pairs = (tuple(stride), tuple(pad), tuple(dilation))
-        plan = _plan(operator, kind, *sides, *pairs, groups)
+        plan = _plan(operator, kind, *sides, *pairs, groups, device_name())
         result = shapes[-1]
         return partials_size(result[0] * result[1] * result[2] * result[3], plan.slices)
 

@@ -1,4 +1,8 @@
-"""Launchers of kernels/fully_connected.cu; the maths is in pygan.reference.fully_connected."""
+"""Launchers of kernels/fully_connected.cu; the maths is in pygan.reference.fully_connected.
+
+A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps. Where its sizes are
+multiples of 4, kernels/convolution_pipelined.cu computes it as one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from .tiling import MOST_BLOCKS, Tiling, partials_size, sum_partials, target, tiling_for
+from ..context import device_name
+from .convolution import PIPELINED_FILE, Plan, aligned, can_be_pipelined, pipelined_plan
+from .shapes import Geometry
+from .tiling import MOST_BLOCKS, partials_size, sum_partials, target, tiling_for
 from .validation import has_rank, has_shape
 
 FILE = "fully_connected.cu"
@@ -27,8 +34,8 @@ def fully_connected_forward(
     operator = "fully_connected_forward"
     batch, inputs, outputs = _check(operator, x, w, y)
     has_shape(operator, "bias", bias, (outputs,), f"w {tuple(w.shape)}")
-    tiling = _tiling(operator, batch, outputs, inputs)
-    _launch(operator, x, w, (bias,), y, (batch, inputs, outputs), tiling, accumulate, workspace)
+    plan = _plan(operator, batch, inputs, outputs, device_name())
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
 
 
 def fully_connected_backward_data(
@@ -37,8 +44,8 @@ def fully_connected_backward_data(
     """dx (N, D) = dy (N, H) w (H, D). Raises ValueError where shapes do not fit."""
     operator = "fully_connected_backward_data"
     batch, inputs, outputs = _check(operator, dx, w, dy)
-    tiling = _tiling(operator, batch, inputs, outputs)
-    _launch(operator, dy, w, (), dx, (batch, inputs, outputs), tiling, accumulate, workspace)
+    plan = _plan(operator, batch, inputs, outputs, device_name())
+    _launch(operator, plan, (dy, w), dx, None, accumulate, workspace)
 
 
 def fully_connected_backward_weight(
@@ -47,20 +54,35 @@ def fully_connected_backward_weight(
     """dw (H, D) = dy (N, H)^T x (N, D). Raises ValueError where shapes do not fit."""
     operator = "fully_connected_backward_weight"
     batch, inputs, outputs = _check(operator, x, dw, dy)
-    tiling = _tiling(operator, outputs, inputs, batch)
-    _launch(operator, x, dy, (), dw, (batch, inputs, outputs), tiling, accumulate, workspace)
+    plan = _plan(operator, batch, inputs, outputs, device_name())
+    _launch(operator, plan, (x, dy), dw, None, accumulate, workspace)
 
 
 @lru_cache(maxsize=4096)
-def _tiling(operator: str, lines: int, columns: int, depth: int) -> Tiling:
-    tiling = tiling_for(lines, columns, depth)
-    if max(lines, columns, depth) > MOST_LINES or tiling.columns > MOST_BLOCKS:
+def _plan(operator: str, batch: int, inputs: int, outputs: int, device: str | None = None) -> Plan:
+    kind = operator.removeprefix("fully_connected_")
+    lines, columns, depth = {
+        "forward": (batch, outputs, inputs),
+        "backward_data": (batch, inputs, outputs),
+        "backward_weight": (outputs, inputs, batch),
+    }[kind]
+    pixel = (1, 1)
+    shape = Geometry(batch, 1, 1, inputs, 1, 1, outputs, pixel, pixel, (0, 0), pixel, 1)
+    fast = None
+    if min(lines, columns, depth) > 0 and can_be_pipelined(kind, shape):
+        fast = pipelined_plan(kind, shape, device=device)
+    tiling = tiling_for(lines, columns, depth, slices=fast.slices if fast else None)
+    across = max(tiling.columns, fast.grid[1] if fast else 0)
+    if max(lines, columns, depth) > MOST_LINES or across > MOST_BLOCKS:
         raise ValueError(
             f"{operator}: a product of ({lines}, {depth}) by ({depth}, {columns}) is too large; "
             f"no dimension may pass {MOST_LINES}, nor the columns {MOST_BLOCKS} tiles: split the "
             f"batch or the layer"
         )
-    return tiling
+    grid = (tiling.lines, tiling.columns, tiling.slices)
+    sizes = (batch, inputs, outputs)
+    plain = Plan(FILE, operator, tiling.defines, grid, tiling.threads, sizes, tiling.slices)
+    return fast._replace(unaligned=plain) if fast else plain
 
 
 def _check(operator: str, x: Any, w: Any, y: Any) -> tuple[int, int, int]:
@@ -76,44 +98,44 @@ def _check(operator: str, x: Any, w: Any, y: Any) -> tuple[int, int, int]:
 
 def _launch(
     operator: str,
-    a: Any,
-    b: Any,
-    bias: tuple[Any, ...],
+    plan: Plan,
+    inputs: tuple[Any, ...],
     out: Any,
-    sizes: tuple[int, int, int],
-    tiling: Tiling,
+    bias: Any | None,
     accumulate: bool,
     workspace: Any | None,
 ) -> None:
-    written = target(operator, out, workspace, tiling.slices)
+    written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
-    kernel = out.context.kernel(FILE, operator, **tiling.defines)
-    grid = (tiling.lines, tiling.columns, tiling.slices)
-    adding = int(accumulate)
-    kernel(grid, tiling.threads, a, b, *bias, written, *sizes, adding)
-    if tiling.slices > 1:
-        sum_partials(workspace, bias[0] if bias else None, out, tiling.slices, accumulate)
+    if plan.unaligned is not None and not aligned(*inputs, written):
+        plan = plan.unaligned
+    if plan.file == PIPELINED_FILE and operator == "fully_connected_backward_data":
+        inputs = (*inputs, None)  # the bias of a transposed convolution's forward
+    kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
+    kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+    if plan.slices > 1:
+        sum_partials(workspace, bias, out, plan.slices, accumulate)
 
 
 def _forward_workspace(
     x: Sequence[int], w: Sequence[int], bias: Sequence[int] | None, y: Sequence[int], **_: Any
 ) -> int:
-    slices = _tiling("fully_connected_forward", x[0], w[0], x[1]).slices
+    slices = _plan("fully_connected_forward", x[0], x[1], w[0], device_name()).slices
     return partials_size(x[0] * w[0], slices)
 
 
 def _backward_data_workspace(
     dy: Sequence[int], w: Sequence[int], dx: Sequence[int], **_: Any
 ) -> int:
-    slices = _tiling("fully_connected_backward_data", dy[0], w[1], w[0]).slices
+    slices = _plan("fully_connected_backward_data", dy[0], w[1], w[0], device_name()).slices
     return partials_size(dy[0] * w[1], slices)
 
 
 def _backward_weight_workspace(
     x: Sequence[int], dy: Sequence[int], dw: Sequence[int], **_: Any
 ) -> int:
-    slices = _tiling("fully_connected_backward_weight", dy[1], x[1], x[0]).slices
+    slices = _plan("fully_connected_backward_weight", x[0], x[1], dy[1], device_name()).slices
     return partials_size(dy[1] * x[1], slices)
 
 

@@ -14,6 +14,7 @@ are estimates for an H200 (132 multiprocessors), not measurements.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .validation import THREADS, has_workspace
@@ -24,10 +25,16 @@ DEPTH_STEP = 16
 ENOUGH_BLOCKS = 256
 """Fewer tiles than this leave parts of a large GPU idle, and the depth is cut into slices."""
 
-LEAST_STEPS = 8
+LEAST_STEPS = 4
 """Depth steps that make a slice worth its share of a second launch."""
 
-MOST_SLICES = 64
+MOST_SLICES = 256
+FEW_SLICES = 8
+"""Up to which one thread adds the slices of an element; 8 threads share longer sums."""
+
+PARTIALS_COLUMNS = 32
+"""Elements per block of sum_many_partials."""
+
 MOST_BLOCKS = 65535
 """Of a grid, in its second and third dimension."""
 
@@ -43,26 +50,29 @@ class Tiling(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """TILE_M and TILE_N of kernels/pipeline.cuh, the blocks a multiprocessor can hold (RESIDENT),
-    and the instructions of a step that are not products, per thread: loads from shared memory,
-    copies and their addresses."""
+    """TILE_M, TILE_N and VECTOR of kernels/pipeline.cuh, the blocks a multiprocessor can hold
+    (RESIDENT), and the instructions of a step that are no products, per thread: loads from shared
+    memory, copies and their addresses, counted in machine code for sm_90a."""
 
     lines: int
     columns: int
     resident: int
     overhead: int
+    vector: int = 4
 
 
 TILES = (
-    Tile(128, 128, 2, 250),
-    Tile(128, 64, 3, 190),
-    Tile(64, 64, 4, 145),
-    Tile(128, 32, 4, 160),
-    Tile(64, 32, 4, 115),
+    Tile(128, 128, 2, 350),
+    Tile(128, 64, 3, 250),
+    Tile(64, 64, 4, 175),
+    Tile(128, 32, 4, 200),
+    Tile(64, 32, 4, 140),
 )
+SINGLES = (Tile(64, 64, 3, 390, vector=1),)
+"""For channels that are no multiples of 4."""
 
 PIPELINED_THREADS = 128
-SLICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SLICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 MULTIPROCESSORS = 132
 LANES = 128
@@ -82,7 +92,9 @@ CACHED_BYTES = 4.0e6
 """Bytes per microsecond between multiprocessors and the L2 cache, which holds a lesson's layers."""
 
 
-def choose_pipelined(lines: int, columns: int, depth: int, products: int = 1) -> tuple[Tile, int]:
+def choose_pipelined(
+    lines: int, columns: int, depth: int, products: int = 1, tiles: Sequence[Tile] = TILES
+) -> tuple[Tile, int]:
     """(tile, slices) for `products` products of (lines, depth) by (depth, columns): what
     :func:`predicted_microseconds` finds quickest; among equals the first tile, the fewest slices.
     """
@@ -90,16 +102,18 @@ def choose_pipelined(lines: int, columns: int, depth: int, products: int = 1) ->
     most = max(1, min(steps // LEAST_STEPS, MOST_BLOCKS // products))
     _, i, slices = min(
         (predicted_microseconds(tile, slices, lines, columns, depth, products), i, slices)
-        for i, tile in enumerate(TILES)
+        for i, tile in enumerate(tiles)
         for slices in SLICES
         if slices <= most
     )
-    return TILES[i], slices
+    return tiles[i], slices
 
 
 def pipelined_tiling(tile: Tile, slices: int, lines: int, columns: int) -> Tiling:
     across, down = -(-lines // tile.lines), -(-columns // tile.columns)
     defines = {"TILE_M": tile.lines, "TILE_N": tile.columns}
+    if tile.vector != 4:
+        defines["VECTOR"] = tile.vector
     return Tiling(defines, PIPELINED_THREADS, across, down, slices)
 
 
@@ -153,18 +167,12 @@ def tiling_for(
 
 def sum_partials(workspace: Any, bias: Any, out: Any, slices: int, accumulate: bool) -> None:
     """out (+)= the sum of the `slices` copies of it in `workspace`, + bias along the last axis."""
-    kernel = out.context.kernel("partial_sums.cu", "sum_partials")
-    kernel(
-        -(-out.size // THREADS),
-        THREADS,
-        workspace,
-        bias,
-        out,
-        out.size,
-        out.shape[-1],
-        slices,
-        int(accumulate),
-    )
+    many = slices > FEW_SLICES
+    entry = "sum_many_partials" if many else "sum_partials"
+    kernel = out.context.kernel("partial_sums.cu", entry)
+    blocks = -(-out.size // (PARTIALS_COLUMNS if many else THREADS))
+    sizes = (out.size, out.shape[-1], slices, int(accumulate))
+    kernel(blocks, THREADS, workspace, bias, out, *sizes)
 
 
 def partials_size(size: int, slices: int) -> int:

@@ -1,0 +1,148 @@
+// The data gradient of a convolution from few channels, float32, NHWC: the gradient with respect to
+// an image of 1 or 3 channels, and the last layer of a generator (a transposed convolution's
+// forward). convolution.cu tells the formula and the names.
+//
+//     dx[n,h,w,c] = sum over taps (r, s) that reach (h, w), and k, of  dy[n,p,q,k] * w[k,r,s,c]
+//
+// As a product of tiles its columns are the channels of x: with 1 of 8 columns used, 7 products of
+// 8 are wasted, and every pixel of dy is read by each of the taps. Here it is done in two halves:
+//
+//     z[n,p,q,(r,s,c)] = sum over k of dy[n,p,q,k] * w[k,(r,s,c)]    16 columns for 4 x 4 taps
+//     dx[n,h,w,c] = sum over taps of z[n,p,q,(r,s,c)]                4 terms with stride 2
+//
+// The first half is a plain matrix product without a wasted column, and the second needs no
+// products at all. z never leaves shared memory: a block computes a band of rows of one image, so
+// only the rows of dy that two bands share are used twice. No floats are added atomically; the
+// order of a sum is k within a tap, then the taps in ascending order.
+//
+// Steps: 1. one thread per output (convolution.cu): each reads taps * K values of dy and of w;
+// 2. two halves: predicted to be limited by loads, 12 of 16 bytes for 128 products; 3. in the
+// second half a thread keeps its column, so that half of the divisions are made once per band.
+
+#include "common.cuh"
+
+constexpr int THREADS = 256;
+constexpr int PIXELS = 8;  // of z per thread and turn, at 4 columns: 32 sums in registers
+
+__device__ __forceinline__ void add_products(float4& sum, float a, float4 b) {
+    sum.x = fmaf(a, b.x, sum.x);
+    sum.y = fmaf(a, b.y, sum.y);
+    sum.z = fmaf(a, b.z, sum.z);
+    sum.w = fmaf(a, b.w, sum.w);
+}
+
+// The taps that reach coordinate `at` of x along one axis: first, first + tap_step, ...; the i-th
+// of them comes from coordinate origin - i * back of y.
+struct Reaching {
+    int first, origin;
+
+    __device__ Reaching(int at, int stride, int pad, int dilation, int tap_step) : first(0) {
+        while (first < tap_step && (at + pad - first * dilation) % stride != 0) ++first;
+        origin = first < tap_step ? (at + pad - first * dilation) / stride : 0;
+        if (first == tap_step) first = NONE;
+    }
+
+    static constexpr int NONE = 1 << 29;
+};
+
+// dx (batch, height, width, x_channels) from dy (batch, y_height, y_width, y_channels) and
+// w (y_channels, kernel_h, kernel_w, x_channels); bias (x_channels) or null. `band` rows of dx per
+// block.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    convolution_backward_data_few(const float* __restrict__ dy, const float* __restrict__ w,
+                                  const float* __restrict__ bias, float* dx, int batch, int height,
+                                  int width, int x_channels, int y_height, int y_width,
+                                  int y_channels, int kernel_h, int kernel_w, int stride_h,
+                                  int stride_w, int pad_h, int pad_w, int dilation_h,
+                                  int dilation_w, int band, int accumulate) {
+    extern __shared__ float4 shared[];
+    const int columns = kernel_h * kernel_w * x_channels;
+    const int quads = ceil_div(columns, 4);
+    const int pitch = quads | 1;     // odd: neighbouring pixels start in different banks
+    float4* const weights = shared;  // (y_channels, quads), zeros past columns
+    float4* const products = weights + y_channels * quads;  // z (rows * y_width, pitch)
+
+    const int bands = ceil_div(height, band);
+    const int image = blockIdx.x / bands;
+    const int top = (blockIdx.x - image * bands) * band;
+    const int bottom = min(top + band, height) - 1;
+    const int reach = (kernel_h - 1) * dilation_h;
+    const int first_row = top + pad_h > reach ? ceil_div(top + pad_h - reach, stride_h) : 0;
+    const int last_row = min((bottom + pad_h) / stride_h, y_height - 1);
+    const int pixels = max(last_row - first_row + 1, 0) * y_width;
+
+    float* const weight = reinterpret_cast<float*>(weights);
+    for (int i = threadIdx.x; i < y_channels * quads * 4; i += THREADS) {
+        const int k = quotient(i, quads * 4), column = i - k * (quads * 4);
+        weight[i] = column < columns ? __ldg(w + k * columns + column) : 0.0f;
+    }
+    __syncthreads();
+
+    const Offset start = (static_cast<Offset>(image) * y_height + first_row) * y_width;
+    const float* const gradients = dy + start * y_channels;
+    for (int item = threadIdx.x; item < ceil_div(pixels, PIXELS) * quads; item += THREADS) {
+        const int block = quotient(item, quads), quad = item - block * quads;
+        float4 sums[PIXELS] = {};
+        for (int k = 0; k < y_channels; k += 4) {
+            float4 a[PIXELS];
+#pragma unroll
+            for (int i = 0; i < PIXELS; ++i) {
+                const int pixel = min(block * PIXELS + i, pixels - 1);
+                a[i] = __ldg(reinterpret_cast<const float4*>(gradients + pixel * y_channels + k));
+            }
+            const float4* const b = weights + k * quads + quad;
+            const float4 b0 = b[0], b1 = b[quads], b2 = b[2 * quads], b3 = b[3 * quads];
+#pragma unroll
+            for (int i = 0; i < PIXELS; ++i) {
+                add_products(sums[i], a[i].x, b0);
+                add_products(sums[i], a[i].y, b1);
+                add_products(sums[i], a[i].z, b2);
+                add_products(sums[i], a[i].w, b3);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < PIXELS; ++i) {
+            const int pixel = block * PIXELS + i;
+            if (pixel < pixels) products[pixel * pitch + quad] = sums[i];
+        }
+    }
+    __syncthreads();
+
+    const int tap_step_h = stride_h / greatest_common_divisor(stride_h, dilation_h);
+    const int tap_step_w = stride_w / greatest_common_divisor(stride_w, dilation_w);
+    const int back_h = tap_step_h * dilation_h / stride_h;
+    const int back_w = tap_step_w * dilation_w / stride_w;
+    const float* const product = reinterpret_cast<const float*>(products);
+    const Offset out = (static_cast<Offset>(image) * height + top) * width * x_channels;
+    // A thread keeps to one column and channel, and takes every `together`-th row of the band.
+    const int line = width * x_channels;
+    const int span = min(line, THREADS), together = THREADS / span;
+    if (static_cast<int>(threadIdx.x) >= span * together) return;
+    for (int i = threadIdx.x % span; i < line; i += span) {
+        const int channel = i % x_channels;
+        const Reaching row(i / x_channels, stride_w, pad_w, dilation_w, tap_step_w);
+        for (int h = top + threadIdx.x / span; h <= bottom; h += together) {
+            const Reaching rows(h, stride_h, pad_h, dilation_h, tap_step_h);
+            float sum = 0.0f;
+            for (int r = rows.first, p = rows.origin; r < kernel_h; r += tap_step_h, p -= back_h) {
+                if (p < 0 || p >= y_height) continue;
+                const float* const from = product + (p - first_row) * y_width * (pitch * 4);
+                const int tap = r * kernel_w;
+                for (int s = row.first, q = row.origin; s < kernel_w;
+                     s += tap_step_w, q -= back_w) {
+                    if (q < 0 || q >= y_width) continue;
+                    sum += from[q * (pitch * 4) + (tap + s) * x_channels + channel];
+                }
+            }
+            if (bias != nullptr) sum += __ldg(bias + channel);
+            float* const to = dx + out + static_cast<Offset>(h - top) * line + i;
+            *to = accumulate ? *to + sum : sum;
+        }
+    }
+}
+
+// Launch contract
+//   grid (batch * ceil(height / band)), block 256, dynamic shared memory of 16 bytes *
+//   (y_channels * quads + rows * y_width * (quads | 1)) with quads = ceil(R*S*C / 4) and rows =
+//   ((band - 1) + (R - 1) * dilation_h) / stride_h + 1, the most that reach a band.
+//   groups is 1, y_channels a multiple of 4, dy starts at a multiple of 16 bytes.

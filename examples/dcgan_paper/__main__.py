@@ -6,7 +6,7 @@
 features    how well a linear SVM tells images by the discriminator's features (section 5.1)
 guided      what makes the discriminator's features large, by guided back-propagation (6.2)
 walk        a closed walk between nine random codes (6.1)
-arithmetic  slanted 4 - upright 4 + upright 7, on averaged codes (6.3.2)
+arithmetic  slanted 4 - usual 4 + usual 7, on averaged codes (6.3.2)
 drop        the generator without the feature maps that draw horizontal strokes (6.3.1)
 neighbours  test digits told by their nearest neighbour among drawn digits (table of MNIST)
 

@@ -1,4 +1,4 @@
-"""Arithmetic on codes: slanted 4 - upright 4 + upright 7 should be a slanted 7.
+"""Arithmetic on codes: slanted 4 - usual 4 + usual 7 should be a slanted 7.
 
 Section 6.3.2 of the paper (its figure 7): each term is the mean of three codes whose images show
 it. The attributes are ones that can be measured, slant and amount of ink, and the digit classifier
@@ -21,7 +21,7 @@ from pygan.training.sampling import BATCH, Sampler, open_sampler
 
 EXEMPLARS = 3
 CONFIDENT = 0.9
-STRONG, MIDDLE = (0.9, 1.0), (0.4, 0.6)
+STRONG, USUAL = (0.9, 1.0), (0.3, 0.7)
 """Quantiles, within a digit, of what counts as having the attribute and as not having it."""
 NOISE = 0.25
 EQUATIONS_SHOWN = 3
@@ -97,60 +97,71 @@ def run(device: Any, options: argparse.Namespace):
 
 
 def choose(pool: Pool, attribute: str, repeats: int, random: np.random.Generator) -> np.ndarray:
-    """Rows of the pool, (equations, 3 terms, 3 exemplars): strong a, middling a, middling b, for
-    all pairs of digits of which there are enough."""
+    """Rows of the pool, (equations, 4 terms, 3 exemplars), for all pairs of digits of which there
+    are enough: strong a, usual a, usual b, and other usual a's for a control."""
     found = []
     for a in range(CLASSES):
         for b in range(CLASSES):
-            places = [(a, STRONG), (a, MIDDLE), (b, MIDDLE)]
-            candidates = [pool.rows(digit, attribute, part) for digit, part in places]
-            if a == b or min(map(len, candidates)) < EXEMPLARS:
-                continue
-            for _ in range(repeats):
-                found.append([random.choice(rows, EXEMPLARS, replace=False) for rows in candidates])
-    return np.array(found, int).reshape(-1, 3, EXEMPLARS)
+            strong, usual, others = (
+                pool.rows(digit, attribute, part)
+                for digit, part in ((a, STRONG), (a, USUAL), (b, USUAL))
+            )
+            enough = min(len(strong), len(usual) // 2, len(others)) >= EXEMPLARS
+            for _ in range(repeats if enough and a != b else 0):
+                twice = random.choice(usual, 2 * EXEMPLARS, replace=False)
+                once = [random.choice(rows, EXEMPLARS, replace=False) for rows in (strong, others)]
+                found.append([once[0], twice[:EXEMPLARS], once[1], twice[EXEMPLARS:]])
+    return np.array(found, int).reshape(-1, 4, EXEMPLARS)
 
 
 def measure(
     sampler: Sampler, classifier: DigitClassifier, pool: Pool, attribute: str, terms: np.ndarray
 ) -> dict:
-    """What the arithmetic did to images of the third term: terms (equations, 3, exemplars)."""
-    means = pool.codes[terms].mean(axis=2)  # (equations, 3, *code)
-    changed = means[:, 0] - means[:, 1] + means[:, 2]
-    value, _ = ATTRIBUTES[attribute]
-    drawn = {
-        name: as_digits(sampler.images(codes.astype(np.float32)))
-        for name, codes in {"strong": means[:, 0], "middle": means[:, 1]}.items()
+    """What the arithmetic did: terms (equations, 4, exemplars).
+
+    The gain is over the control, usual a - usual a + usual b, whose code is as long: the mean of
+    three codes is shorter than a random one, and shorter codes draw other images.
+    """
+    strong, usual, others, control = np.moveaxis(pool.codes[terms].mean(axis=2), 1, 0)
+    codes = {
+        "strong": strong,
+        "usual": usual,
+        "before": others,
+        "after": strong - usual + others,
+        "control": control - usual + others,
     }
-    before, after = (as_digits(sampler.images(codes)) for codes in (means[:, 2], changed))
-    gained = value(after) - value(before)
-    asked = value(drawn["strong"]) - value(drawn["middle"])
-    wanted = pool.digits[terms[:, 2, 0]]
+    drawn = {name: as_digits(sampler.images(rows)) for name, rows in codes.items()}
+    value, _ = ATTRIBUTES[attribute]
+    values = {name: value(images) for name, images in drawn.items()}
+    gained = values["after"] - values["control"]
     margin = 1.96 * gained.std(ddof=1) / np.sqrt(len(gained)) if len(gained) > 1 else 0.0
+    wanted = pool.digits[terms[:, 2, 0]]
     return {
         "equations": len(terms),
-        "asked_for": float(asked.mean()),
+        "asked_for": float((values["strong"] - values["usual"]).mean()),
         "gained": vars(
             quality.Interval(
                 float(gained.mean()), float(gained.mean() - margin), float(gained.mean() + margin)
             )
         ),
         "gained_in": vars(quality.proportion(int((gained > 0).sum()), len(gained))),
-        "digit_before": vars(quality.agreement(classifier(before)[1], wanted)),
-        "digit_after": vars(quality.agreement(classifier(after)[1], wanted)),
+        **{
+            f"digit_{name}": vars(quality.agreement(classifier(drawn[name])[1], wanted))
+            for name in ("before", "after", "control")
+        },
     }
 
 
 def table(results: dict) -> str:
-    lines = [f"{'':22}{'asked':>9}{'gained':>9}{'gained in':>11}{'digit before':>14}{'after':>8}"]
+    lines = [f"{'':22}{'asked':>9}{'gained':>9}{'in':>6}   {'digit kept':>11}{'control':>9}"]
     for attribute, kinds in results.items():
         unit = ATTRIBUTES[attribute][1]
         for kind, row in kinds.items():
             asked, gained = (f"{v:.1f}{unit}" for v in (row["asked_for"], row["gained"]["value"]))
-            shares = (row[key]["value"] for key in ("gained_in", "digit_before", "digit_after"))
-            share, before, after = (f"{value:.0%}" for value in shares)
+            keys = ("gained_in", "digit_after", "digit_control")
+            share, kept, control = (f"{row[key]['value']:.0%}" for key in keys)
             title = f"{attribute}, {kind.replace('_', ' ')}"
-            lines.append(f"{title:22}{asked:>9}{gained:>9}{share:>11}{before:>14}{after:>8}")
+            lines.append(f"{title:22}{asked:>9}{gained:>9}{share:>6}   {kept:>11}{control:>9}")
     return "\n".join(lines)
 
 
@@ -160,7 +171,8 @@ def draw(sampler: Sampler, pool: Pool, shown: list, random: np.random.Generator,
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 1.05 * len(shown)), layout="constrained")
-    for axes, (attribute, terms) in zip(figure.subplots(len(shown), 4), shown, strict=True):
+    for axes, (attribute, chosen) in zip(figure.subplots(len(shown), 4), shown, strict=True):
+        terms = chosen[:3]
         means = pool.codes[terms].mean(axis=1)
         result = means[0] - means[1] + means[2]
         noise = random.uniform(-NOISE, NOISE, (3, *result.shape))
@@ -169,8 +181,8 @@ def draw(sampler: Sampler, pool: Pool, shown: list, random: np.random.Generator,
         ]
         codes.append(np.concatenate([result[None], result + noise]))
         a, b = pool.digits[terms[0, 0]], pool.digits[terms[2, 0]]
-        name = {"slant": ("slanted", "upright"), "ink": ("bold", "middling")}[attribute]
-        titles = [f"{name[0]} {a}", f"− {name[1]} {a}", f"+ {name[1]} {b}", f"= {name[0]} {b}"]
+        name = {"slant": "slanted", "ink": "bold"}[attribute]
+        titles = [f"{name} {a}", f"− usual {a}", f"+ usual {b}", f"= {name} {b}"]
         for place, row, title in zip(axes, codes, titles, strict=True):
             images = sampler.images(row.astype(np.float32))
             grid = np.asarray(pictures.grid(images, 1, len(images)))

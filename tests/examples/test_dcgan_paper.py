@@ -276,22 +276,22 @@ def test_arithmetic_gains_what_it_asks_for_where_codes_are_linear():
     codes = random.uniform(0.2, 0.4, (200, 3)).astype(np.float32)
     pool = pool_of(codes, digits)
     terms = arithmetic.choose(pool, "ink", 4, random)
-    assert terms.shape == (8, 3, 3)  # 2 and 7, 7 and 2
-    strong, middle = (codes[terms[:, term], 0] for term in range(2))
+    assert terms.shape == (8, 4, 3)  # 2 and 7, 7 and 2
+    strong, usual, _, control = np.moveaxis(codes[terms, 0], 1, 0)
     for digit in (2, 7):
         values = codes[digits == digit, 0]
         of_digit = digits[terms[:, 0, 0]] == digit
         assert (strong[of_digit] >= np.quantile(values, 0.9) - 1e-6).all()
-        assert (np.abs(middle[of_digit] - np.median(values)) < 0.05).all()
+        assert (np.abs(usual[of_digit] - np.median(values)) < 0.06).all()
+    assert all(len(np.intersect1d(*pair)) == 0 for pair in terms[:, [1, 3]])
     assert (digits[terms[:, 2]] != digits[terms[:, 0]]).all()
 
     def classifier(images):
         return None, np.eye(10)[np.full(len(images), 7)]
 
     found = arithmetic.measure(Bright(), classifier, pool, "ink", terms)
-    expected = 100 * (strong - middle).mean()
-    assert found["gained"]["value"] == pytest.approx(expected, rel=1e-4)
-    assert found["asked_for"] == pytest.approx(expected, rel=1e-4)
+    assert found["gained"]["value"] == pytest.approx(100 * (strong - control).mean(), rel=1e-4)
+    assert found["asked_for"] == pytest.approx(100 * (strong - usual).mean(), rel=1e-4)
     assert found["gained_in"]["value"] == 1
     assert found["digit_after"]["value"] == np.mean(digits[terms[:, 2, 0]] == 7)
     assert "100%" in arithmetic.table({"ink": {"single_codes": found}})

@@ -95,7 +95,7 @@ struct Patches {
                 const int row = h[i] + down, column = w[i] + right;
                 const bool inside = within & (static_cast<unsigned>(row) < unsigned(height)) &
                                     (static_cast<unsigned>(column) < unsigned(width));
-                const int pixel = inside ? corner[i] + down * width + right : 0;
+                const int pixel = corner[i] + (down * width + right);
                 copies.start(slab + Slab::place(Slab::line(i), Slab::depth() + part),
                              images + static_cast<Offset>(pixel) * pitch + at.w, inside, floats);
             }
@@ -151,7 +151,7 @@ struct PatchColumns {
                 const bool inside = reached & (Slab::depth(i) < depths) &
                                     (static_cast<unsigned>(row) < unsigned(height)) &
                                     (static_cast<unsigned>(column) < unsigned(width));
-                const int pixel = inside ? (at.n * height + row) * width + column : 0;
+                const int pixel = (at.n * height + row) * width + column;
                 if (Slab::depth(i) < TILE_K) {
                     copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
                                  images + static_cast<Offset>(pixel) * pitch + of_line.w, inside,
@@ -188,7 +188,7 @@ struct MatrixRows {
                 if (Slab::line(i) >= LINES) continue;
                 const int line = first + Slab::line(i);
                 const bool inside = (line < lines) & (Slab::depth() + part < depths);
-                const Offset offset = inside ? static_cast<Offset>(line) * pitch + depth + part : 0;
+                const Offset offset = static_cast<Offset>(line) * pitch + (depth + part);
                 copies.start(slab + Slab::place(Slab::line(i), Slab::depth() + part),
                              start + offset, inside, floats);
             }
@@ -221,7 +221,7 @@ struct MatrixColumns {
                 if (Slab::depth(i) >= TILE_K) continue;
                 const bool inside = (line + part < lines) & (Slab::depth(i) < depths);
                 const int row = depth + i * Slab::STEP;
-                const Offset offset = inside ? static_cast<Offset>(row) * pitch + line + part : 0;
+                const Offset offset = static_cast<Offset>(row) * pitch + (line + part);
                 copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
                              start + offset, inside, floats);
             }
@@ -264,11 +264,10 @@ struct PhaseWeights {
             for (int i = 0; i < Slab::SHARE; ++i) {
                 const bool inside = (line + part < x_channels) & (Slab::depth(i) < depths);
                 const int tap = first + at.n * down + at.h * right;
-                const Offset row = inside ? static_cast<Offset>(at.w) * filter + tap : 0;
+                const Offset row = static_cast<Offset>(at.w) * filter + tap;
                 if (Slab::depth(i) < TILE_K) {
                     copies.start(slab + Slab::place(Slab::line() + part, Slab::depth(i)),
-                                 group + row * x_channels + (inside ? line + part : 0), inside,
-                                 floats);
+                                 group + row * x_channels + (line + part), inside, floats);
                 }
                 advance(at, step, taps_w, y_channels);
             }

@@ -16,9 +16,10 @@
 //
 // Every instruction of PTX sits in a function of its own with a plain body beside it, which
 // computes the same from the same registers: that is what the CPU driver runs. Sums differ in one
-// thing: the plain body rounds after each product, tensor cores after each mma (towards zero).
+// thing: the plain body adds product after product, each sum rounded to nearest; tensor cores add
+// the products of an mma in an order of their own and cut off what does not fit.
 //
-// Needs compute capability 8.0. Dynamic shared memory: see SHARED_BYTES.
+// Needs compute capability 8.0, and STAGES times a slab of both operands of dynamic shared memory.
 #pragma once
 
 #include "common.cuh"

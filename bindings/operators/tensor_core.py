@@ -9,14 +9,27 @@ A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 from . import convolution, fully_connected
-from .convolution import _with_fewer_idle_taps, product_of
+from .convolution import Product, _with_fewer_idle_taps, product_of
 from .shapes import Pair, geometry
-from .tiling import MOST_BLOCKS, partials_size, sum_partials, target
+from .tiling import (
+    BLOCK_CYCLES,
+    CACHED_BYTES,
+    CYCLES_PER_MICROSECOND,
+    MOST_BLOCKS,
+    MULTIPROCESSORS,
+    SECOND_STAGE,
+    SLICES,
+    STEP_LATENCY,
+    partials_size,
+    sum_partials,
+    target,
+)
 from .validation import has_rank, has_shape
 
 FILE = "convolution_tensor_core.cu"
@@ -28,27 +41,29 @@ THREADS = 128
 
 
 class Tile(NamedTuple):
-    """TILE_M, TILE_N, TILE_K and STAGES of kernels/tensor_core.cuh."""
+    """TILE_M, TILE_N, TILE_K and STAGES of kernels/tensor_core.cuh; the blocks that a
+    multiprocessor holds (by their shared memory); and the instructions that a warp issues per step,
+    counted in the machine code for sm_90a."""
 
     lines: int
     columns: int
     depth: int
     stages: int
+    resident: int
+    issued: dict[str, int]
 
 
-LARGE, MEDIUM, NARROW = Tile(128, 128, 16, 4), Tile(64, 64, 32, 3), Tile(128, 8, 32, 3)
+LARGE = Tile(128, 128, 16, 4, 2, {"tf32": 660, "bf16": 470})
+MEDIUM = Tile(64, 64, 32, 3, 3, {"tf32": 620, "bf16": 450})
+NARROW = Tile(128, 8, 32, 3, 3, {"tf32": 450, "bf16": 350})
+TILES = (LARGE, MEDIUM, NARROW)
 
-ENOUGH_LARGE = 128
-ENOUGH = 256
-"""Tiles, LARGE and others, that keep a large GPU busy; with fewer the depth is cut into slices."""
+MMA_RATE = {"tf32": 160, "bf16": 320}
+"""Products per cycle that mma.sync reaches on one of a multiprocessor's four schedulers: an
+estimate, 0.62 of what an H200's data sheet says of its newer instructions."""
 
-LEAST_LARGE = 96
-"""With fewer blocks than this, slices counted, LARGE tiles leave too much of a GPU idle."""
-
-LEAST_DEPTH = 256
+LEAST_DEPTH = 128
 """Depth that makes a slice worth its share of a second launch."""
-
-MOST_SLICES = 32
 
 
 class Family(NamedTuple):
@@ -123,34 +138,43 @@ class Plan(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A product cut into tiles: which, how many in both directions, slices of the depth."""
+    """A product cut into tiles, and its depth into slices."""
 
     tile: Tile
-    lines: int
-    columns: int
     slices: int
 
 
-def tiles_of(tile: Tile, lines: int, columns: int, depth: int, products: int, enough: int) -> Tiles:
-    """`products` products of (lines, depth) by (depth, columns) cut into such tiles, with slices
-    until there are `enough` blocks or the slices get too short."""
-    down, across = -(-lines // tile.lines), -(-columns // tile.columns)
-    wanted = enough // max(1, down * across * products)
-    slices = max(1, min(wanted, depth // LEAST_DEPTH, MOST_SLICES, MOST_BLOCKS // products))
-    return Tiles(tile, down, across, slices)
+def tiles_for(precision: str, product: Product) -> Tiles:
+    """What :func:`predicted_microseconds` finds quickest; among equals the first tile, the fewest
+    slices. Chosen by shape alone, so that the order of every sum is the same wherever it runs."""
+    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
+    choices = [Tiles(tile, slices) for tile in TILES for slices in SLICES if slices <= most]
+    return min(choices, key=lambda tiles: predicted_microseconds(tiles, precision, product))
 
 
-def tiles_for(lines: int, columns: int, depth: int, products: int) -> Tiles:
-    """The tiles of a product, chosen by its shape alone (so that the order of every sum is the same
-    wherever it runs)."""
-    given = (lines, columns, depth, products)
-    if columns <= NARROW.columns:
-        return tiles_of(NARROW, *given, ENOUGH)
-    if min(lines, columns) > MEDIUM.lines:
-        large = tiles_of(LARGE, *given, ENOUGH_LARGE)
-        if large.lines * large.columns * large.slices * products >= LEAST_LARGE:
-            return large
-    return tiles_of(MEDIUM, *given, ENOUGH)
+def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> float:
+    """What a product is expected to take on an H200, its second stage included: the model of
+    tiling.py with other units at work. A step takes a scheduler the longer of issuing a warp's
+    instructions and of their mma.sync; blocks that share a multiprocessor take turns; nothing is
+    quicker than its bytes pass through the cache."""
+    tile, slices = tiles
+    blocks = -(-product.lines // tile.lines) * -(-product.columns // tile.columns)
+    blocks *= product.count * slices
+    steps = math.ceil(math.ceil(product.depth / tile.depth) / slices)
+    products_of_warp = tile.lines * tile.columns * tile.depth / (THREADS // 32)
+    busy = max(tile.issued[precision], products_of_warp / MMA_RATE[precision])
+    rounds, rest = divmod(-(-blocks // MULTIPROCESSORS), tile.resident)
+    cycles = 0.0
+    for together, times in ((tile.resident, rounds), (rest, 1)):
+        if together and times:
+            step = max(together * busy, busy + STEP_LATENCY)
+            cycles += times * (BLOCK_CYCLES + steps * step)
+    copied = 4 * blocks * steps * tile.depth * (tile.lines + tile.columns)
+    result = 4 * product.lines * product.columns * product.count
+    time = max(cycles / CYCLES_PER_MICROSECOND, (copied + result * slices) / CACHED_BYTES)
+    if slices > 1:
+        time += SECOND_STAGE + result * (slices + 1) / CACHED_BYTES
+    return time
 
 
 @lru_cache(maxsize=4096)
@@ -173,22 +197,25 @@ def _plan(
     shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
     if kind == "backward_data":
         shape = _with_fewer_idle_taps(shape)
-    lines, columns, depth, products = product_of(kind, shape)
-    tiles = tiles_for(lines, columns, depth, products) if products <= MOST_BLOCKS else None
-    if tiles is None or tiles.columns > MOST_BLOCKS:
+    product = product_of(kind, shape)
+    tile, slices = LARGE, 1
+    if product.count <= MOST_BLOCKS:
+        tile, slices = tiles_for(precision, product)
+    down, across = -(-product.lines // tile.lines), -(-product.columns // tile.columns)
+    if max(across, product.count * slices) > MOST_BLOCKS:
         raise ValueError(
-            f"{operator}: {products} products (groups * phases of the stride) of {columns} columns "
-            f"are more than a grid of tensor-core tiles has blocks ({MOST_BLOCKS}); use "
-            f"precision='float32'"
+            f"{operator}: {product.count} products (groups * phases of the stride) of "
+            f"{product.columns} columns are more than a grid of tensor-core tiles has blocks "
+            f"({MOST_BLOCKS}); use precision='float32'"
         )
     names = ("TILE_M", "TILE_N", "TILE_K", "STAGES")
     return Plan(
         f"convolution_{kind}_tensor_core",
-        {"PRECISION": precision, **dict(zip(names, tiles.tile, strict=True))},
-        (tiles.lines, tiles.columns, products * tiles.slices),
-        _shared_bytes(kind, tiles.tile),
-        (*shape.arguments(), tiles.slices),
-        tiles.slices,
+        {"PRECISION": precision, **dict(zip(names, tile[:4], strict=True))},
+        (down, across, product.count * slices),
+        _shared_bytes(kind, tile),
+        (*shape.arguments(), slices),
+        slices,
     )
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pygan import reference
 from pygan.bindings.operators import tensor_core
-from pygan.bindings.operators.tensor_core import LARGE, MEDIUM, NARROW
+from pygan.bindings.operators.tensor_core import LARGE, MEDIUM, NARROW, Product
 from pygan.reference.precision import rounded
 from support import (
     assert_close,
@@ -46,15 +46,15 @@ ALIGNED = Case(2, (5, 6), (3, 2), (2, 1), (1, 0), (1, 1), 2, 12, 20)
 def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles of the kind that the test names, whatever the shape of a product."""
     tile = TILES[request.param]
-    monkeypatch.setattr(tensor_core, "tiles_for", lambda *shape: fixed(tile, *shape))
+
+    def fixed(precision: str, product: Any) -> tensor_core.Tiles:
+        return tensor_core.Tiles(tile, 2 if product.depth >= 2 * tile.depth else 1)
+
+    monkeypatch.setattr(tensor_core, "tiles_for", fixed)
     tensor_core._plan.cache_clear()
     yield
     monkeypatch.undo()
     tensor_core._plan.cache_clear()
-
-
-def fixed(tile: tensor_core.Tile, *shape: int) -> tensor_core.Tiles:
-    return tensor_core.tiles_of(tile, *shape, enough=8)
 
 
 every_tile = pytest.mark.parametrize("tiles", TILES, indirect=True)
@@ -327,20 +327,28 @@ def test_hardware_without_such_tensor_cores_is_refused() -> None:
         tensor_core._check_capability("convolution_forward", "bf16", Context())
 
 
+@both
 @pytest.mark.parametrize(
-    ("lines", "columns", "depth", "products", "tile"),
+    ("product", "tiles"),
     [
-        (64 * 16, 256, 4 * 512, 4, LARGE),  # DCGAN at batch 64: 512 -> 256 channels, 4 -> 8 pixels
-        (64 * 256, 64, 4 * 128, 4, MEDIUM),  # 128 -> 64 channels, 16 -> 32 pixels
-        (64 * 1024, 3, 4 * 64, 4, NARROW),  # 64 -> 3 channels
-        (512, 16 * 256, 64 * 16, 1, LARGE),  # a weight gradient
-        (32 * 36, 64, 9 * 32, 1, MEDIUM),  # the lesson's discriminator
-        (100, 100, 32, 1, MEDIUM),
+        (Product(64 * 1024, 3, 4 * 64, 4), (NARROW,)),  # DCGAN's images, at batch 64
+        (Product(4096, 4096, 4096, 1), (LARGE,)),
+        (Product(64 * 64, 128, 4 * 256, 4), (LARGE, MEDIUM)),
+        (Product(32 * 36, 32, 9 * 24, 1), (MEDIUM, NARROW)),  # the lesson's discriminator
     ],
 )
-def test_tiles_are_chosen_by_shape(
-    lines: int, columns: int, depth: int, products: int, tile: tensor_core.Tile
-) -> None:
-    tiles = tensor_core.tiles_for(lines, columns, depth, products)
-    assert tiles.tile == tile
-    assert tiles.lines * tile.lines >= lines and tiles.columns * tile.columns >= columns
+def test_tiles_are_chosen_by_shape(precision: str, product: Product, tiles: tuple) -> None:
+    chosen = tensor_core.tiles_for(precision, product)
+    assert chosen.tile in tiles
+    others = [tensor_core.Tiles(tile, 1) for tile in tensor_core.TILES]
+    least = tensor_core.predicted_microseconds(chosen, precision, product)
+    assert all(
+        least <= tensor_core.predicted_microseconds(other, precision, product) for other in others
+    )
+
+
+def test_few_tiles_are_cut_into_slices() -> None:
+    """One tile of a long sum would leave all multiprocessors but one idle."""
+    assert tensor_core.tiles_for("tf32", Product(64, 64, 2**16, 1)).slices >= 16
+    assert tensor_core.tiles_for("tf32", Product(64, 64, 128, 1)).slices == 1
+    assert tensor_core.tiles_for("tf32", Product(2**15, 512, 2**12, 1)).slices == 1

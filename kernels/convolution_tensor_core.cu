@@ -18,12 +18,15 @@
 // works. What lies outside an image, a tile or a slice arrives as zeros (cp.async fills them in).
 //
 // Tiles: 128 x 128 where the result has many (each element from memory then serves 128 products),
-// 64 x 64 else, 128 x 8 for 8 columns at most. Slices of the summed dimension as in convolution.cu.
+// 128 x 64 for 64 channels, 64 x 64 for smaller layers, 128 x 8 for images. Slices of the summed
+// dimension as in convolution.cu.
 
 // variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=tf32 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3
 

@@ -383,6 +383,13 @@ def add_run_options(
         help="record a step once as a CUDA graph and replay it: the same bits with less work for "
         "the host; auto: on device cuda, where cuda-bindings is installed (%(default)s)",
     )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bf16"),
+        help="what the operands of convolutions and fully connected layers are rounded to in "
+        "training; tf32 and bf16 are for tensor cores, of GPUs since compute capability 8.0 "
+        "(float32)",
+    )
     _add_device(parser)
 
 

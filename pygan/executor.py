@@ -6,7 +6,9 @@ then runs prepared calls on fixed memory and allocates nothing on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -23,6 +25,20 @@ from pygan.symbol import InferredShapes, Symbol
 REQUESTS = ("write", "add", "null")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("float32", "tf32", "bf16")
+
+_precision: ContextVar[str] = ContextVar("precision", default="float32")
+
+
+@contextmanager
+def precision_scope(precision: str) -> Iterator[None]:
+    """Executors bound inside without a `precision` of their own have this one."""
+    if precision not in PRECISIONS:
+        raise GraphError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,8 @@ class Executor:
     precision: of the operands of convolutions and fully connected layers, forward and backward:
     "float32"; or "tf32" or "bf16", which keep 11 or 8 significant bits and are made for the tensor
     cores of a GPU (compute capability 8.0). Arrays, parameters and sums stay float32. Device numpy
-    rounds alike, which takes it longer than float32 does.
+    rounds alike, which takes it longer than float32 does. None: as the `precision_scope` says, and
+    float32 outside of any.
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
     the same memory every step), `head_gradients` (for each output, where backward copies its
@@ -97,8 +114,9 @@ class Executor:
         keep_forward: bool = False,
         branches: bool = False,
         dtype: str = "float32",
-        precision: str = "float32",
+        precision: str | None = None,
     ) -> None:
+        precision = precision or _precision.get()
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
             raise GraphError(
                 f"dtype {dtype!r} is not available on device {device.name!r}: float32 is, and on "

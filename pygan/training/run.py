@@ -19,6 +19,7 @@ import numpy as np
 from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
+from pygan.executor import precision_scope
 from pygan.progress import Progress, Status
 from pygan.training import recording
 from pygan.training.folder import JsonLog, RunFolder
@@ -36,6 +37,7 @@ class RunOptions:
     ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
     epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
     the epochs say. graph: whether steps are recorded, see ``pygan.training.recording.choose``.
+    precision: of the products of a step, see ``pygan.executor.Executor``.
     part: one of several runs of a command, which alone can go on with it.
     """
 
@@ -49,6 +51,7 @@ class RunOptions:
     resume: bool = False
     overwrite: bool = False
     graph: str = "auto"
+    precision: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
 
@@ -96,6 +99,7 @@ class Run:
             state, saved = checkpoint.load(folder.checkpoint)
             _require_network(folder, saved, self.system.network)
         self.settings = _settings(options, saved, self.system.settings)
+        self.precision = _precision(options, saved)
         self.max_batches = options.max_batches
         self.part = options.part
         self.where = options.data or saved.get("data", "auto")
@@ -185,7 +189,8 @@ class Run:
 
     def _make_model(self, images: ImageSet) -> Any:
         try:
-            return self.system.model(self.device, images, self.settings)
+            with precision_scope(self.precision):
+                return self.system.model(self.device, images, self.settings)
         except MemoryError as error:
             table = images.images.nbytes / 2**20
             raise TrainingError(
@@ -267,6 +272,7 @@ class Run:
             "pygan": version("pygan"),
             "device": self.device.name,
             "settings": self.settings.as_dict(),
+            "precision": self.precision,
             "epochs": self.epochs,
             "batches_done": self.model.batches_done,
             "batches_per_epoch": self.per_epoch,
@@ -354,8 +360,22 @@ def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
     settings = kind(**saved["settings"])
     for name, value in asked.items():
         if value != getattr(settings, name):
-            raise PyganError(
-                f"--{name.replace('_', '-')} {value} differs from {getattr(settings, name)} of the "
-                "run to resume; leave it out, or start a run in another folder"
-            )
+            raise _differs(name, value, getattr(settings, name))
     return settings
+
+
+def _precision(options: RunOptions, saved: dict) -> str:
+    """As `_settings`; runs saved before there was a choice are float32."""
+    if not saved:
+        return options.precision or "float32"
+    precision = saved.get("precision", "float32")
+    if options.precision not in (None, precision):
+        raise _differs("precision", options.precision, precision)
+    return precision
+
+
+def _differs(name: str, asked: Any, saved: Any) -> PyganError:
+    return PyganError(
+        f"--{name.replace('_', '-')} {asked} differs from {saved} of the run to resume; leave it "
+        "out, or start a run in another folder"
+    )

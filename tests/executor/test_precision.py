@@ -10,6 +10,7 @@ from graphs import fill_randomly
 
 from pygan import symbol as sym
 from pygan.errors import GraphError
+from pygan.executor import precision_scope
 from pygan.reference.precision import rounded
 
 LAYERS = {
@@ -97,6 +98,18 @@ def test_executors_of_two_precisions_share_parameters(device: Any) -> None:
     image = np.asarray(training.arg_dict["x"])
     rough, fine = (np.array(e.forward(x=image)[0]) for e in (training, exact))
     assert 0 < np.abs(rough - fine).max() < 0.1 * np.abs(fine).max()
+
+
+def test_a_scope_chooses_for_all_that_are_bound_inside(numpy_device: Any) -> None:
+    graph, shape = LAYERS["convolution"]
+    with precision_scope("bf16"):
+        assert graph.bind(numpy_device, {"x": shape}).precision == "bf16"
+        assert graph.bind(numpy_device, {"x": shape}, precision="tf32").precision == "tf32"
+        exact = graph.bind(numpy_device, {"x": shape}, precision="float32", dtype="float64")
+        assert exact.precision == "float32"
+    assert graph.bind(numpy_device, {"x": shape}).precision == "float32"
+    with pytest.raises(GraphError, match="'half'"), precision_scope("half"):
+        pass
 
 
 @pytest.mark.parametrize(

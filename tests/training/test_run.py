@@ -298,3 +298,30 @@ def test_a_small_set_is_gone_through_more_often():
     lesson = SYSTEMS["lesson"]
     assert lesson.epochs_of(batches_per_epoch=1875) == 20
     assert lesson.epochs_of(batches_per_epoch=56) * 56 >= 5000 > (lesson.epochs_of(56) - 1) * 56
+
+
+def test_a_run_keeps_the_precision_it_began_with(trainer, tmp_path, unbroken):
+    """bf16 is another arithmetic, said in the checkpoint and kept when the run goes on."""
+    trainer(tmp_path / "whole", max_batches=4, precision="bf16")
+    exact = read_log(unbroken / "log.jsonl", "batch")[:4]
+    rounded = trainer.log(tmp_path / "whole")
+    assert [entry["g"] for entry in rounded] != [entry["g"] for entry in exact]
+    assert [entry["g"] for entry in rounded] == pytest.approx(
+        [entry["g"] for entry in exact], abs=0.3
+    )
+    trainer(tmp_path / "parts", max_batches=2, precision="bf16")
+    assert checkpoint.load(tmp_path / "parts" / "checkpoint.safetensors")[1]["precision"] == "bf16"
+    with pytest.raises(PyganError, match="--precision float32 differs from bf16"):
+        trainer(tmp_path / "parts", resume=True, precision="float32")
+    trainer(tmp_path / "parts", max_batches=4, resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_runs_from_before_there_was_a_choice_go_on_in_float32(trainer, tmp_path):
+    trainer(tmp_path, max_batches=1)
+    path = tmp_path / "checkpoint.safetensors"
+    state, metadata = checkpoint.load(path)
+    assert metadata.pop("precision") == "float32"
+    checkpoint.save(path, state, metadata)
+    trainer(tmp_path, max_batches=2, resume=True)
+    assert checkpoint.load(path)[1]["precision"] == "float32"

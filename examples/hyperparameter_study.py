@@ -39,10 +39,15 @@ from pygan.training.systems import SYSTEMS, System
 EPOCHS = 20
 AVERAGED = 100
 """Losses in the table are means over so many last batches."""
-ROWS, COLUMNS = 3, 12
+ROWS, COLUMNS, SCALE = 2, 12, 2
 BATCH = 100
 # The judge, where none is given: enough for 98 % of MNIST's test digits.
 JUDGE = replace(SYSTEMS["classifier"], epochs=2, least_batches=2000)
+# The figure, in pixels: its pictures, a row's pitch, its width.
+DPI = 120
+IMAGE_WIDTH = COLUMNS * (28 * SCALE + pictures.GAP) + pictures.GAP
+IMAGE_HEIGHT = ROWS * (28 * SCALE + pictures.GAP) + pictures.GAP
+PITCH, FIGURE_WIDTH = IMAGE_HEIGHT + 56, 410 + IMAGE_WIDTH + 130
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Settings:
 
     momentum: SGD's, and Adam's beta1. ..._slope: of the leaky ReLU, 0 for ReLU. bounded: whether G
     ends in a sigmoid. passes: how D sees generated and real images in a step: "apart", with an
-    update after each; "summed", apart, but one update for both; "joint", in one batch.
+    update after each; "summed", apart, but one update for both; "joint", in one batch; "beside", in
+    one batch, with the real images beside the generated ones in G's pass too.
     label_noise: labels lie up to so far from 0 and 1. wrong_labels: the share of D's labels that
     say the opposite. G aims at real_label.
     """
@@ -95,6 +101,7 @@ SETTINGS = {
     "unbounded": Change("G's output not bounded (sigmoid)", {"bounded": False}),
     "one-update": Change("one update of D a step (two)", {"passes": "summed"}),
     "one-batch": Change("fake and real in one batch (apart)", {"passes": "joint"}),
+    "one-batch-for-g": Change("in one batch, and in G's pass too", {"passes": "beside"}),
     "labels-turned": Change("labels turned round", {"fake_label": 1.0, "real_label": 0.0}),
     "labels-noisy": Change("noisy labels, up to 0.1 off", {"label_noise": 0.1}),
     "labels-wrong": Change("one of D's labels in 20 wrong", {"wrong_labels": 0.05}),
@@ -170,7 +177,7 @@ class StudyGan(Gan):
         self.places = device.from_numpy(np.arange(len(images), dtype=np.int32))
         self.target = device.from_numpy(np.full((count, 1, 1, 1), settings.real_label, np.float32))
         self.both = None
-        if settings.passes == "joint":
+        if settings.passes in ("joint", "beside"):
             # The same parameters and statistics in a batch of twice the size.
             self.both = bind_discriminator(device, 2 * count, settings, shared=self.discriminator)
             img, label = self.both.arg_dict["img"], self.both.arg_dict["label"]
@@ -215,10 +222,20 @@ class StudyGan(Gan):
         else:
             self._two_passes(made)
 
-        dis.forward(is_train=True, img=made, label=self.target)
-        dis.backward(wanted=["img"])
-        self._keep(2, *dis.outputs)
-        gen.backward(out_grads=[dis.grad_dict["img"]])
+        if self.settings.passes == "beside":
+            # The real images are still there; all labels say "real". (The loss is a mean over twice
+            # as many images, which Adam does not feel.)
+            both = self.both
+            both.forward(is_train=True, label=self.settings.real_label)
+            both.backward(wanted=["img"])
+            self._keep(2, both.outputs[0], both.outputs[1][: self.settings.batch_size])
+            gradient = both.grad_dict["img"][: self.settings.batch_size]
+        else:
+            dis.forward(is_train=True, img=made, label=self.target)
+            dis.backward(wanted=["img"])
+            self._keep(2, *dis.outputs)
+            gradient = dis.grad_dict["img"]
+        gen.backward(out_grads=[gradient])
         self.generator_adam.update()
 
     def _two_passes(self, made) -> None:
@@ -312,7 +329,7 @@ class Report:
 
     def samples(self, folder: RunFolder, batches_done: int) -> None:
         images = self.draw(ROWS * COLUMNS, self.model.settings.seed)
-        picture = pictures.grid(images, ROWS, COLUMNS, 2)
+        picture = pictures.grid(images, ROWS, COLUMNS, SCALE)
         pictures.save_picture(picture, folder.sample(batches_done))
 
     def measure(self) -> dict[str, float]:
@@ -358,7 +375,7 @@ class Drawing:
         return images
 
 
-COLUMNS_OF_TABLE = (
+HEADINGS = (
     # heading, key of the numbers, form
     ("D loss", "d_loss", "{:.3f}"),
     ("G loss", "g_loss", "{:.3f}"),
@@ -442,10 +459,10 @@ def examine(folder: Path, device, judge: Judge) -> tuple[dict, np.ndarray, dict]
 def table_rows(results: dict[str, list[dict]], reference: dict) -> list[list[str]]:
     """Headings, a row for each setting, and the real digits; of several seeds the mean, and the
     lowest and the highest."""
-    rows = [["setting", *(heading for heading, _, _ in COLUMNS_OF_TABLE)]]
+    rows = [["setting", *(heading for heading, _, _ in HEADINGS)]]
     for name, runs in results.items():
         cells = []
-        for _, key, form in COLUMNS_OF_TABLE:
+        for _, key, form in HEADINGS:
             values = [run[key] for run in runs]
             cell = form.format(float(np.mean(values)))
             if len(values) > 1:
@@ -453,7 +470,7 @@ def table_rows(results: dict[str, list[dict]], reference: dict) -> list[list[str
             cells.append(cell)
         rows.append([SETTINGS[name].title, *cells])
     known = for_the_table(reference)
-    cells = [form.format(known[key]) if key in known else "-" for _, key, form in COLUMNS_OF_TABLE]
+    cells = [form.format(known[key]) if key in known else "-" for _, key, form in HEADINGS]
     return [*rows, ["real digits", *cells]]
 
 
@@ -498,51 +515,53 @@ def draw(
     """A row for each setting: losses of D and G, what it drew, its numbers; then real digits."""
     from matplotlib.figure import Figure
 
-    names = list(results)
-    figure = Figure(figsize=(10, 1.45 * (len(names) + 1)), layout="constrained")
-    axes = figure.subplots(len(names) + 1, 3, squeeze=False, width_ratios=(1.1, 1.9, 0.7))
-    for (left, middle, right), name in zip(axes, names, strict=False):
-        for run in curves[name]:
-            for colour, (network, losses) in zip(pictures.COLOURS, run.items(), strict=False):
-                window = max(1, len(losses) // 50)
-                smooth = np.convolve(losses, np.ones(window) / window, "valid")
-                label = f"{network} loss" if run is curves[name][0] else None
-                left.plot(np.arange(window, len(losses) + 1), smooth, color=colour, label=label)
-        left.axhline(np.log(2), color="0.4", lw=0.8, ls="--")
-        left.set_ylim(bottom=0)
-        left.grid(alpha=0.3)
-        left.tick_params(labelsize=7)
-        left.set_title(SETTINGS[name].title, fontsize=9, loc="left")
-        _show(middle, samples[name])
-        numbers = {key: float(np.mean([run[key] for run in results[name]])) for key in _SHOWN}
-        _write(right, numbers)
-    left, middle, right = axes[-1]
-    left.axis("off")
-    left.set_title("real digits", fontsize=9, loc="left")
-    _show(middle, reference[1])
-    _write(right, for_the_table(reference[0]))
-    axes[0, 0].legend(frameon=False, fontsize=7, ncols=2)
-    axes[-2, 0].set_xlabel("batches", fontsize=8)
+    rows = len(results) + 1
+    width, height = FIGURE_WIDTH, rows * PITCH + 20
+    figure = Figure(figsize=(width / DPI, height / DPI))
+
+    def place(row: int, left: int, across: int):
+        """Axes in whole pixels, so that each of an image's becomes SCALE of the figure's."""
+        bottom = height - (row + 1) * PITCH
+        share = left / width, bottom / height, across / width, IMAGE_HEIGHT / height
+        axes = figure.add_axes(share)
+        axes.tick_params(labelsize=7)
+        return axes
+
+    for row, name in enumerate([*results, "real digits"]):
+        title, images = "real digits", reference[1]
+        numbers = for_the_table(reference[0])
+        if name in results:
+            title, images = SETTINGS[name].title, samples[name]
+            keys = numbers
+            numbers = {key: float(np.mean([run[key] for run in results[name]])) for key in keys}
+            _draw_losses(place(row, 40, 330), curves[name], legend=row == 0)
+        middle = place(row, 390, IMAGE_WIDTH)
+        middle.axis("off")
+        grid = np.asarray(pictures.grid(images, ROWS, COLUMNS, SCALE))
+        middle.imshow(grid, "gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest")
+        lines = [f"{head} {form.format(numbers[key])}" for head, key, form in HEADINGS[-4:]]
+        top = 1 - (row * PITCH + PITCH - IMAGE_HEIGHT - 6) / height
+        figure.text(40 / width, top, title, fontsize=9, va="bottom")
+        text = {"fontsize": 8, "va": "center", "linespacing": 1.5}
+        bottom = height - (row + 1) * PITCH
+        beside = 400 + IMAGE_WIDTH
+        figure.text(beside / width, (bottom + IMAGE_HEIGHT / 2) / height, "\n".join(lines), **text)
     pictures.save_figure(figure, path)
 
 
-_SHOWN = ("frechet", "precision", "recall", "covered")
-
-
-def _show(place, images: np.ndarray) -> None:
-    place.axis("off")
-    grid = pictures.grid(images, ROWS, COLUMNS)
-    place.imshow(np.asarray(grid), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-
-
-def _write(place, numbers: dict[str, float]) -> None:
-    place.axis("off")
-    lines = [
-        f"{heading} {form.format(numbers[key])}"
-        for heading, key, form in COLUMNS_OF_TABLE
-        if key in _SHOWN
-    ]
-    place.text(0, 0.5, "\n".join(lines), va="center", fontsize=8, transform=place.transAxes)
+def _draw_losses(axes, runs: list[dict], legend: bool) -> None:
+    """Moving means over 1/50 of the run, a line for each seed; dashed: D cannot tell (ln 2)."""
+    for number, run in enumerate(runs):
+        for colour, (network, losses) in zip(pictures.COLOURS, run.items(), strict=False):
+            window = max(1, len(losses) // 50)
+            smooth = np.convolve(losses, np.ones(window) / window, "valid")
+            label = None if number else f"{network} loss"
+            axes.plot(np.arange(window, len(losses) + 1), smooth, color=colour, label=label)
+    axes.axhline(np.log(2), color="0.4", lw=0.8, ls="--")
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(frameon=False, fontsize=7, ncols=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -137,6 +137,24 @@ def test_one_batch_holds_generated_and_real_images(images):
     np.testing.assert_allclose([losses.d_fake, losses.d_real], np.array(model.both.outputs[0])[0])
 
 
+def test_real_images_stand_beside_the_generated_ones_in_gs_pass(images):
+    """What G gets is the gradient of the whole batch's loss, all labels "real"."""
+    model = trained(images, "one-batch-for-g", 1)
+    gradients = []
+    backward = model.generator.backward
+    model.generator.backward = lambda out_grads: (
+        gradients.append(np.array(out_grads[0])),
+        backward(out_grads=out_grads),
+    )
+    model.step()
+    assert model.both.arg_dict["label"].ravel().tolist() == [1.0] * 2 * BATCH
+    assert gradients[0].shape == (BATCH, 28, 28, 1) and np.abs(gradients[0]).max() > 0
+    np.testing.assert_array_equal(gradients[0], model.both.grad_dict["img"][:BATCH])
+    made = np.array(model.both.arg_dict["img"])[:BATCH]
+    assert made.min() >= 0 and made.max() <= 1
+    assert model.read_losses()[-1].g == float(np.array(model.both.outputs[0])[0])
+
+
 def test_labels_lie_where_the_settings_say():
     random = np.random.default_rng(0)
     for label, low, high in ((0.0, 0.0, 0.1), (1.0, 0.9, 1.0)):
@@ -191,7 +209,7 @@ def test_a_study_is_stopped_resumed_and_measured(data, judge, tmp_path, capsys):
     assert len(lines) == 4 and lines[0].startswith("| setting | D loss |")
     mean = np.mean([entry["frechet"] for entry in runs])
     assert f"{mean:.2f} (" in lines[2] and lines[3].startswith("| real digits | - |")
-    assert Image.open(whole / "study.png").width == 1200
+    assert Image.open(whole / "study.png").width == study.FIGURE_WIDTH
 
 
 def test_measured_images_are_those_of_the_checkpoint(images, tmp_path):

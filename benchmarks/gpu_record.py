@@ -138,8 +138,11 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
         command = [sys.executable, "kernels.py", "--network", network]
         command += ["--batch", str(batch), "--peers", *graph]
         command += ["--devices", *(["numpy"] if (network, batch) == ("lesson", 32) else []), device]
-        command += ["--json", str(out / f"{name}.json"), *small]
-        made.append(Part(name, "kernels", command, limit))
+        record = ["--json", str(out / f"{name}.json"), *small]
+        made.append(Part(name, "kernels", [*command, *record], limit))
+        for precision in ("tf32", "bf16") if batch <= 64 and not quick else ():
+            record = ["--precision", precision, "--json", str(out / f"{name}-{precision}.json")]
+            made.append(Part(f"{name}-{precision}", "kernels", [*command, *record], limit))
     return made
 
 

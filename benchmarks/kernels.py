@@ -1,7 +1,8 @@
 """Every function of the kernel interface, per device: checked, timed, checked again.
 
     python benchmarks/kernels.py [--devices numpy cpu] [--network lesson] [--batch 32] [--peers]
-                                 [--graph] [--only NAME ...] [--json FILE] [--quick]
+                                 [--graph] [--only NAME ...] [--precision tf32] [--json FILE]
+                                 [--quick]
 
 Each function runs at the shapes of the lesson's GAN, or of DCGAN (benchmarks/cases.py). Before and
 after the timing its results on poisoned outputs are compared with the numpy twin's; a function that
@@ -10,16 +11,20 @@ the operator is defined by, every input read once, every output written once. On
 among copies of the arrays that together exceed twice the L2 cache.
 
 ``--graph`` times calls recorded as a CUDA graph too, which leaves the cost of launching them from
-Python out. ``--peers`` adds PyTorch and cuBLAS where they are installed (benchmarks/peers.py). The
-last device is the one that ratios and the share of the roofline (benchmarks/roofline.py) are for:
-a ratio is its time over the other's, both as graphs where both are.
+Python out. ``--peers`` adds PyTorch and cuBLAS where they are installed (benchmarks/peers.py).
+``--precision`` times the functions that have a choice of it, held to twins that round alike (peers
+are held to float32 results, and the roofline stays that of float32 products). The last device is
+the one that ratios and the share of the roofline (benchmarks/roofline.py) are for: a ratio is its
+time over the other's, both as graphs where both are.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +144,15 @@ class Session:
         how = How(samples, seconds, _copies(self.chosen, case), self._options.graph)
         expected = twin_results(case)
         figures: dict[str, Any] = {}
+        ours, rounded = case, expected
+        if self._options.precision != "float32":
+            ours = replace(
+                case, attributes=case.attributes | {"precision": self._options.precision}
+            )
+            rounded = twin_results(ours)
         for device in self.chosen:
             try:
-                for name, timing, share in run_case(device, case, expected, how):
+                for name, timing, share in run_case(device, ours, rounded, how):
                     figures[name] = self._figure(case, timing, share)
             except AssertionError as error:
                 self.wrong.append(f"{device.name}: {case.function} ({case.label}): {error}")
@@ -206,9 +217,9 @@ class Session:
             titles += [name] if name.startswith(("torch", "cuBLAS")) else [name, "GFLOP/s or GB/s"]
         titles += ["of roofline", *(f"{self.main} / {name}" for name in compared)]
         rows = [self._cells(row, names, compared) for row in self.rows]
-        network = self._options.network
+        network, precision = self._options.network, self._options.precision
         print_table(
-            f"Kernels of {network}: median (10th-90th percentile) of one call. "
+            f"Kernels of {network} in {precision}: median (10th-90th percentile) of one call. "
             f"Roofline: {self.roofline}",
             titles,
             rows,
@@ -235,6 +246,12 @@ def _rate(row: Row, figure: dict[str, Any]) -> str:
     return f"{figure['gigabytes_per_second']:.3g} GB/s"
 
 
+def has_precision(function: str) -> bool:
+    from pygan import reference
+
+    return "precision" in inspect.signature(getattr(reference, function)).parameters
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times every function of the kernel interface.")
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
@@ -243,6 +260,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", action="store_true", help="also PyTorch and cuBLAS")
     parser.add_argument("--graph", action="store_true", help="also recorded as a CUDA graph")
     parser.add_argument("--only", nargs="+", default=[""], help="functions whose name holds this")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "tf32", "bf16"],
+        default="float32",
+        help="of the products, where a function has the choice; others are left out then",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes, few samples")
     parser.add_argument("--samples", type=int, help="samples per case (default 15)")
@@ -254,13 +277,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session(chosen, options)
     print(f"roofline: {session.roofline}")
     for case in all_cases(options.quick, options.network, options.batch):
-        if any(part in case.function for part in options.only):
+        chosen_case = options.precision == "float32" or has_precision(case.function)
+        if chosen_case and any(part in case.function for part in options.only):
             session.add(case)
     session.print()
     if options.json:
         content = {
             "machine": about,
             "network": options.network,
+            "precision": options.precision,
             "batch": 2 if options.quick else options.batch or NETWORKS[options.network].batch,
             "devices": {device.name: device.description for device in chosen},
             "main": session.main,

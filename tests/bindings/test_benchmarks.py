@@ -56,6 +56,21 @@ def test_every_function_is_timed_and_right(run_script, tmp_path: Path, context) 
     assert "| batch_norm_backward" in done.stdout
 
 
+def test_kernels_of_a_precision(run_script, tmp_path: Path, context) -> None:
+    """Functions that have the choice, and they alone; the twins round alike, or all would fail."""
+    out = tmp_path / "kernels.json"
+    done = run_script(
+        *("kernels.py", "--quick", "--precision", "bf16", "--only", "fully_connected", "fill"),
+        *("--devices", "numpy", context.name, "--json", str(out)),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["precision"] == "bf16" and record["wrong"] == []
+    assert {row["function"] for row in record["kernels"]} == {
+        f"fully_connected_{part}" for part in ("forward", "backward_data", "backward_weight")
+    }
+
+
 def test_shapes_ratios_and_graphs_of_kernels(run_script, tmp_path: Path, context) -> None:
     pytest.importorskip("cuda.bindings", reason="--graph needs cuda-bindings")
     out = tmp_path / "kernels.json"

@@ -7,6 +7,7 @@ thousand times sharper than what the precision costs, which one test measures on
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from convolution_cases import Case, Problem, cases
 from hypothesis import strategies as st
 
 from pygan import reference
+from pygan.bindings import compiler
 from pygan.bindings.operators import tensor_core
 from pygan.bindings.operators.tensor_core import LARGE, MEDIUM, NARROW, WIDE, Product
 from pygan.reference.precision import rounded
@@ -352,3 +354,33 @@ def test_few_tiles_are_cut_into_slices() -> None:
     assert tensor_core.tiles_for("tf32", Product(64, 64, 2**16, 1)).slices >= 16
     assert tensor_core.tiles_for("tf32", Product(64, 64, 128, 1)).slices == 1
     assert tensor_core.tiles_for("tf32", Product(2**15, 512, 2**12, 1)).slices == 1
+
+
+@pytest.mark.parametrize("kind", ["forward", "backward_data", "backward_weight"])
+def test_every_tile_fits_the_shared_memory_of_small_gpus(kind: str) -> None:
+    """99 KiB a block is the least of GPUs with these tensor cores (capabilities 8.6, 8.9, 12.0)."""
+    for tile in tensor_core.TILES:
+        assert tensor_core._shared_bytes(kind, tile) <= 99 * 1024
+
+
+@pytest.mark.parametrize(
+    ("precision", "instruction"),
+    [
+        ("tf32", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"),
+        ("bf16", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"),
+    ],
+)
+def test_a_gpu_gets_tensor_cores_and_asynchronous_copies(precision: str, instruction: str) -> None:
+    """The plain bodies are for the CPU driver alone: nothing of them reaches a GPU."""
+    nvcc = compiler.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc; `pip install pygan[nvcc]` or nvcc_report --fetch brings one")
+    path = compiler.kernels_dir() / tensor_core.FILE
+    flags = ["-ptx", "-arch=sm_80", "-std=c++17", f"-DPRECISION={precision}", "-DTILE_N=8"]
+    text = compiler.run_nvcc(nvcc, path, [*flags, "-DTILE_M=128"], [path.parent])[0].decode()
+    entries = re.split(r"\.visible \.entry ", text)[1:]
+    assert len(entries) == 3
+    for entry in entries:
+        assert instruction in entry
+        assert "cp.async.cg.shared.global" in entry and "cp.async.wait_group" in entry
+        assert "bar.warp.sync" not in entry

@@ -30,7 +30,7 @@ from .tiling import (
     sum_partials,
     target,
 )
-from .validation import has_rank, has_shape
+from .validation import countable, has_rank, has_shape
 
 FILE = "convolution_tensor_core.cu"
 PRECISIONS = ("float32", "tf32", "bf16")
@@ -199,6 +199,8 @@ def _plan(
     if kind == "backward_data":
         shape = _with_fewer_idle_taps(shape)
     product = product_of(kind, shape)
+    for what in ("lines", "columns", "depth"):
+        countable(operator, what, getattr(product, what))
     tile, slices = LARGE, 1
     if product.count <= MOST_BLOCKS:
         tile, slices = tiles_for(precision, product)

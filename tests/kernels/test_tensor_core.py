@@ -17,7 +17,7 @@ from convolution_cases import Case, Problem, cases
 from hypothesis import strategies as st
 
 from pygan import reference
-from pygan.bindings import compiler
+from pygan.bindings import compiler, operators
 from pygan.bindings.operators import tensor_core
 from pygan.bindings.operators.tensor_core import LARGE, MEDIUM, NARROW, WIDE, Product
 from pygan.reference.precision import rounded
@@ -314,6 +314,14 @@ def test_more_phases_than_a_grid_has_blocks_are_refused(device: Any) -> None:
     arrays = [device.zeros(shape) for shape in (case.small, case.weight, case.large)]
     with pytest.raises(ValueError, match=r"90000 products.*precision='float32'"):
         device.ops.convolution_backward_data(*arrays, **case.attributes, precision="tf32")
+
+
+def test_more_than_the_kernels_count_is_refused() -> None:
+    """A tile rounds up to 128 lines, so that 2^31 - 70 of them would pass the largest int."""
+    lines = 2**31 - 70
+    shapes = [(lines, 1), (1, 1), None, (lines, 1)]
+    with pytest.raises(ValueError, match="fully_connected_forward: 2147483578 lines"):
+        operators.workspace_size("fully_connected_forward", *shapes, precision="tf32")
 
 
 def test_hardware_without_such_tensor_cores_is_refused() -> None:

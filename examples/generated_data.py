@@ -2,9 +2,10 @@
 
     pygan train generated-data --data DIR --generator runs/conditional
 
-The generator of a run of `pygan train conditional` (without ``--generator``, such a run comes
-first) draws images with the digits that it is asked for; those digits are their labels. The
-lesson's classifier learns, in as many batches each way, from
+The generator of a run of `pygan train conditional`, or the mean of several that `pygan average`
+makes of one (without ``--generator``, such a run comes first), draws images with the digits that it
+is asked for; those digits are their labels. The lesson's classifier learns, in as many batches each
+way, from
 
     real        real images
     both        batches of which one half is real and the other generated
@@ -130,7 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     cli.add_run_options(parser, NAME, DEFAULTS["epochs"], DEFAULTS["batch_size"])
     parser.add_argument(
-        "--generator", metavar="RUN", help="a run of 'pygan train conditional' (OUT/conditional)"
+        "--generator",
+        metavar="RUN",
+        help="a run of 'pygan train conditional', or a checkpoint of it (OUT/conditional, trained)",
     )
     parser.add_argument(
         "--gan-batches", type=cli.positive, metavar="N", help="of that run, where it is made here"

@@ -32,6 +32,7 @@ from pygan import cli, pictures
 from pygan import device as devices
 from pygan.data import ImageSet, ResidentImages, load_train_and_test, some_of
 from pygan.errors import PyganError
+from pygan.executor import precision_scope
 from pygan.training.classifier import (
     CLASSES,
     Classifier,
@@ -62,6 +63,7 @@ DEFAULTS = {
     "batch_size": 20,
     "seed": 0,
     "seeds": 5,
+    "precision": "float32",
     "data": "auto",
 }
 ROWS = 8
@@ -193,7 +195,8 @@ def compare(options: argparse.Namespace, session: Session) -> None:
             "generated": (drawn, None),
         }[way]
         settings = ClassifierSettings(batch_size=count, seed=seed)
-        model = HelpedClassifier(device, images, settings, helping)
+        with precision_scope(chosen["precision"]):
+            model = HelpedClassifier(device, images, settings, helping)
         for _ in comparison.batches(model):
             model.step()
     title = f"{labelled:,} real and {len(drawn):,} generated images"

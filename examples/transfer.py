@@ -31,6 +31,7 @@ from pygan import checkpoint, cli, networks
 from pygan import device as devices
 from pygan.data import ImageSet, load_train_and_test, some_of
 from pygan.errors import CheckpointError
+from pygan.executor import precision_scope
 from pygan.training import gan
 from pygan.training.classifier import (
     CLASSES,
@@ -54,7 +55,15 @@ from pygan.training.systems import SYSTEMS
 NAME = "transfer"
 LESSON = SYSTEMS["lesson"]
 WAYS = ("scratch", "transfer", "frozen")
-DEFAULTS = {"labelled": 1000, "epochs": 10, "batch_size": 20, "seed": 0, "seeds": 5, "data": "auto"}
+DEFAULTS = {
+    "labelled": 1000,
+    "epochs": 10,
+    "batch_size": 20,
+    "seed": 0,
+    "seeds": 5,
+    "precision": "float32",
+    "data": "auto",
+}
 
 
 class TransferClassifier(Classifier):
@@ -155,7 +164,8 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     for way, seed in comparison.missing():
         images = some_of(train, labelled, seed)
         settings = ClassifierSettings(batch_size=count, seed=seed)
-        model = TransferClassifier(device, images, settings, way, layers)
+        with precision_scope(chosen["precision"]):
+            model = TransferClassifier(device, images, settings, way, layers)
         for _ in comparison.batches(model):
             model.step()
     title = f"A classifier from the discriminator's layers: {labelled:,} labelled images"

@@ -149,6 +149,22 @@ def test_without_a_discriminator_one_is_trained_first(labelled_data, tmp_path):
     assert result["plan"]["origin"]["batches"] == 2
 
 
+def test_the_precision_asked_for_is_that_of_the_training(
+    compared, labelled_data, unbroken, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    data = ["--data", str(labelled_data), "--discriminator", str(unbroken), "--seeds", "1"]
+    assert run(out, *data, "--precision", "bf16") == 0
+    found = json.loads((out / "result.json").read_text())["trainings"]
+    honest = json.loads((compared / "result.json").read_text())["trainings"][: len(found)]
+    for entry, other in zip(found, honest, strict=True):
+        # Operands keep 8 bits: the losses of six batches are near those of float32, and not them.
+        loss, other_loss = entry["curve"][0][1], other["curve"][0][1]
+        assert loss != other_loss and abs(loss - other_loss) < 0.05 * other_loss
+    assert run(out, *data[2:], "--resume", "--precision", "tf32", small=[]) == 1
+    assert "--precision tf32 differs from bf16" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

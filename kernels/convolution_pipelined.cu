@@ -12,8 +12,9 @@
 // the larger number, and a narrow tile of 32 columns then serves few filters in all three.
 //
 // With VECTOR=4 what is contiguous above must be a multiple of 4 channels per group, and arrays
-// start at multiples of 16 bytes. VECTOR=1 asks nothing, and is for the layers at both ends of a
-// network, whose images have 1 or 3 channels.
+// start at multiples of 16 bytes. VECTOR=1 asks nothing, and is for wide layers at both ends of a
+// network, whose images have 1 or 3 channels; the data gradient of those has a kernel of its own in
+// convolution_few_channels.cu.
 
 // variants: -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=64 | -DTILE_M=64 -DTILE_N=64
 // variants: -DTILE_M=128 -DTILE_N=32 | -DTILE_M=64 -DTILE_N=32
@@ -355,8 +356,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 //                                                groups * stride_h * stride_w * slices)
 //   convolution_backward_weight_pipelined  grid (ceil(R*S*Cg / TILE_M), ceil(Kg / TILE_N),
 //                                                groups * slices)
-//     block THREADS: 256 for 128 x 128 tiles, 128 for all others. Slices, bias and accumulate as in
-//     convolution.cu, and the same limits. No dynamic shared memory; static shared memory STAGES *
-//     TILE_K * (TILE_M + TILE_N) * 4 bytes, at most 48 KiB.
-//   VECTOR=4: forward needs Cg, backward_data Cg and Kg, backward_weight Cg and Kg to be multiples
-//     of 4, and all arrays (a workspace among them, bias not) at multiples of 16 bytes.
+//   Block 128. Slices, bias and accumulate as in convolution.cu, and the same limits; besides, both
+//   sides with their padding, and taps * dilation, stay below MOST_EXTENT, channels below 2^24.
+//   With VECTOR=4, forward needs Cg, the others Cg and Kg to be multiples of 4, and all arrays (a
+//   workspace among them) start at multiples of 16 bytes. No dynamic shared memory; static shared
+//   memory STAGES * TILE_K * (TILE_M + TILE_N) * 4 bytes, at most 48 KiB.

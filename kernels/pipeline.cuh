@@ -3,9 +3,9 @@
 //
 //     sum[line][column] = sum over depth of left(line, depth) * right(column, depth)
 //
-//   4. larger micro-tiles: 8 x 8 sums per thread need 4 16-byte loads from shared memory for 64
-//      products, where 4 x 4 sums need 2 for 16. Predicted: loads and arithmetic take as long as
-//      each other with 4 x 4, arithmetic alone decides with 8 x 8.
+//   4. larger micro-tiles: 16 x 8 sums per thread need 6 16-byte loads from shared memory for 128
+//      products, 8 x 8 sums 4 for 64, where 4 x 4 sums need 2 for 16. Predicted: loads and
+//      arithmetic take as long as each other with 4 x 4, arithmetic alone decides from 8 x 8 on.
 //   5. 16-byte copies: a quarter of the copy instructions, addresses and tests.
 //   6. copies straight from memory to shared memory (cp.async), several steps ahead (STAGES): no
 //      register holds what is under way, and a memory's latency of some 700 cycles passes behind
@@ -14,10 +14,10 @@
 //      moves on by the digits of TILE_K, with at most one carry each.
 //
 // Where the operands come from is up to a source, a class with
-//     copy(pipeline, slab, depths)   start the copies of this thread's share of the next slab,
-//     zeros
-//                                    where a line lies outside and from the depths-th depth on, and
-//                                    move on to the slab after it
+//     copy(pipeline, slab, depths)   start this thread's share of the copies of the next slab
+//     (zeros
+//                                    where a line lies outside, and from the depths-th depth on),
+//                                    and move on to the slab after it
 //     using Layout                   how its slabs lie in shared memory: AlongDepth, AcrossLines
 //
 // A source that is contiguous along the depth copies 4 depths of a line at a time, so its slab

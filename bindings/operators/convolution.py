@@ -216,7 +216,7 @@ class Plan(NamedTuple):
     """How one pass is launched: kernel, constants, geometry, and slices of the summed depth.
 
     `unaligned` is what runs instead, with as many slices, where an array does not begin at a
-    multiple of ALIGNMENT.
+    multiple of ALIGNMENT; `shared_bytes` are dynamic ones.
     """
 
     file: str
@@ -296,7 +296,8 @@ def _plan(
     plan = _pipelined_or_none(kind, shape, product, device)
     if plan is not None:
         general = _general_plan(kind, shape, product, elements, plan.slices)
-        return plan._replace(unaligned=general)
+        if general.slices == plan.slices:
+            return plan._replace(unaligned=general)
     narrow = kind != "backward_weight" and product.columns <= 2 and elements >= DIRECT_ELEMENTS
     if narrow:
         return _direct_plan(kind, shape, elements)

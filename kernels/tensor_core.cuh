@@ -24,11 +24,13 @@
 
 #include "common.cuh"
 
-// On the CPU driver unrolling would only make compiling slower.
+// On the CPU driver unrolled and inlined code would only take longer to compile.
 #ifdef PYGAN_CPU_DRIVER
 #define UNROLL
+#define GPU_INLINE __noinline__
 #else
 #define UNROLL _Pragma("unroll")
+#define GPU_INLINE __forceinline__
 #endif
 
 #ifndef TILE_M
@@ -199,7 +201,7 @@ __device__ __forceinline__ int floats_per_copy(const float* start, int run) {
 class Copies {
   public:
     // `floats` (1 or UNIT) numbers; where not inside, zeros are written and `from` is not read.
-    __device__ __forceinline__ void start(float* to, const float* from, bool inside, int floats) {
+    __device__ GPU_INLINE void start(float* to, const float* from, bool inside, int floats) {
 #ifdef __CUDA_ARCH__
         const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
         if (floats == UNIT) {
@@ -369,7 +371,7 @@ __device__ __forceinline__ RightFragment right_fragment(bf16, const float* slab,
 }
 
 template <class LeftSlab, class RightSlab>
-__device__ __forceinline__ void multiply_slabs(Sums& sums, const float* left, const float* right) {
+__device__ GPU_INLINE void multiply_slabs(Sums& sums, const float* left, const float* right) {
     using Format = PRECISION;
     UNROLL
     for (int depth = 0; depth < TILE_K; depth += Format::DEPTH) {

@@ -1,8 +1,8 @@
 // What every matrix product of this folder shares, however its tiles are computed: the slices that
 // its depth is cut into, and what happens to a finished sum.
 //
-// In all of them a sum runs through its slice in ascending depth, one fused multiply-add after the
-// other. The size of a tile and the way in which operands reach the arithmetic therefore do not
+// In the float32 ones a sum runs through its slice in ascending depth, one fused multiply-add after
+// the other. The size of a tile and the way in which operands reach the arithmetic therefore do not
 // change a single bit; the number of slices does.
 #pragma once
 

@@ -1,7 +1,8 @@
 """One whole training step of a GAN, per device, beside PyTorch where it is installed.
 
     python benchmarks/step.py [--network lesson|dcgan] [--batch N] [--devices numpy cpu] [--graph]
-                              [--torch [GROUP ...]] [--budget SECONDS] [--json FILE] [--quick]
+                              [--precisions float32 tf32 bf16] [--torch [GROUP ...]]
+                              [--budget SECONDS] [--json FILE] [--quick]
 
 A step draws noise, runs the generator, updates the discriminator on generated and on real images,
 then updates the generator through it: three forward and three backward passes of the discriminator
@@ -29,12 +30,22 @@ import numpy as np
 from measuring import default_devices, devices, machine, measure, print_table, write_json
 from roofline import measure_roofline
 from steps import COMPARED_STEPS, STEPS, Start, Steps, losses_of, start_of
-from torch_step import GROUPS, READ_EVERY, VARIANTS, Session, host_seconds, import_torch
+from torch_step import (
+    GROUPS,
+    READ_EVERY,
+    TOLERANCES,
+    VARIANTS,
+    Session,
+    host_seconds,
+    import_torch,
+)
 
 # Three Adam steps of 2e-4 from equal seeds. Sums in another order move a loss of about 0.7 by 1e-6;
 # Adam's first steps are the sign of a gradient, so a weight whose gradient rounds to the other side
 # of zero moves by 4e-4: a few such weights among 560,000 stay far below this bound.
 LOSS_TOLERANCE = 2e-3
+# Narrower operands are allowed what PyTorch's are.
+PRECISIONS = {"float32": LOSS_TOLERANCE, "tf32": TOLERANCES["TF32"], "bf16": TOLERANCES["bf16"]}
 
 
 class Step:
@@ -79,7 +90,10 @@ def time_device(
     device: Any, steps: Steps, images: Any, batch: int, start: Start, how: How
 ) -> dict[str, Any]:
     """Figures of one device; AssertionError where its losses are wrong."""
-    gan = steps.make(device, images, batch, how.quick, READ_EVERY)
+    from pygan.executor import precision_scope
+
+    with precision_scope(how.precision):
+        gan = steps.make(device, images, batch, how.quick, READ_EVERY)
     if how.graph:
         gan.recording.start()
     gan.start_epoch(0)
@@ -87,7 +101,7 @@ def time_device(
         gan.step()
     losses = losses_of(gan)
     apart = float(np.abs(losses - start.losses).max())
-    if not apart <= LOSS_TOLERANCE:  # NaN fails
+    if not apart <= PRECISIONS[how.precision]:  # NaN fails
         raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {start.losses}")
     step = Step(gan)
     timing = measure(device, [step], samples=how.samples, seconds=how.seconds)
@@ -108,10 +122,17 @@ def time_device(
 
 
 class How:
-    """How to time: `samples` of `seconds` each (0: of one step), and whether from a graph."""
+    """How to time: `samples` of `seconds` each (0: of one step), whether from a graph, and in which
+    precision."""
 
-    def __init__(self, options: argparse.Namespace, device: str, graph: bool = False) -> None:
-        self.quick, self.graph = options.quick, graph
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        device: str,
+        graph: bool = False,
+        precision: str = "float32",
+    ) -> None:
+        self.quick, self.graph, self.precision = options.quick, graph, precision
         few = 3 if options.quick else 10 if device == "cpu" else 30
         self.samples = options.samples or few
         # On a GPU many steps in a row, as in training: the first launches of one hide behind
@@ -138,13 +159,21 @@ class Run:
         self.start = start_of(self.steps, numpy_device, self.images, self.batch, options.quick)
         for device in chosen:
             for graph in (False, True) if options.graph and device.name != "numpy" else (False,):
-                self._add_device(device, graph)
+                for precision in self._precisions(device.name):
+                    self._add_device(device, graph, precision)
         if options.torch is not None:
             self._add_torch(options.torch or GROUPS)
 
-    def _add_device(self, device: Any, graph: bool) -> None:
+    def _precisions(self, device: str) -> Sequence[str]:
+        """numpy has float32 alone; a GPU all, unless some were asked for."""
+        if device == "numpy":
+            return ("float32",)
+        return self.options.precisions or (tuple(PRECISIONS) if device == "cuda" else ("float32",))
+
+    def _add_device(self, device: Any, graph: bool, precision: str) -> None:
         name = f"{device.name} graph" if graph else device.name
-        how = How(self.options, device.name, graph)
+        name += "" if precision == "float32" else f" {precision}"
+        how = How(self.options, device.name, graph, precision)
         arguments = (device, self.steps, self.images, self.batch, self.start, how)
         try:
             self._add(name, time_device(*arguments))
@@ -228,6 +257,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Times a training step of a GAN.")
     parser.add_argument("--network", choices=list(STEPS), default="lesson", help="whose step")
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), help="of pygan (on a GPU all three)"
+    )
     parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
     parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")
     parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")

@@ -20,8 +20,8 @@ from pygan.errors import PyganError
 from pygan.examples.dcgan_paper import discriminator
 
 STRENGTHS = (0.01, 0.03, 0.1)
-"""C times the number of features: the loss allowed against the weights' squares. Beyond these the
-machine learns no better and takes many times as long."""
+"""C times the number of features: the loss allowed against the weights' squares. Larger ones may do
+better still, but scikit-learn's machine takes many times as long for them."""
 HELD_OUT = 5
 """One training image in five chooses C."""
 

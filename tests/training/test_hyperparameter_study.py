@@ -237,6 +237,20 @@ def test_a_judge_is_trained_where_none_is_given(data, tmp_path, monkeypatch):
     assert result["settings"]["sgd"]["runs"][0]["batches"] == 1
 
 
+def test_the_table_on_a_terminal_and_elsewhere(monkeypatch, capsys):
+    rows = [["setting", "Frechet"], ["the lesson's", "4.81"], ["real digits", "0.05"]]
+    study.print_table(rows, plain=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["setting       Frechet", "the lesson's     4.81", "real digits      0.05"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    study.print_table(rows, plain=True)
+    assert capsys.readouterr().out.splitlines() == lines
+    study.print_table(rows, plain=False)
+    shown = capsys.readouterr().out
+    assert "│" in shown and "the lesson's" in shown and "0.05" in shown
+    assert study.markdown_table(rows).splitlines()[1] == "|---|---:|"
+
+
 def test_user_errors_are_one_line_and_code_1(data, tmp_path, capsys):
     assert run(data, tmp_path, "--only", "lesson,gan") == 1
     assert "--only gan: choose from lesson, adam-fast" in capsys.readouterr().err

@@ -95,6 +95,8 @@ class Branch:
     more than a branch gains. Every `enter` of a recording must be joined in it.
     """
 
+    overlaps = True
+
     def __init__(self, context: Context) -> None:
         cuda = context.cuda
         self._context = context

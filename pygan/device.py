@@ -144,6 +144,8 @@ class NumpyDevice:
 
 
 class _NoBranch:
+    overlaps = False
+
     def enter(self) -> None:
         pass
 
@@ -214,7 +216,8 @@ class KernelDevice:
         return Graph(self.context, work)
 
     def branch(self) -> Any:
-        """A Branch (`enter`, `leave`, `join`): work beside other work of a recording."""
+        """A Branch (`enter`, `leave`, `join`): work beside other work of a recording. `overlaps`
+        says whether a recording here may hold such work."""
         from pygan.bindings.graph import Branch
 
         return Branch(self.context)

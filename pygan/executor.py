@@ -84,7 +84,8 @@ class Executor:
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
-    the gradients that lead further back, at the cost of memory; same bits.
+    the gradients that lead further back, at the cost of memory; same bits. Device numpy runs
+    everything in order all the same.
     dtype: "float32", or "float64" on the numpy device (for checks of gradients).
     precision: of the operands of convolutions and fully connected layers, forward and backward:
     "float32"; or "tf32" or "bf16", which keep 11 or 8 significant bits and are made for the tensor
@@ -135,8 +136,9 @@ class Executor:
         inferred = symbol.infer_shape(shapes)
         self.input_names = _input_names(symbol, shapes)
         self.requests = _requests(symbol, grad_req)
-        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, branches)
         self._branch = device.branch() if branches else None
+        apart = self._branch is not None and self._branch.overlaps
+        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, apart)
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
         self._adopt(self._graph.arguments, inputs or {}, "input")

@@ -59,19 +59,24 @@ def test_a_recorded_pass_has_the_bits_of_calls(
             np.testing.assert_array_equal(others[name], array, err_msg=name)
 
 
-def test_what_runs_beside_the_rest_keeps_its_memory(numpy_device: Any) -> None:
+def test_what_runs_beside_the_rest_keeps_its_memory(device: Any) -> None:
     from pygan import networks
 
     graph, shapes = networks.lesson_discriminator(), {"img": (32, 28, 28, 1)}
     plain, branched = (
-        graph.bind(numpy_device, shapes, branches=branches).memory for branches in (False, True)
+        graph.bind(device, shapes, branches=branches).memory for branches in (False, True)
     )
-    assert plain.arrays < branched.arrays <= branched.unplanned
+    if device.branch().overlaps:
+        assert plain.arrays < branched.arrays <= branched.unplanned
+    else:
+        assert branched == plain
 
 
-def test_gradients_that_others_touch_stay_in_line(numpy_device: Any) -> None:
+def test_gradients_that_others_touch_stay_in_line(device: Any) -> None:
     """w's gradient has two writers of different kinds: neither may run beside the other."""
-    executor = shared_weight().bind(numpy_device, {"x": (5, 2)}, branches=True)
+    if not device.branch().overlaps:
+        pytest.skip("everything runs in order")
+    executor = shared_weight().bind(device, {"x": (5, 2)}, branches=True)
     passes = executor._graph.backward([0, 1], ["x", "w", "fc_bias"])
     apart = {call.function: call.apart for group in passes for call in group}
     assert apart["fully_connected_backward_weight"] is False

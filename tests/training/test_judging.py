@@ -106,7 +106,7 @@ def test_grey_is_the_mean_of_channels_and_of_pixels():
 
 def test_networks_in_the_wrong_place_are_refused(folder, runs):
     numpy = device.get("numpy")
-    with pytest.raises(CheckpointError, match="'lesson-gan', where a 'digit-classifier'"):
+    with pytest.raises(CheckpointError, match="'lesson-gan', not 'digit-classifier'"):
         judge(numpy, runs / "conditional", runs / "lesson", str(folder), 20)
     with pytest.raises(CheckpointError, match="'digit-classifier', this command draws"):
         judge(numpy, runs / "classifier", runs / "classifier", str(folder), 20)

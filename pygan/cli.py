@@ -22,6 +22,7 @@ TRAINED = {
     "lesson": ("the lesson's GAN on handwritten digits", 20, 32),
     "conditional": ("the conditional GAN, which draws the digit asked for", 20, 32),
     "classifier": ("the digit classifier", 10, 20),
+    "colour-classifier": ("a classifier of CIFAR-10's classes, to judge colour images", 10, 50),
     "autoencoder": ("a plain auto-encoder with a code of two numbers", 20, 50),
     "autoencoder-penalised": ("an auto-encoder whose code of two numbers is kept small", 20, 50),
     "vae": ("a variational auto-encoder with a code of 32 numbers", 20, 50),
@@ -242,6 +243,9 @@ def summary(options: argparse.Namespace) -> None:
         "classifier": [
             (networks.classifier, {"data": (count, *IMAGE_SHAPE), "label": (count, 10)}),
         ],
+        "colour-classifier": [
+            (networks.colour_classifier, {"data": (count, 32, 32, 3), "label": (count, 10)}),
+        ],
         "anomaly-lenet": [(networks.lenet, {"data": (count, *IMAGE_SHAPE)})],
         "dcgan": [
             (networks.dcgan_generator, {"rand": (count, 1, 1, 100)}),
@@ -340,7 +344,7 @@ def _add_train(networks, name: str) -> None:
     network = networks.add_parser(
         name,
         help=title,
-        description=f"Train {title}, on 28x28 images. Ctrl-C saves and says how to go on.",
+        description=f"Train {title}. Ctrl-C saves and says how to go on.",
     )
     add_run_options(network, name, epochs, batch_size)
     network.set_defaults(command=train, system=name)
@@ -439,17 +443,18 @@ def _add_interpolate(commands) -> None:
 
 
 def _add_quality(commands) -> None:
-    text = "measure generated digits: Frechet distance, precision, recall, digits as asked"
+    text = "measure generated images: Frechet distance, precision, recall, digits as asked"
     measure = commands.add_parser("quality", help=text, description=text)
     _add_checkpoint(measure)
     measure.add_argument(
         "--classifier",
         required=True,
         metavar="FILE",
-        help="a checkpoint, or the folder of a run, of 'pygan train classifier'",
+        help="a checkpoint, or the folder of a run, of 'pygan train classifier'; for a generator "
+        "trained on CIFAR-10, of 'pygan train colour-classifier'",
     )
     measure.add_argument(
-        "--data", default="auto", metavar="DIR", help="the real digits, as for 'pygan train lesson'"
+        "--data", default="auto", metavar="DIR", help="the real images, as for training"
     )
     measure.add_argument(
         "--count", type=positive, default=10_000, metavar="N", help="images (%(default)s)"

@@ -87,6 +87,45 @@ def _classifier_ends(classes: int) -> tuple[Symbol, Symbol]:
     return features, sym.FullyConnected(features, num_hidden=classes, name="fc1")
 
 
+def colour_classifier(classes: int = 10) -> Symbol:
+    """A classifier of small colour images, for what `classifier` cannot see.
+
+    data (N, 32, 32, 3), label (N, classes) one-hot -> loss (1,) and probabilities (N, classes), as
+    `classifier` has them.
+    """
+    _, logits = _colour_classifier_ends(classes)
+    return sym.SoftmaxCrossEntropy(logits, sym.Variable("label"), normalization="mean", name="net")
+
+
+def colour_classifier_outputs(classes: int = 10) -> Symbol:
+    """A trained `colour_classifier` in use: data (N, 32, 32, 3) -> features (N, 128), the last
+    layer's inputs, and the probabilities (N, classes)."""
+    features, logits = _colour_classifier_ends(classes)
+    return sym.group([features, sym.Softmax(logits, name="probabilities")])
+
+
+def _colour_classifier_ends(classes: int) -> tuple[Symbol, Symbol]:
+    """Features (N, 128), means over what is left of the image, and logits (N, classes)."""
+    x = sym.Variable("data")
+    # 32x32x32, 16x16x64, 8x8x128, 4x4x128
+    layers = [(32, 3, 1), (64, 4, 2), (128, 4, 2), (128, 4, 2)]
+    for index, (num_filter, kernel, stride) in enumerate(layers, 1):
+        x = sym.Convolution(
+            x,
+            num_filter=num_filter,
+            kernel=kernel,
+            stride=stride,
+            pad=1,
+            no_bias=True,
+            name=f"conv{index}",
+        )
+        x = sym.BatchNorm(x, eps=1e-3, momentum=0.9, fix_gamma=True, name=f"bn{index}")
+        x = sym.LeakyReLU(x, slope=0.2, name=f"act{index}")
+    x = sym.Pooling(x, kernel=4, stride=4, kind="avg", name="mean")
+    features = sym.Flatten(x, name="features")
+    return features, sym.FullyConnected(features, num_hidden=classes, name="fc1")
+
+
 def _discriminator(x: Symbol, slope: float) -> Symbol:
     logits = sym.Convolution(_trunk(x, slope), num_filter=1, kernel=1, name="dis_conv5")
     return sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="dis")

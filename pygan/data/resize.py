@@ -37,10 +37,18 @@ def resized(images: ImageSet, side: int, channels: int) -> ImageSet:
 def grey(images: np.ndarray, side: int) -> np.ndarray:
     """Images (N, height, width, channels) float32 as (N, side, side, 1): the mean of the channels,
     bilinear (over all pixels that a smaller one covers)."""
+    return scaled(images.mean(axis=3, dtype=np.float32, keepdims=True), side)
+
+
+def scaled(images: np.ndarray, side: int) -> np.ndarray:
+    """Images (N, height, width, channels) float32 as (N, side, side, channels), bilinear (over all
+    pixels that a smaller one covers)."""
     from PIL import Image
 
-    result = np.empty((len(images), side, side, 1), np.float32)
-    for target, image in zip(result, images.mean(axis=3, dtype=np.float32), strict=True):
-        picture = Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-        target[..., 0] = np.asarray(picture)
+    result = np.empty((len(images), side, side, images.shape[3]), np.float32)
+    for target, image in zip(result, images, strict=True):
+        for channel in range(images.shape[3]):
+            picture = Image.fromarray(np.ascontiguousarray(image[..., channel]))
+            resized_picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+            target[..., channel] = np.asarray(resized_picture)
     return result

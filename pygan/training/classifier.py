@@ -1,15 +1,17 @@
 """The lesson's digit classifier: the layers of its discriminator, ten classes, supervised.
 
 Its accuracy is a number of its own; its last layer's inputs are the features in which generated
-digits are compared with real ones (``pygan.quality``).
+digits are compared with real ones (``pygan.quality``). ``pygan.training.colour_classifier`` is the
+same for colour images.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -57,14 +59,16 @@ class Classifier(Supervised):
     part = PART
     optimizer_part = f"{PART}_optimizer"
     draws = False
+    graph: ClassVar[Callable[[int], symbol.Symbol]] = staticmethod(networks.classifier)
+    image_shape: ClassVar[tuple[int, ...]] = IMAGE_SHAPE
 
     def __init__(
         self, device: Any, images: ImageSet, settings: ClassifierSettings, losses_kept: int = 20
     ) -> None:
         require_digits(images)
         count = settings.batch_size
-        shapes = {"data": (count, *IMAGE_SHAPE), "label": (count, CLASSES)}
-        graph = networks.classifier(CLASSES)
+        shapes = {"data": (count, *self.image_shape), "label": (count, CLASSES)}
+        graph = self.graph(CLASSES)
         executor = graph.bind(device, shapes, self.requests(graph.list_arguments()))
         tables = self.tables_of(device, images, settings)
         super().__init__(device, settings, executor, tables, losses_kept)
@@ -89,6 +93,16 @@ class Classifier(Supervised):
     def losses_of(self, batch: int, row: np.ndarray) -> ClassifierLoss:
         return ClassifierLoss(batch, float(row[0]))
 
+    def test_images(self, where: str) -> ImageSet:
+        """What its accuracy is measured on."""
+        _, test = load_train_and_test(where)
+        require_digits(test)
+        return test
+
+    def in_use(self) -> TrainedClassifier:
+        """The network as it stands, for any number of images."""
+        return DigitClassifier(self.device, self.executor)
+
 
 def require_digits(images: ImageSet) -> None:
     """Raises DataError for labels beyond 9."""
@@ -98,18 +112,26 @@ def require_digits(images: ImageSet) -> None:
         )
 
 
-class DigitClassifier:
+class TrainedClassifier:
     """A trained classifier in use, by its moving statistics, ``BATCH`` images at a time.
 
     trained: the executor of a ``Classifier``, whose parameters are used as they stand; without,
     ``load`` brings them from a checkpoint.
     """
 
+    network: ClassVar[str]
+    """The name in checkpoints."""
+    graph: ClassVar[Callable[[int], symbol.Symbol]]
+    """Its outputs are features and probabilities."""
+    image_shape: ClassVar[tuple[int, ...]]
+    advice: ClassVar[str]
+    """What makes a checkpoint of it."""
+
     def __init__(self, device, trained=None) -> None:
         self.executor = symbol.bind(
-            networks.classifier_outputs(CLASSES),
+            self.graph(CLASSES),
             device,
-            shapes={"data": (BATCH, *IMAGE_SHAPE)},
+            shapes={"data": (BATCH, *self.image_shape)},
             grad_req="null",
             shared=trained,
         )
@@ -119,27 +141,38 @@ class DigitClassifier:
 
         Raises CheckpointError for a damaged file and for another network.
         """
-        advice = "'pygan train classifier' makes one"
-        return load_trained(self.executor, path, NETWORK, PART, advice)
+        return load_trained(self.executor, path, self.network, PART, self.advice)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features (N, 64) and probabilities (N, 10), float32, of images (N, 28, 28, 1), which are
-        uint8 or floats in 0..1."""
-        features = np.empty((len(images), FEATURES), np.float32)
-        probabilities = np.empty((len(images), CLASSES), np.float32)
+        """Features (N, D) and probabilities (N, 10), float32, of images (N, *image_shape), which
+        are uint8 or floats in 0..1."""
+        kept = [
+            np.empty((len(images), *output.shape[1:]), np.float32)
+            for output in self.executor.outputs
+        ]
         scale = np.float32(1 / 255 if images.dtype == np.uint8 else 1)
-        batch = np.zeros((BATCH, *IMAGE_SHAPE), np.float32)
+        batch = np.zeros((BATCH, *self.image_shape), np.float32)
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             batch[: len(part)] = part * scale
             outputs = self.executor.forward(is_train=False, data=batch)
-            for kept, output in zip((features, probabilities), outputs, strict=True):
-                kept[start : start + BATCH] = np.array(output)[: len(part)]
+            for array, output in zip(kept, outputs, strict=True):
+                array[start : start + BATCH] = np.array(output)[: len(part)]
+        features, probabilities = kept
         return features, probabilities
 
 
-def count_right(classifier: DigitClassifier, images: ImageSet) -> int:
-    """How many images show the digit that the classifier finds most probable."""
+class DigitClassifier(TrainedClassifier):
+    """`networks.classifier_outputs` in use: images (N, 28, 28, 1), 64 features."""
+
+    network = NETWORK
+    graph = staticmethod(networks.classifier_outputs)
+    image_shape = IMAGE_SHAPE
+    advice = "'pygan train classifier' makes one"
+
+
+def count_right(classifier: TrainedClassifier, images: ImageSet) -> int:
+    """How many images show the class that the classifier finds most probable."""
     _, probabilities = classifier(images.images)
     return int((probabilities.argmax(axis=1) == images.labels).sum())
 
@@ -149,9 +182,8 @@ class ClassifierReport:
 
     def __init__(self, model: Classifier, where: str) -> None:
         self.model = model
-        _, self.test = load_train_and_test(where)
-        require_digits(self.test)
-        self.trained = DigitClassifier(model.device, model.executor)
+        self.test = model.test_images(where)
+        self.trained = model.in_use()
         self.right = 0
 
     def samples(self, folder: RunFolder, batches_done: int) -> None:
@@ -185,7 +217,7 @@ class ClassifierReport:
         numbers = self.measure()
         settings = self.model.settings.as_dict()
         entry = {
-            "network": NETWORK,
+            "network": self.model.network,
             **numbers,
             "test_images": len(self.test),
             "test_source": self.test.source,

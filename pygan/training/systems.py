@@ -34,6 +34,11 @@ from pygan.training.autoencoder import (
     Vae32,
 )
 from pygan.training.classifier import Classifier, ClassifierReport, ClassifierSettings
+from pygan.training.colour_classifier import (
+    ColourClassifierTraining,
+    ColourSettings,
+    load_balanced,
+)
 from pygan.training.conditional import ConditionalGan
 from pygan.training.gan import GanSettings, LessonGan
 from pygan.training.gan_report import GanReport
@@ -79,6 +84,14 @@ SYSTEMS = {
             ClassifierReport,
             epochs=10,
             load=lambda where, settings: load_train_and_test(where)[0],
+        ),
+        System(
+            "colour-classifier",
+            ColourClassifierTraining,
+            ColourSettings,
+            ClassifierReport,
+            epochs=10,
+            load=load_balanced,
         ),
         *(
             System(

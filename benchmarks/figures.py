@@ -148,7 +148,7 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
     axes.barh(names, times, xerr=errors, color=colors, height=0.65, error_kw={"lw": 1})
     right = max(time + error for time, error in zip(times, errors[1], strict=True))
     for place, (time, error, each) in enumerate(zip(times, errors[1], figures, strict=True)):
-        text = f"{time:.3g} ms, {_rate(each['images_per_second'])} images/s"
+        text = f"{_rate(time)} ms, {_rate(each['images_per_second'])} images/s"
         if each.get("launches"):
             text += f", {each['launches']} launches"
         axes.text(time + error + 0.01 * right, place, text, va="center", fontsize=8)

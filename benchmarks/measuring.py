@@ -41,6 +41,8 @@ class Timing:
 
     def __str__(self) -> str:
         unit, factor = ("ms", 1e3) if self.median >= 1e-3 else ("us", 1e6)
+        if self.median >= 1:
+            unit, factor = "s", 1.0
         low, middle, high = (factor * t for t in (self.low, self.median, self.high))
         return f"{middle:.3g} {unit} ({low:.3g}-{high:.3g})"
 

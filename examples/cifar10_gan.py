@@ -162,7 +162,7 @@ class Cifar10Gan(Gan):
     def initial(self) -> initializer.Initializer:
         return initializer.Xavier()
 
-    def adam(self, executor) -> optimizer.RMSprop:
+    def make_optimizer(self, executor) -> optimizer.RMSprop:
         """What this system has in Adam's place."""
         settings = self.settings
         of_generator = executor is self.generator
@@ -193,7 +193,7 @@ class Cifar10Gan(Gan):
         loss, guesses = dis.outputs
         self._keep(0, loss, guesses[:count])
         self._keep(1, None, guesses[count:])
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         # What would make D, as it is now, take these for real ones? Other noise than before.
         ops.random_normal(state, gen.arg_dict["noise"])
@@ -202,7 +202,7 @@ class Cifar10Gan(Gan):
         frozen.backward()
         self._keep(2, frozen.outputs[0], None)
         gen.backward(out_grads=[frozen.grad_dict["img"]])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
 
     def read_losses(self) -> list[Losses]:
         """The losses of the iterations since the last call. Waits for the device to finish."""
@@ -302,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="pygan train cifar10", description=__doc__.splitlines()[0]
     )
-    cli.add_run_options(parser, "cifar10", ITERATIONS * 20 // 5000, Settings.batch_size)
+    epochs = ITERATIONS * Settings.batch_size // 5000  # of as many images
+    cli.add_run_options(parser, "cifar10", epochs, Settings.batch_size, cli.CIFAR10)
     parser.add_argument("--kind", choices=CLASS_NAMES, help="the class of images (dog)")
     parser.add_argument(
         "--filters", type=cli.positive, metavar="N", help="of D's convolutions, G's are twice (128)"

@@ -97,7 +97,7 @@ class Dcgan(Gan):
     def initial(self) -> initializer.Initializer:
         return initializer.Normal(self.settings.sigma)
 
-    def adam(self, executor) -> optimizer.Adam:
+    def make_optimizer(self, executor) -> optimizer.Adam:
         # LogisticRegressionOutput does not divide by the batch; MXNet's Module does it here.
         return optimizer.Adam(
             executor,
@@ -123,13 +123,13 @@ class Dcgan(Gan):
         dis.forward(is_train=True, label=1.0)
         dis.backward(wanted=self.discriminator_weights)
         self._keep(1, None, dis.outputs[0])
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         dis.forward(is_train=True, data=made, label=1.0)
         dis.backward(wanted=["data"])
         self._keep(2, None, dis.outputs[0])
         gen.backward(out_grads=[dis.grad_dict["data"], *[None] * (len(gen.outputs) - 1)])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
 
     def read_losses(self) -> list[Metrics]:
         """The metrics of the batches since the last call. Waits for the device to finish them."""

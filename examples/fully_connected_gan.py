@@ -86,19 +86,19 @@ class FullyConnectedGan(Gan):
         dis.forward(is_train=True, img=made, label=0.0)
         dis.backward(wanted=self.discriminator_weights)
         self._keep(0, *dis.outputs)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         self.data.next_batch(dis.arg_dict["img"])
         dis.forward(is_train=True, label=1.0)
         dis.backward(wanted=self.discriminator_weights)
         self._keep(1, *dis.outputs)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         dis.forward(is_train=True, img=made, label=1.0)
         dis.backward(wanted=["img"])
         self._keep(2, *dis.outputs)
         gen.backward(out_grads=[dis.grad_dict["img"]])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
 
     def state_dict(self) -> dict[str, np.ndarray]:
         return super().state_dict() | {"dropout/state": np.array(self.discriminator.random_state)}

@@ -166,10 +166,12 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     ways = tuple(chosen["ways"].split(","))
     if not set(ways) <= set(WAYS) or len(set(ways)) < len(ways):
         raise PyganError(f"--ways {chosen['ways']}: choose from {', '.join(WAYS)}, each once")
+    count = chosen["batch_size"]
+    if "both" in ways and count < 2:
+        raise PyganError(f"--batch-size {count}: the way 'both' needs 2 images, one of each kind")
     device = devices.get(options.device)
     data = chosen.pop("data")
     train, test = load_train_and_test(data)
-    count = chosen["batch_size"]
     labelled = chosen["labelled"] or len(train)
     batches = batches_of(train, labelled, count, chosen["epochs"])
     path = checkpoint_file(options.generator or Path(options.out) / "conditional")

@@ -193,7 +193,7 @@ class StudyGan(Gan):
             bind_discriminator(device, batch_size, settings),
         )
 
-    def adam(self, executor) -> optimizer.Optimizer:
+    def make_optimizer(self, executor) -> optimizer.Optimizer:
         """Adam, or what the settings have in its place."""
         rate, momentum = self.settings.learning_rate, self.settings.momentum
         if self.settings.optimizer == "sgd":
@@ -236,7 +236,7 @@ class StudyGan(Gan):
             self._keep(2, *dis.outputs)
             gradient = dis.grad_dict["img"]
         gen.backward(out_grads=[gradient])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
 
     def _two_passes(self, made) -> None:
         """D on generated, then on real images: batch norm sees each kind by itself."""
@@ -250,14 +250,14 @@ class StudyGan(Gan):
         dis.backward(wanted=self.discriminator_weights)
         self._keep(0, *dis.outputs)
         if not summed:
-            self.discriminator_adam.update()
+            self.discriminator_optimizer.update()
 
         self._next_labels(1, dis.arg_dict["label"])
         self.data.next_batch(dis.arg_dict["img"])
         dis.forward(is_train=True)
         dis.backward(wanted=self.discriminator_weights)
         self._keep(1, *dis.outputs)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
     def _joint_pass(self, made) -> None:
         """D on generated and real images at once: batch norm's statistics are those of both."""
@@ -268,7 +268,7 @@ class StudyGan(Gan):
         self.data.next_batch(real)
         self.both.forward(is_train=True)
         self.both.backward(wanted=self.discriminator_weights)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         loss, scores = self.both.outputs
         count = self.settings.batch_size

@@ -346,21 +346,24 @@ def _add_train(networks, name: str) -> None:
         help=title,
         description=f"Train {title}. Ctrl-C saves and says how to go on.",
     )
-    add_run_options(network, name, epochs, batch_size)
+    data = CIFAR10 if name == "colour-classifier" else DIGITS
+    add_run_options(network, name, epochs, batch_size, data)
     network.set_defaults(command=train, system=name)
 
 
+DIGITS = (
+    "folder with MNIST's idx files or the lesson's train.csv; or 'download' (MNIST, kept in a "
+    "cache), 'digits' (scikit-learn's), 'auto' (default: the folder in PYGAN_DATA, else the "
+    "download, else scikit-learn's)"
+)
+CIFAR10 = "folder with cifar-10-batches-bin, or that one itself (default: the folder in PYGAN_DATA)"
+
+
 def add_run_options(
-    parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int
+    parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int, data: str = DIGITS
 ) -> None:
-    """The options that every run has, as `run_system` reads them."""
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="folder with MNIST's idx files or the lesson's train.csv; or 'download' (MNIST, kept "
-        "in a cache), 'digits' (scikit-learn's), 'auto' (default: the folder in PYGAN_DATA, else "
-        "the download, else scikit-learn's)",
-    )
+    """The options that every run has, as `run_system` reads them. data: which images it takes."""
+    parser.add_argument("--data", metavar="DIR", help=data)
     parser.add_argument(
         "--out", default=f"runs/{name}", metavar="DIR", help="folder of the run (%(default)s)"
     )

@@ -378,7 +378,9 @@ class Executor:
         that has none. Loss heads start the pass by themselves and ignore theirs. wanted: names of
         the arguments whose gradient is needed in this pass; only what these need is computed, and
         other gradients stay as they are. Moving statistics are updated by every backward,
-        whatever is wanted. One backward follows one training forward (unless keep_forward).
+        whatever is wanted; but those of a batch norm whose inputs lead back to no argument with a
+        gradient (every grad_req up to there is "null") stay as they are. One backward follows one
+        training forward (unless keep_forward).
 
         Raises StateError without a training forward before it or without any gradient to start
         from, ShapeError for gradients of another shape, GraphError for unknown names.

@@ -297,7 +297,7 @@ class Comparison:
     # What was found
 
     def report(self, title: str, further: Mapping[str, Any]) -> str:
-        """Writes result.json and comparison.png of the trainings that are done; a table."""
+        """Writes result.json, and comparison.png where a training is done; a table."""
         ways = summarize(self.finished, self.plan.ways)
         done = len(self.finished) == len(self.plan.ways) * len(self.plan.seeds)
         entry = {
@@ -314,10 +314,12 @@ class Comparison:
         content = (json.dumps(entry, indent=2) + "\n").encode()
         checkpoint.atomic_write(self.folder.result, content)
         path = self.folder.path / "comparison.png"
+        lines = [] if done else ["not all trainings are done; --resume goes on"]
+        files = [str(self.folder.result)]
         if self.finished:
             draw(self.finished, ways, path, title)
-        lines = [] if done else ["not all trainings are done; --resume goes on"]
-        return "\n".join([table(ways), *lines, f"{self.folder.result}, {path}"])
+            files.append(str(path))
+        return "\n".join([table(ways), *lines, ", ".join(files)])
 
 
 def summarize(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dict[str, dict]:

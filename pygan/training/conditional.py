@@ -131,7 +131,7 @@ class ConditionalGan(Gan):
         discriminator.forward(is_train=True, img=generated, digit=wanted, label=label)
         discriminator.backward(wanted=self.discriminator_weights)
         self._keep(0, *discriminator.outputs)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         # D learns that these are real, knowing which digits they show.
         self.data.next_batch(discriminator.arg_dict["img"], given.reshape(rows))
@@ -139,14 +139,14 @@ class ConditionalGan(Gan):
         discriminator.forward(is_train=True, label=label)
         discriminator.backward(wanted=self.discriminator_weights)
         self._keep(1, *discriminator.outputs)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         # G learns what would make D take its images for real ones of the digits asked for.
         discriminator.forward(is_train=True, img=generated, digit=wanted, label=self.target)
         discriminator.backward(wanted=["img"])
         self._keep(2, *discriminator.outputs)
         generator.backward(out_grads=[discriminator.grad_dict["img"]])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
 
     def read_losses(self) -> list[Losses]:
         return [

@@ -113,8 +113,8 @@ class Gan:
         initial = self.initial()
         initial(self.generator, host_random)
         initial(self.discriminator, host_random)
-        self.generator_adam = self.adam(self.generator)
-        self.discriminator_adam = self.adam(self.discriminator)
+        self.generator_optimizer = self.make_optimizer(self.generator)
+        self.discriminator_optimizer = self.make_optimizer(self.discriminator)
 
         self.random_state = device.from_numpy(np.array([settings.seed, 0], np.uint64))
         self.discriminator_weights = [
@@ -144,8 +144,8 @@ class Gan:
         """How both networks start."""
         return initializer.Uniform(self.settings.initial_range)
 
-    def adam(self, executor) -> optimizer.Adam:
-        """The optimizer of one of the networks."""
+    def make_optimizer(self, executor) -> optimizer.Optimizer:
+        """The optimizer of one of the networks: Adam, unless a system has another."""
         settings = self.settings
         return optimizer.Adam(executor, learning_rate=settings.learning_rate, beta1=settings.beta1)
 
@@ -191,12 +191,6 @@ class Gan:
             loss, scores, offset = scores, None, offset + 1
         self._ops.store_row(loss, scores, self._place, self._passes, offset=offset)
 
-    def _keep_loss(self, which: int) -> None:
-        self._keep(which, self.discriminator.outputs[0], None)
-
-    def _keep_scores(self, which: int) -> None:
-        self._keep(which, None, self.discriminator.outputs[1])
-
     @property
     def losses_full(self) -> bool:
         """Whether ``read_losses`` must be called before the next step."""
@@ -226,10 +220,10 @@ class Gan:
         parts = {
             "generator": dict(_parameters(self.generator)),
             "generator_auxiliary": dict(self.generator.aux_dict),
-            "generator_optimizer": self.generator_adam.state_dict(),
+            "generator_optimizer": self.generator_optimizer.state_dict(),
             "discriminator": dict(_parameters(self.discriminator)),
             "discriminator_auxiliary": dict(self.discriminator.aux_dict),
-            "discriminator_optimizer": self.discriminator_adam.state_dict(),
+            "discriminator_optimizer": self.discriminator_optimizer.state_dict(),
             "random": {"state": self.random_state},
             "data": self.data.state_dict(),
         }
@@ -246,8 +240,8 @@ class Gan:
         """
         load_network(self.generator, state, "generator")
         load_network(self.discriminator, state, "discriminator")
-        self.generator_adam.load_state_dict(_part(state, "generator_optimizer"))
-        self.discriminator_adam.load_state_dict(_part(state, "discriminator_optimizer"))
+        self.generator_optimizer.load_state_dict(_part(state, "generator_optimizer"))
+        self.discriminator_optimizer.load_state_dict(_part(state, "discriminator_optimizer"))
         self.random_state[...] = state["random/state"]
         self.data.load_state_dict(_part(state, "data"))
         self.batches_done = batches_done
@@ -306,13 +300,13 @@ class LessonGan(Gan):
         # D learns that these are generated. Nobody asks how to change the image: wanted leaves it.
         self.on_fake.forward(is_train=True)
         self.on_fake.backward(wanted=self.discriminator_weights)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         # D learns that these are real.
         beside.join()
         real.forward(is_train=True)
         real.backward(wanted=self.discriminator_weights)
-        self.discriminator_adam.update()
+        self.discriminator_optimizer.update()
 
         # G learns what would make D call its images real. Only D's image gradient is needed.
         self.on_generated.forward(is_train=True)
@@ -322,7 +316,7 @@ class LessonGan(Gan):
         beside.leave()
         self.on_generated.backward(wanted=["img"])
         generator.backward(out_grads=[self.on_generated.grad_dict["img"]])
-        self.generator_adam.update()
+        self.generator_optimizer.update()
         beside.join()
 
 

@@ -8,7 +8,7 @@ a hundred or two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 from pygan.errors import PyganError
@@ -27,7 +27,7 @@ class Recording:
         self._device = device
         self._on = False
         self._launched = False
-        self._graphs: dict[Hashable, Any] = {}
+        self._graph: Any = None
 
     @property
     def is_on(self) -> bool:
@@ -39,17 +39,16 @@ class Recording:
             raise PyganError(f"steps cannot be recorded: {reason}")
         self._on = True
 
-    def run(self, launches: Callable[[], None], key: Hashable = None) -> None:
-        """One step. `launches` must be the same for every run of one `key`: the same calls on the
-        same memory, whatever the host has counted meanwhile."""
+    def run(self, launches: Callable[[], None]) -> None:
+        """One step. `launches` must be the same for every run: the same calls on the same memory,
+        whatever the host has counted meanwhile."""
         if not self._on or not self._launched:
             launches()
             self._launched = True
             return
-        graph = self._graphs.get(key)
-        if graph is None:
-            graph = self._graphs[key] = self._device.record(launches)
-        graph.launch()
+        if self._graph is None:
+            self._graph = self._device.record(launches)
+        self._graph.launch()
 
 
 def choose(asked: str, device: Any, model: Any) -> str | None:

@@ -118,6 +118,8 @@ def test_ways_are_chosen(labelled_data, generator, tmp_path, capsys):
     for wrong in ("real,real", "fake", ""):
         assert run(tmp_path / "other", *data, "--ways", wrong) == 1
         assert "choose from real, both, generated, each once" in capsys.readouterr().err
+    assert run(tmp_path / "other", *data, "--batch-size", "1") == 1
+    assert "--batch-size 1: the way 'both' needs 2 images" in capsys.readouterr().err
 
 
 def test_a_generator_that_takes_no_digits_is_refused(labelled_data, unbroken, tmp_path, capsys):

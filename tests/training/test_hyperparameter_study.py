@@ -114,7 +114,7 @@ def test_one_update_has_the_sum_of_both_gradients(images):
 
     gradients = []
     apart = study.StudyGan(device.get("numpy"), images, settings("lesson", **plain))
-    apart.discriminator_adam.update = lambda: gradients.append(
+    apart.discriminator_optimizer.update = lambda: gradients.append(
         np.array(apart.discriminator.gradients)
     )
     apart.start_epoch(0)

@@ -95,7 +95,7 @@ def test_a_step_leaves_the_passes_their_own_gradients(small_data):
         "moving": np.array(gan.discriminator.auxiliary),
     }
     gan.step()
-    assert gan.generator_adam.step_count == 1 and gan.discriminator_adam.step_count == 2
+    assert gan.generator_optimizer.step_count == 1 and gan.discriminator_optimizer.step_count == 2
     moved = np.abs(np.array(gan.generator.parameters) - before["G"]).max()
     assert 0 < moved <= 2e-4 * (1 + 1e-4)  # Adam's first step is at most the learning rate
     moved = np.abs(np.array(gan.discriminator.parameters) - before["D"]).max()

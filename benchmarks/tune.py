@@ -62,13 +62,13 @@ class Pass:
 
     def __init__(self, device: Any, kind: str, layer: Layer) -> None:
         from pygan.bindings.operators import convolution
-        from pygan.bindings.operators.shapes import geometry
+        from pygan.bindings.operators.shapes import geometry, with_fewer_idle_taps
 
         self.device, self.kind, self.layer = device, kind, layer
         pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
         shape = geometry(kind, layer.large, layer.weight, layer.small, *pairs, 1)
         if kind == "backward_data":
-            shape = convolution._with_fewer_idle_taps(shape)
+            shape = with_fewer_idle_taps(shape)
         self.shape = shape
         self._convolution = convolution
         read, self.result = {

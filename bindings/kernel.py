@@ -53,6 +53,7 @@ class Kernel:
             if parameter.pointer
         )
         self._launches: dict[tuple, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._consented = 0  # bytes of dynamic shared memory, beyond what needs no consent
 
     def __call__(
         self, grid: Dimensions, block: Dimensions, *arguments: Any, shared_bytes: int = 0
@@ -184,9 +185,12 @@ class Kernel:
                 f"{self.name}: {shared_bytes} bytes of dynamic and {static} of static shared "
                 f"memory were asked for; a block can have {limits.shared_bytes_opt_in} in all"
             )
-        if shared_bytes > limits.shared_bytes - static:  # more than the default needs consent
+        # More than the default needs consent, which is never lowered: launches that were checked
+        # before rely on it.
+        if shared_bytes > max(limits.shared_bytes - static, self._consented):
             attribute = context.cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES
             context.call(self.function.set_attribute, attribute, shared_bytes)
+            self._consented = shared_bytes
 
     def __repr__(self) -> str:
         return f"<kernel {self.signature} of {self.path.name}>"

@@ -31,7 +31,7 @@
 // 2. the tiled product (see tile_product.cuh): a value loaded once serves a line or a column of
 // the tile; 3. phases in backward_data; 4. slices of the summed dimension (blockIdx.z) where the
 // result has too few tiles to fill a GPU, added in a fixed order by sum_partials. The tiled kernels
-// take any channels; where these are multiples of 4, convolution_pipelined.cu goes on from here.
+// take any channels at any address; convolution_pipelined.cu goes on from here.
 
 // variants: -DTILE_M=64 -DTILE_N=64 | -DTILE_M=32 -DTILE_N=32
 // variants: -DTILE_M=64 -DTILE_N=8 | -DTILE_M=8 -DTILE_N=64

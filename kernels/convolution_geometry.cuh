@@ -9,6 +9,18 @@ struct Axis {
     int origin, unit, step, taps;
 };
 
+// Moves a position on by `step` (digits of the same grid), at most one carry per digit: addresses
+// without division.
+__device__ __forceinline__ void advance(Position& at, Position step, int height, int width) {
+    at.w += step.w;
+    int carry = at.w >= width;
+    at.w -= carry ? width : 0;
+    at.h += step.h + carry;
+    carry = at.h >= height;
+    at.h -= carry ? height : 0;
+    at.n += step.n + carry;
+}
+
 // One axis of a phase of backward_data: the coordinates first, first + stride, ... (count of them)
 // of x, and the taps tap, tap + tap_step, ... (taps of them) that reach them. The i-th coordinate
 // takes its t-th tap from coordinate i + origin - t*back of y.

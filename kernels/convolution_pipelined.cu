@@ -26,17 +26,6 @@
 // Height and width of images, with what a tap may look beyond them, fit into 15 bits.
 constexpr int MOST_EXTENT = 1 << 14;
 
-// Moves a position on by `step` (digits of the same grid): at most one carry per digit.
-__device__ __forceinline__ void advance(Position& at, Position step, int height, int width) {
-    at.w += step.w;
-    int carry = at.w >= width;
-    at.w -= carry ? width : 0;
-    at.h += step.h + carry;
-    carry = at.h >= height;
-    at.h -= carry ? height : 0;
-    at.n += step.n + carry;
-}
-
 // Source: patches of images (batch, height, width, pitch), as in convolution.cu. Line = position of
 // a (batch, grid_h, grid_w) grid, depth = (tap_h, tap_w, channel).
 struct Patches {

@@ -33,17 +33,6 @@
 #include "convolution_geometry.cuh"
 #include "tensor_core.cuh"
 
-// Positions are kept as digits and move on by the digits of a step: addresses without division.
-__device__ __forceinline__ void advance(Position& at, Position step, int height, int width) {
-    at.w += step.w;
-    int carry = at.w >= width;
-    at.w -= carry ? width : 0;
-    at.h += step.h + carry;
-    carry = at.h >= height;
-    at.h -= carry ? height : 0;
-    at.n += step.n + carry;
-}
-
 // In what follows `floats` is what a copy moves: UNIT, or 1, and then a unit is copied part by
 // part.
 
@@ -410,4 +399,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
 //     slices > 1: the written pointer is a workspace of slices copies of the result; bias and
 //     accumulate are left to sum_partials.
 //   Counts as in convolution.cu. Dynamic shared memory: STAGES slabs of both operands; a slab of L
-//   lines is 4 * L * 40 bytes where memory runs along the depth, else 4 * 32 * (L + 4).
+//   lines is 4 * L * (TILE_K + 8) bytes where memory runs along the depth, else
+//   4 * TILE_K * (L + 4).

@@ -1,5 +1,6 @@
-"""Launchers of kernels/convolution.cu, and of convolution_pipelined.cu where channels are multiples
-of 4; the maths is in pygan.reference.convolution.
+"""Launchers of kernels/convolution.cu, of convolution_pipelined.cu where channels are multiples of
+4 or a layer is wide, and of convolution_few_channels.cu for gradients of images; the maths is in
+pygan.reference.convolution.
 
 Three kernels serve six passes. Each public function names its arrays by side: the large side is a
 convolution's input or a transposed convolution's output.
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..context import device_name
 from . import tuning
-from .shapes import Geometry, Pair, geometry
+from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
     ENOUGH_BLOCKS,
     MOST_BLOCKS,
@@ -40,9 +41,6 @@ PIPELINED_EXTENT = 2**14
 PIPELINED_CHANNELS = 2**24
 ALIGNMENT = 16
 """Bytes: where arrays must begin that are read and written 4 numbers at a time."""
-
-MOST_PHASES = 64
-"""Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
 
 NARROW = 32
 """Lines or columns up to which the general path's narrow tiles beat 4-byte copies into 64 x 64."""
@@ -284,7 +282,7 @@ def _plan(
     """The plan of a pass, with what the tables of tuning.py hold for `device`."""
     shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
     if kind == "backward_data":
-        shape = _with_fewer_idle_taps(shape)
+        shape = with_fewer_idle_taps(shape)
     product = product_of(kind, shape)
     result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
     elements = result[0] * result[1] * result[2] * result[3]
@@ -402,19 +400,6 @@ def _few_channels_plan(shape: Geometry) -> Plan | None:
     grid = (max(1, blocks), 1, 1)
     entry = "convolution_backward_data_few"
     return Plan(FEW_FILE, entry, {}, grid, THREADS, arguments, 1, shared_bytes=shared)
-
-
-def _with_fewer_idle_taps(shape: Geometry) -> Geometry:
-    """The same transposed convolution with as many phases as taps where the small side is 1 x 1.
-
-    A single pixel has no neighbour for a stride to lead to, so the stride may be any that gives
-    one pixel; as large as the kernel's extent, each phase keeps the one tap that it needs.
-    """
-    if (shape.small_height, shape.small_width) != (1, 1):
-        return shape
-    height, width = (shape.dilation[i] * (shape.kernel[i] - 1) + 1 for i in (0, 1))
-    widest = (max(height, shape.stride[0]), max(width, shape.stride[1]))
-    return shape._replace(stride=widest) if widest[0] * widest[1] <= MOST_PHASES else shape
 
 
 def _plan_of(

@@ -13,6 +13,9 @@ MOST_POSITIONS = 2**31 - 65
 MOST_COORDINATE = 2**28
 """No coordinate that a kernel computes on its way to a pixel may pass this."""
 
+MOST_PHASES = 64
+"""Phases that a small side of one pixel may be given for the sake of fewer idle taps."""
+
 
 class Geometry(NamedTuple):
     """A convolution as the kernels see it, whichever operator and pass it belongs to.
@@ -110,6 +113,19 @@ def geometry(
     )
     _check_counts(operator, result)
     return result
+
+
+def with_fewer_idle_taps(shape: Geometry) -> Geometry:
+    """The same transposed convolution with as many phases as taps where the small side is 1 x 1.
+
+    A single pixel has no neighbour for a stride to lead to, so the stride may be any that gives
+    one pixel; as large as the kernel's extent, each phase keeps the one tap that it needs.
+    """
+    if (shape.small_height, shape.small_width) != (1, 1):
+        return shape
+    height, width = (shape.dilation[i] * (shape.kernel[i] - 1) + 1 for i in (0, 1))
+    widest = (max(height, shape.stride[0]), max(width, shape.stride[1]))
+    return shape._replace(stride=widest) if widest[0] * widest[1] <= MOST_PHASES else shape
 
 
 def _check_counts(operator: str, shape: Geometry) -> None:

@@ -15,8 +15,8 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 from . import convolution, fully_connected
-from .convolution import Product, _with_fewer_idle_taps, product_of
-from .shapes import Pair, geometry
+from .convolution import Product, product_of
+from .shapes import Pair, geometry, with_fewer_idle_taps
 from .tiling import (
     BLOCK_CYCLES,
     CACHED_BYTES,
@@ -197,7 +197,7 @@ def _plan(
     kind = FAMILY[operator].kind
     shape = geometry(operator, large, weight, small, stride, pad, dilation, groups)
     if kind == "backward_data":
-        shape = _with_fewer_idle_taps(shape)
+        shape = with_fewer_idle_taps(shape)
     product = product_of(kind, shape)
     for what in ("lines", "columns", "depth"):
         countable(operator, what, getattr(product, what))

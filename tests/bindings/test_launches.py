@@ -189,6 +189,16 @@ def test_too_much_shared_memory_is_refused(kernel, context, x, y) -> None:
     assert np.asarray(y)[0] == 24
 
 
+def test_a_launch_with_less_shared_memory_leaves_room_for_the_larger_ones(
+    kernel, context, x, y
+) -> None:
+    most = context.limits.shared_bytes_opt_in
+    for shared_bytes in (most, most - 1024, most):  # all beyond what needs no consent
+        y.fill(np.nan)
+        kernel("reversed")(4, 25, x, y, 25, shared_bytes=shared_bytes)
+        assert np.asarray(y)[0] == 24, shared_bytes
+
+
 def test_an_unknown_entry_point_lists_the_known(context, kernel_file) -> None:
     with pytest.raises(SignatureError, match=r"no kernel 'afine'; .*affine, bounded, nothing"):
         context.kernel(kernel_file(SOURCE), "afine")

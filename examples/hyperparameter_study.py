@@ -595,7 +595,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--judged", type=cli.positive, default=10_000, metavar="N", help="images of each (10000)"
     )
     options = parser.parse_args(arguments)
-    chosen = options.only.split(",")
+    chosen = list(dict.fromkeys(options.only.split(",")))  # each once
     unknown = sorted(set(chosen) - set(SETTINGS))
     if unknown:
         raise PyganError(f"--only {', '.join(unknown)}: choose from {', '.join(SETTINGS)}")

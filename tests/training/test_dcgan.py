@@ -110,7 +110,9 @@ def test_a_digit_classifier_does_not_judge_other_things(unbroken, labelled_data,
     assert cli.main([*judge, "--device", "numpy", "--out", str(tmp_path / "c")]) == 0
     command = ["quality", "--checkpoint", str(unbroken), "--classifier", str(tmp_path / "c")]
     assert cli.main([*command, "--device", "numpy", "--data", str(labelled_data)]) == 1
-    assert "trained on cifar10, and a digit classifier" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "'digit-classifier', not 'colour-classifier'" in error
+    assert "'pygan train colour-classifier' makes one" in error
 
 
 def test_summary_has_both_networks(capsys):

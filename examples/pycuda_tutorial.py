@@ -539,16 +539,16 @@ def our_kernel_by_hand(context: Context) -> None:
         options=[*DEFAULT_NVCC_FLAGS, "-std=c++17"],
         no_extern_c=True,
     )
-    forward = module.get_function("sigmoid_cross_entropy_forward").prepare("PPPPPqf")
+    forward = module.get_function("sigmoid_cross_entropy_forward").prepare("PPPPPPqf")
     loss_sum = module.get_function("loss_sum").prepare("PPif")
 
     logits, labels, scale, of_twin, allowed = gan_loss_problem()
     n, blocks, threads = logits.size, 32, (256, 1, 1)
     on_logits, on_labels = gpuarray.to_gpu(logits), gpuarray.to_gpu(labels)
     partial, loss = gpuarray.empty(blocks, np.float32), gpuarray.empty(1, np.float32)
-    no_probabilities = 0
+    no_probabilities = no_gradient = 0
     forward.prepared_call(
-        (blocks, 1), threads, on_logits.gpudata, on_labels.gpudata, no_probabilities,
+        (blocks, 1), threads, on_logits.gpudata, on_labels.gpudata, no_probabilities, no_gradient,
         partial.gpudata, loss.gpudata, n, scale,
     )  # fmt: skip
     loss_sum.prepared_call((1, 1), threads, partial.gpudata, loss.gpudata, blocks, scale)
@@ -586,13 +586,13 @@ def our_kernel_through_pygan(context: Context) -> None:
     n, blocks, threads = logits.size, 32, 256
     on_logits, on_labels = (DeviceArray.from_numpy(context, a) for a in (logits, labels))
     partial, loss = DeviceArray.empty(context, blocks), DeviceArray.empty(context, 1)
-    forward(blocks, threads, on_logits, on_labels, None, partial, loss, n, scale)
+    forward(blocks, threads, on_logits, on_labels, None, None, partial, loss, n, scale)
     loss_sum(1, threads, partial, loss, blocks, scale)
     apart = abs(loss.item() - of_twin)
     verify(apart <= allowed, f"{apart:.1g} from the twin; rounding may cost {allowed:.1g}")
 
     try:
-        forward(blocks, threads, on_logits, labels, None, partial, loss, n, scale)
+        forward(blocks, threads, on_logits, labels, None, None, partial, loss, n, scale)
     except ArgumentError as error:
         say(f"a numpy array among the arguments: {error}")
     else:

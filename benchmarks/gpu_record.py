@@ -48,9 +48,16 @@ TRAINED = (
     "test_classifier.py",
     "test_conditional.py",
 )  # of tests/training
-# Files of tests/kernels that between them use every way of sharing memory inside a block, and are
+# Tests of tests/kernels that between them use every way of sharing memory inside a block, and are
 # small enough to run some hundred times slower.
-SANITIZED = ("test_fully_connected.py", "test_batch_norm.py", "test_loss.py", "test_capture.py")
+SANITIZED = (
+    "test_fully_connected.py",
+    "test_batch_norm.py",
+    "test_loss.py",
+    "test_capture.py",
+    "test_convolution_pipelined.py::test_few_channels_in_several_bands",
+    "test_tensor_core.py::test_long_sums_are_cut_into_slices",
+)
 # PyTorch's variants of a step, in parts of which each is done in ten minutes: the compiler takes
 # long. Variants that are not begun within the budget are named in the record.
 STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune", ("autotune",)))

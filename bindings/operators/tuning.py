@@ -2,8 +2,7 @@
 
 There are two tables of one form: tuning_table.py, which comes with the library, and ``tuning.json``
 in the cache folder, which ``python benchmarks/tune.py`` writes on a user's machine and which goes
-first. Each holds, per device name and product (:func:`key`), the tile
-and the number of slices:
+first. Each holds, per device name and product (:func:`key`), the tile and the number of slices:
 
     {"NVIDIA H200": {"forward n64 32x32x64 k4x4 s2x2 p1x1 d1x1 g1 16x16x128": [128, 64, 1]}}
 

@@ -274,3 +274,13 @@ def test_parts_of_a_gpus_record_fit_ten_minutes(repository: Path, monkeypatch) -
         assert part.limit <= 600
         assert part.command[1] == "step.py"
         step.make_parser().parse_args(part.command[2:])
+
+
+def test_what_the_sanitizers_run_is_there(repository: Path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import gpu_record
+
+    for named in gpu_record.SANITIZED:
+        file, _, test = named.partition("::")
+        text = (repository / "tests" / "kernels" / file).read_text()
+        assert f"def {test or 'test_'}" in text, named

@@ -31,6 +31,7 @@ struct Capture {
     StreamObject* origin = nullptr;
     int mode = 0;
     bool invalid = false;
+    bool ended = false;  // its events draw no stream in any more
     unsigned long long number = 0;
     std::set<StreamObject*> joined;    // streams that wait events drew in
     std::set<StreamObject*> unjoined;  // of these, with work the origin does not wait for yet
@@ -280,6 +281,8 @@ CPU_DRIVER_API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsign
         }
         return CUDA_SUCCESS;
     }
+    if (capture->ended)
+        return fail(CUDA_ERROR_CAPTURED_EVENT, "and that capture has ended: record the event anew");
     if (is_default(stream))
         return fail(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "the legacy stream waits for a capture");
     if (capturing && stream->capture != capture) {
@@ -337,6 +340,7 @@ CPU_DRIVER_API CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
     std::shared_ptr<Capture> capture = stream->capture;
     if (capture->origin != stream) return fail(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "");
     stream->capture = nullptr;
+    capture->ended = true;
     for (StreamObject* other : capture->joined)
         if (registry().streams.count(other)) other->capture = nullptr;
     if (capture->mode != 2) --restricting_captures;

@@ -227,6 +227,21 @@ def test_branches_run_in_either_order_that_their_events_allow(
     assert found == {"submitted": 5, "last": 5 if joined else 35}
 
 
+def test_an_event_of_a_capture_that_ended_draws_no_stream_in(drv: Any, cuda: Any) -> None:
+    main, side, event = drv.Stream(), drv.Stream(), drv.Event()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    succeed(cuda.cuStreamBeginCapture(main.handle, mode))
+    event.record(main)
+    succeed(cuda.cuGraphDestroy(succeed(cuda.cuStreamEndCapture(main.handle))))
+    with pytest.raises(drv.Error, match="that capture has ended"):
+        side.wait_for_event(event)
+    x = drv.mem_alloc(64)
+    drv.memset_d32_async(x, 7, 16, side)
+    assert (drv.from_device(x, 16, np.uint32) == 7).all()
+    event.record(main)
+    side.wait_for_event(event)
+
+
 def test_what_a_gpu_forbids_during_capture_is_refused(drv: Any, cuda: Any) -> None:
     stream = drv.Stream()
     mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -22,15 +22,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from pygan import checkpoint, cli, initializer, optimizer, pictures
+from pygan import checkpoint, cli, initializer, optimizer, pictures, quality
 from pygan import symbol as sym
 from pygan.data import ImageSet
 from pygan.data.cifar10 import CHANNELS, CLASS_NAMES, SIDE, load_cifar10
 from pygan.errors import DataError
+from pygan.training.colour_classifier import ColourClassifier
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan
 from pygan.training.systems import System
@@ -39,6 +41,7 @@ ITERATIONS = 10_000
 SHOWN = 10
 SCALE = 2
 AVERAGED = 100
+JUDGED = 1000
 # Far beyond what training draws from the same seed, so that pictures never repeat its noise.
 PICTURE_COUNTER = 1 << 60
 DROPOUT_COUNTERS = {"discriminator": 1 << 56, "frozen": 1 << 57}
@@ -224,10 +227,30 @@ class Cifar10Gan(Gan):
             getattr(self, name).random_state[...] = state[f"dropout/{name}"]
 
 
-class Report:
-    """Strips of images, curves of the losses, and the numbers reached."""
+class Judge:
+    """Generated images against test images of the class, in a colour classifier's features.
 
-    def __init__(self, model: Cifar10Gan, where: str) -> None:
+    Raises CheckpointError where ``classifier`` is none, DataError without test images.
+    """
+
+    def __init__(self, device, classifier: str, where: str, kind: str) -> None:
+        self.network = ColourClassifier(device)
+        self.network.load(classifier)
+        test = load_cifar10(where, "test", [CLASS_NAMES.index(kind)])
+        self.real, _ = self.network(test.images)
+
+    def __call__(self, images: np.ndarray, seed: int) -> dict:
+        """The numbers of ``quality.compare`` for images (N, 32, 32, 3) in 0..1."""
+        return quality.compare(self.real, *self.network(images), seed=seed)
+
+
+class Report:
+    """Strips of images, curves of the losses, and the numbers reached.
+
+    classifier: a run of ``pygan train colour-classifier`` to judge the last images, or None.
+    """
+
+    def __init__(self, model: Cifar10Gan, where: str, classifier: str | None = None) -> None:
         self.model = model
         device, settings = model.device, model.settings
         self.sampler = generator(settings.filters).bind(
@@ -236,6 +259,7 @@ class Report:
         state = device.from_numpy(np.array([settings.seed, PICTURE_COUNTER], np.uint64))
         device.ops.random_normal(state, self.sampler.arg_dict["noise"])
         self.real = device.empty((settings.batch_size, SIDE, SIDE, CHANNELS), np.float32)
+        self.judge = classifier and Judge(device, classifier, where, settings.kind)
 
     def samples(self, folder: RunFolder, batches_done: int) -> None:
         """A strip drawn from one fixed noise, and the latest batch's real images below it."""
@@ -282,9 +306,30 @@ class Report:
             "averaged_iterations": len(latest),
             **means,
         }
+        if self.judge:
+            entry["quality"] = self.judge(self._draw(JUDGED), self.model.settings.seed)
         checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
         listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+        if self.judge:
+            distance = entry["quality"]["frechet"]
+            listed += (
+                f"; Frechet distance of {JUDGED:,} images "
+                f"{distance['value']:.2f} ({distance['low']:.2f}-{distance['high']:.2f})"
+            )
         return f"{folder.result}: last {len(latest)} iterations: {listed}"
+
+    def _draw(self, count: int) -> np.ndarray:
+        """(count, 32, 32, 3) in 0..1, from other noise than the strips'."""
+        device, noise = self.model.device, self.sampler.arg_dict["noise"]
+        kept = np.array(noise)
+        state = np.array([self.model.settings.seed, PICTURE_COUNTER + kept.size], np.uint64)
+        random_state, parts = device.from_numpy(state), []
+        for _ in range(0, count, SHOWN):
+            device.ops.random_normal(random_state, noise)
+            self.sampler.forward()
+            parts.append(np.array(self.sampler.outputs[0]))
+        noise[...] = kept
+        return np.clip(np.concatenate(parts)[:count], 0, 1)
 
 
 def load_images(where: str, settings: Settings) -> ImageSet:
@@ -308,9 +353,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--filters", type=cli.positive, metavar="N", help="of D's convolutions, G's are twice (128)"
     )
+    parser.add_argument(
+        "--classifier",
+        metavar="RUN",
+        help="a run of 'pygan train colour-classifier', to measure the last images' quality",
+    )
     options = parser.parse_args(arguments)
     asked = {"kind": options.kind, "filters": options.filters}
-    return cli.run_system(options, SYSTEM, asked)
+    system = replace(SYSTEM, report=partial(Report, classifier=options.classifier))
+    return cli.run_system(options, system, asked)
 
 
 if __name__ == "__main__":

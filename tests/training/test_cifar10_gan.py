@@ -245,6 +245,27 @@ def test_a_run_leaves_strips_curves_and_numbers(unbroken):
     assert (unbroken / "losses.png").exists()
 
 
+def test_its_images_are_judged_against_test_images_of_the_class(cifar, unbroken, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("data_batch_1", "test_batch"):
+        records = np.random.default_rng(7).integers(0, 256, (60, 3073), np.uint8)
+        records[:, 0] = np.arange(60) % 10
+        records[10:20, 0] = 5
+        (data / f"{name}.bin").write_bytes(records.tobytes())
+    judge, out = str(tmp_path / "judge"), tmp_path / "judged"
+    command = ["train", "colour-classifier", "--data", str(data), "--out", judge, "--epochs", "1"]
+    assert cli.main([*command, "--batch-size", "10", "--device", "numpy", "--plain"]) == 0
+    assert run(data, out, "--max-batches", "2", "--classifier", judge) == 0
+    found = json.loads((out / "result.json").read_text())["quality"]
+    assert (found["real_images"], found["generated_images"]) == (15, 1000)
+    assert found["frechet"]["value"] > 0 and sum(found["classes"]["histogram"]) == 1000
+    assert "quality" not in json.loads((unbroken / "result.json").read_text())
+    # A folder without test images is an error before any training.
+    assert run(cifar, tmp_path / "none", "--classifier", judge) == 1
+    assert not (tmp_path / "none" / "result.json").exists()
+
+
 def test_a_stopped_run_goes_on_to_the_bit(cifar, unbroken, tmp_path):
     out = tmp_path / "run"
     assert run(cifar, out, "--epochs", "2", "--max-batches", "4") == 0

@@ -81,8 +81,8 @@ device-needs: $(VENV)/.base
 	@case "$(DEVICE)" in \
 	    numpy) ;; \
 	    cpu) $(MAKE) -s --no-print-directory $(VENV)/.pycuda;; \
-	    cuda) $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc;; \
-	    *) ! $(BIN)/python -m pygan.bindings.probe gpu || $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc;; \
+	    cuda) $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc $(VENV)/.graphs;; \
+	    *) ! $(BIN)/python -m pygan.bindings.probe gpu || $(MAKE) -s --no-print-directory $(VENV)/.pycuda $(VENV)/.nvcc $(VENV)/.graphs;; \
 	esac
 
 $(VENV)/.pycuda: $(VENV)/.base
@@ -92,6 +92,11 @@ $(VENV)/.pycuda: $(VENV)/.base
 # nvcc from PyPI, where the machine has none.
 $(VENV)/.nvcc: $(VENV)/.base
 	@$(BIN)/python -m pygan.bindings.probe nvcc || $(PIP) install --editable '.[nvcc]'
+	@touch $@
+
+# What records a training step as a CUDA graph.
+$(VENV)/.graphs: $(VENV)/.base
+	@$(PIP) install --editable '.[graphs]'
 	@touch $@
 
 # Tests run the kernels on device `cpu` and compile them with nvcc for several GPUs. scikit-cuda comes

@@ -35,6 +35,7 @@ from pygan.errors import DataError
 from pygan.training.colour_classifier import ColourClassifier
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan
+from pygan.training.sampling import picture_state
 from pygan.training.systems import System
 
 ITERATIONS = 10_000
@@ -42,8 +43,6 @@ SHOWN = 10
 SCALE = 2
 AVERAGED = 100
 JUDGED = 1000
-# Far beyond what training draws from the same seed, so that pictures never repeat its noise.
-PICTURE_COUNTER = 1 << 60
 DROPOUT_COUNTERS = {"discriminator": 1 << 56, "frozen": 1 << 57}
 
 
@@ -256,7 +255,7 @@ class Report:
         self.sampler = generator(settings.filters).bind(
             device, {"noise": (SHOWN, settings.noise_size)}, "null", shared=model.generator
         )
-        state = device.from_numpy(np.array([settings.seed, PICTURE_COUNTER], np.uint64))
+        state = picture_state(device, settings.seed)
         device.ops.random_normal(state, self.sampler.arg_dict["noise"])
         self.real = device.empty((settings.batch_size, SIDE, SIDE, CHANNELS), np.float32)
         self.judge = classifier and Judge(device, classifier, where, settings.kind)
@@ -322,8 +321,8 @@ class Report:
         """(count, 32, 32, 3) in 0..1, from other noise than the strips'."""
         device, noise = self.model.device, self.sampler.arg_dict["noise"]
         kept = np.array(noise)
-        state = np.array([self.model.settings.seed, PICTURE_COUNTER + kept.size], np.uint64)
-        random_state, parts = device.from_numpy(state), []
+        random_state = picture_state(device, self.model.settings.seed, further=kept.size)
+        parts = []
         for _ in range(0, count, SHOWN):
             device.ops.random_normal(random_state, noise)
             self.sampler.forward()

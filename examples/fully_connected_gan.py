@@ -28,8 +28,6 @@ from pygan.training.systems import System
 
 EPOCHS = 10
 ROWS, COLUMNS, SCALE = 6, 10, 2
-# Far beyond what training draws from the same seed, so that pictures never repeat its noise.
-PICTURE_COUNTER = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ class Report:
         self.generator = networks.fully_connected_generator().bind(
             device, {"noise": (count, settings.noise_size)}, "null", shared=model.generator
         )
-        state = device.from_numpy(np.array([settings.seed, PICTURE_COUNTER], np.uint64))
+        state = sampling.picture_state(device, settings.seed)
         device.ops.random_normal(state, self.generator.arg_dict["noise"])
 
     def samples(self, folder: RunFolder, batches_done: int) -> None:

@@ -16,13 +16,11 @@ import numpy as np
 from pygan import checkpoint, networks, pictures
 from pygan.data import ImageSet, ResidentImages, load_train_and_test
 from pygan.training.folder import RunFolder, read_log
-from pygan.training.sampling import interpolate
+from pygan.training.sampling import interpolate, picture_state
 from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 
 IMAGE_SHAPE = (28, 28, 1)
 BATCH = 500
-# Far beyond what training draws from the same seed.
-PICTURE_COUNTER = 1 << 60
 ROWS, COLUMNS = 6, 10
 WALK = (6, 0)
 STEPS = 10
@@ -136,7 +134,7 @@ class Codec:
         """Normal codes (count, code), the same for the same seed: standard where variational, as
         the prior is; else of the mean and the deviation of each coordinate of `like` (N, code)."""
         device = self.parameters.device
-        state = device.from_numpy(np.array([seed, PICTURE_COUNTER], np.uint64))
+        state = picture_state(device, seed)
         codes = device.empty((count, self.network.code), np.float32)
         device.ops.random_normal(state, codes)
         if self.network.variational:

@@ -18,7 +18,7 @@ from pygan.errors import CheckpointError, PyganError
 from pygan.training.conditional import CLASSES
 from pygan.training.folder import AVERAGED
 from pygan.training.gan import network_shapes
-from pygan.training.sampling import BATCH, PICTURE_COUNTER, Sampler, open_sampler
+from pygan.training.sampling import BATCH, PICTURE_COUNTER, Sampler, open_sampler, picture_state
 
 EPOCHS = "checkpoints/epoch_*.safetensors"
 PART = "generator"
@@ -26,7 +26,7 @@ BATCHES = 50
 # The moving statistics forget where they started: momentum 0.9 leaves 0.9^50 = 0.5 % of it.
 FORGET = 50
 # Apart from the noise of pictures, which are drawn from the same seed.
-COUNTER = PICTURE_COUNTER + (1 << 56)
+FURTHER = 1 << 56
 
 
 def average_run(
@@ -98,8 +98,8 @@ def _statistics(device, sampler: Sampler, seed: int) -> dict[str, np.ndarray]:
         for name, array in target.items():
             array[...] = source[name]
 
-    state = device.from_numpy(np.array([seed, COUNTER], np.uint64))
-    random = np.random.default_rng((seed, COUNTER))
+    state = picture_state(device, seed, FURTHER)
+    random = np.random.default_rng((seed, PICTURE_COUNTER + FURTHER))
     nothing = np.zeros(training.outputs[0].shape, np.float32)
     sums = {name: np.zeros(array.shape) for name, array in training.aux_dict.items()}
     for batch in range(FORGET + BATCHES):

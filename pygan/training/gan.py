@@ -11,6 +11,7 @@ from or to the host until ``read_losses``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -90,8 +91,7 @@ class Gan:
     """Both networks, their optimizers, the data and the random state: all that a step reads.
 
     A system of its own binds its networks in ``bind`` and trains them in ``train_batch``, which
-    keeps losses and scores (``_keep``). One whose launches depend on what the host counts writes
-    ``step`` instead, which ends with ``_count_batch``; its steps are not recorded.
+    keeps losses and scores (``_keep``).
     """
 
     network: ClassVar[str]
@@ -133,8 +133,7 @@ class Gan:
         self._place = device.zeros((1,), np.int32)
         self._first_unread = 0
         self._ops = device.ops
-        overrides_step = type(self).train_batch is Gan.train_batch
-        self.recording = None if overrides_step else Recording(device)
+        self.recording = Recording(device)
 
     def bind(self, device, batch_size: int):
         """The generator's and the discriminator's executors."""
@@ -151,9 +150,11 @@ class Gan:
 
     def step(self) -> None:
         """Trains on one batch. Raises StateError where losses kept were not read in time."""
-        self._require_room()
+        if self.losses_full:
+            raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
         self.recording.run(self._train_and_move_on)
-        self._count()
+        self.batches_done += 1
+        self._unread += 1
 
     def train_batch(self) -> None:
         """The launches of a step, the same for every batch."""
@@ -161,27 +162,11 @@ class Gan:
 
     def _train_and_move_on(self) -> None:
         self.train_batch()
-        self._move_on()
+        self._ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
 
     def start_epoch(self, epoch: int) -> None:
         """Draws what is drawn once an epoch: the order of the images."""
         self.data.start_epoch(epoch)
-
-    def _require_room(self) -> None:
-        if self.losses_full:
-            raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
-
-    def _count_batch(self) -> None:
-        """Counts a batch, on the device and the host."""
-        self._move_on()
-        self._count()
-
-    def _move_on(self) -> None:
-        self._ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
-
-    def _count(self) -> None:
-        self.batches_done += 1
-        self._unread += 1
 
     def _keep(self, which: int, loss, scores) -> None:
         """Copies a pass's loss (1,) and scores (batch, ...), each where it is not None, on the
@@ -240,10 +225,10 @@ class Gan:
         """
         load_network(self.generator, state, "generator")
         load_network(self.discriminator, state, "discriminator")
-        self.generator_optimizer.load_state_dict(_part(state, "generator_optimizer"))
-        self.discriminator_optimizer.load_state_dict(_part(state, "discriminator_optimizer"))
+        self.generator_optimizer.load_state_dict(part_of(state, "generator_optimizer"))
+        self.discriminator_optimizer.load_state_dict(part_of(state, "discriminator_optimizer"))
         self.random_state[...] = state["random/state"]
-        self.data.load_state_dict(_part(state, "data"))
+        self.data.load_state_dict(part_of(state, "data"))
         self.batches_done = batches_done
         self._read_passes()  # what was not read belongs to another run
 
@@ -347,6 +332,7 @@ def _parameters(executor):
     return [(name, executor.arg_dict[name]) for name in executor.parameter_names]
 
 
-def _part(state: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+def part_of(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
+    """The arrays of ``state`` named part/array, by the name after the slash."""
     prefix = part + "/"
     return {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}

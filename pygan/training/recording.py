@@ -54,20 +54,17 @@ class Recording:
 def choose(asked: str, device: Any, model: Any) -> str | None:
     """Starts the recording of a model's steps as `asked`, and says what a user should know.
 
-    "auto" records on `cuda`; "on" wherever the device can; "off" never. A model whose steps can be
-    recorded has a Recording as its ``recording``.
+    "auto" records on `cuda`; "on" wherever the device can; "off" never. The model has a Recording
+    as its ``recording``.
     Raises PyganError where "on" was asked for and is not possible.
     """
     if asked not in CHOICES:
         raise PyganError(f"graph must be one of {', '.join(CHOICES)}, not {asked!r}")
     if asked == "off" or (asked == "auto" and device.name != "cuda"):
         return None
-    recording = getattr(model, "recording", None)
     reason = device.cannot_record()
-    if reason is None and recording is None:
-        reason = f"the step of {getattr(model, 'title', type(model).__name__)} is not made for it"
     if reason is None:
-        recording.start()
+        model.recording.start()
         return "steps are recorded once as a CUDA graph and replayed"
     if asked == "on":
         raise PyganError(f"steps cannot be recorded: {reason}; leave out --graph on")

@@ -15,7 +15,7 @@ from pygan.training import conditional, gan
 from pygan.training.gan import NOISE_SIZE, copy_network, load_network, network_shapes
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-# Far beyond what training draws from the same seed, so that pictures never repeat its noise.
+# Far beyond what training draws from the same seed.
 PICTURE_COUNTER = 1 << 60
 BATCH = 64
 DCGAN, FULLY_CONNECTED = "dcgan", "fully-connected-gan"
@@ -59,11 +59,17 @@ GENERATORS = {
 """The generators that pictures are drawn with, by their networks' names in checkpoints."""
 
 
+def picture_state(device, seed: int, further: int = 0):
+    """The state, on the device, of random numbers for pictures and for what is measured on images:
+    none that training drew from the same seed. further: so many numbers on."""
+    return device.from_numpy(np.array([seed, PICTURE_COUNTER + further], np.uint64))
+
+
 def draw_noise(
     device, count: int, seed: int, shape: tuple[int, ...] = (1, 1, NOISE_SIZE)
 ) -> np.ndarray:
     """Standard normal noise (count, *shape) float32 on the host, the same for the same seed."""
-    state = device.from_numpy(np.array([seed, PICTURE_COUNTER], np.uint64))
+    state = picture_state(device, seed)
     noise = device.empty((count, *shape), np.float32)
     device.ops.random_normal(state, noise)
     return np.array(noise)

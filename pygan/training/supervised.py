@@ -16,7 +16,7 @@ import numpy as np
 from pygan import checkpoint, initializer, optimizer
 from pygan.data import ResidentImages
 from pygan.errors import CheckpointError, StateError
-from pygan.training.gan import load_network, network_shapes
+from pygan.training.gan import load_network, network_shapes, part_of
 from pygan.training.recording import Recording
 from pygan.training.sampling import checkpoint_file
 
@@ -168,11 +168,11 @@ class Supervised:
         Names and shapes must be those of ``state_dict`` (``checkpoint.require_shapes`` tells).
         """
         load_network(self.executor, dict(state), self.part)
-        self.adam.load_state_dict(_part(state, self.optimizer_part))
+        self.adam.load_state_dict(part_of(state, self.optimizer_part))
         if self.draws:
             self.random_state[...] = state["random/state"]
         for name, table in self.tables.items():
-            table.load_state_dict(_part(state, name))
+            table.load_state_dict(part_of(state, name))
         self.batches_done = batches_done
         self._read_rows()  # what was not read belongs to another run
 
@@ -207,8 +207,3 @@ def load_trained(
     checkpoint.require_shapes(path, tensors, network_shapes(executor, part))
     load_network(executor, tensors, part)
     return metadata
-
-
-def _part(state: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
-    prefix = part + "/"
-    return {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}

@@ -4,11 +4,11 @@ A system is a model, its settings, and a report.
 
 model(device, images, settings): ``data`` (``ResidentImages``), ``batches_done``, ``start_epoch``,
 ``step``, ``losses_full``, ``read_losses`` (dataclasses with ``batch`` and ``text()``),
-``state_dict`` and ``load_state_dict``; ``recording``, a ``Recording``, where steps can be replayed
-from a CUDA graph. settings: a frozen dataclass with ``batch_size``, ``seed``
-and ``as_dict()``. report(model, where): ``samples``, ``measure``, ``page``, ``curves`` and
-``result``, as ``GanReport`` has them. load(where, settings): the images to
-train on. watch(model): lines to print after a step.
+``state_dict`` and ``load_state_dict``; ``recording``, a ``Recording``, which replays steps from a
+CUDA graph. settings: a frozen dataclass with ``batch_size``, ``seed`` and ``as_dict()``.
+report(model, where): ``samples``, ``measure``, ``page``, ``curves`` and ``result``, as
+``GanReport`` has them. load(where, settings): the images to train on. watch(model): lines to print
+after a step.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import DataError
 from pygan.training.anomaly import ANOMALIES, AnomalyScores
 from pygan.training.autoencoder import Codec
+from pygan.training.command import run_part
 from pygan.training.systems import SYSTEMS
 
 VAE, LENET = SYSTEMS["anomaly-vae"], SYSTEMS["anomaly-lenet"]
@@ -121,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     folder = Path(options.out)
     for system, epochs in ((VAE, options.epochs), (LENET, options.lenet_epochs)):
-        code = cli.run_part(options, system, folder / system.command, epochs=epochs)
+        code = run_part(options, system, folder / system.command, epochs=epochs)
         if code:
             return code
 

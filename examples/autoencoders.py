@@ -24,6 +24,7 @@ from pygan import device as devices
 from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import PyganError
 from pygan.training.autoencoder import Codec, in_the_plane, medoid_walk
+from pygan.training.command import run_part
 from pygan.training.systems import SYSTEMS
 
 EPOCHS = 20
@@ -100,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     folder = Path(options.out)
     for command in chosen:
-        code = cli.run_part(options, SYSTEMS[command], folder / command)
+        code = run_part(options, SYSTEMS[command], folder / command)
         if code:
             return code
 

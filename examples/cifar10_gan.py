@@ -33,6 +33,7 @@ from pygan.data import ImageSet
 from pygan.data.cifar10 import CHANNELS, CLASS_NAMES, SIDE, load_cifar10
 from pygan.errors import DataError
 from pygan.training.colour_classifier import ColourClassifier
+from pygan.training.command import run_system
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan
 from pygan.training.sampling import picture_state
@@ -360,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     asked = {"kind": options.kind, "filters": options.filters}
     system = replace(SYSTEM, report=partial(Report, classifier=options.classifier))
-    return cli.run_system(options, system, asked)
+    return run_system(options, system, asked)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pygan.data.cifar10 import load_cifar10
 from pygan.data.resize import resized
 from pygan.errors import PyganError
 from pygan.training import sampling
+from pygan.training.command import run_system
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan, Losses
 from pygan.training.gan_report import draw_gan_curves
@@ -267,9 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     asked = {name: getattr(options, name) for name in ("dataset", "images", "ngf", "ndf")}
-    return cli.run_system(
-        options, make_system(options.monitor or 0, options.monitor_pattern), asked
-    )
+    return run_system(options, make_system(options.monitor or 0, options.monitor_pattern), asked)
 
 
 if __name__ == "__main__":

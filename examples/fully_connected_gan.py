@@ -21,6 +21,7 @@ import numpy as np
 from pygan import checkpoint, cli, networks, pictures
 from pygan.data import ImageSet
 from pygan.training import sampling
+from pygan.training.command import run_system
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import IMAGE_SHAPE, Gan
 from pygan.training.gan_report import draw_gan_curves
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_run_options(parser, "fully-connected", EPOCHS, Settings.batch_size)
     options = parser.parse_args(arguments)
     system = System("fully-connected", FullyConnectedGan, Settings, Report, EPOCHS)
-    return cli.run_system(options, system)
+    return run_system(options, system)
 
 
 if __name__ == "__main__":

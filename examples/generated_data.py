@@ -21,6 +21,7 @@ two pictures.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,8 +49,9 @@ from pygan.training.comparison import (
     choose,
     digest,
     in_session,
+    trained_gan,
 )
-from pygan.training.sampling import BATCH, checkpoint_file, draw_noise, open_sampler
+from pygan.training.sampling import BATCH, draw_noise, open_sampler
 from pygan.training.systems import SYSTEMS
 
 NAME = "generated-data"
@@ -132,14 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="pygan train generated-data", description=__doc__.splitlines()[0]
     )
     cli.add_run_options(parser, NAME, DEFAULTS["epochs"], DEFAULTS["batch_size"])
-    parser.add_argument(
-        "--generator",
-        metavar="RUN",
-        help="a run of 'pygan train conditional', or a checkpoint of it (OUT/conditional, trained)",
-    )
-    parser.add_argument(
-        "--gan-batches", type=cli.positive, metavar="N", help="of that run, where it is made here"
-    )
+    cli.add_gan_options(parser, "--generator", "conditional")
     parser.add_argument(
         "--labelled", type=cli.positive, metavar="N", help="real images with labels (all)"
     )
@@ -151,16 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ways", metavar="LIST", help=f"of these, the first to compare with ({DEFAULTS['ways']})"
     )
     options = parser.parse_args(arguments)
-    if not options.generator:
-        own = {"epochs": None, "batch_size": None, "max_batches": options.gan_batches}
-        code = cli.run_part(options, CONDITIONAL, Path(options.out) / "conditional", **own)
-        if code:
-            return code
     return in_session(options, lambda session: compare(options, session))
 
 
-def compare(options: argparse.Namespace, session: Session) -> None:
-    """All trainings, or those that are missing."""
+def compare(options: argparse.Namespace, session: Session) -> int:
+    """All trainings, or those that are missing; 0, or the exit code of the GAN's where that was
+    stopped."""
     asked = {name: getattr(options, name) for name in DEFAULTS}
     chosen = choose(session, NAME, asked, DEFAULTS)
     ways = tuple(chosen["ways"].split(","))
@@ -174,10 +165,13 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     train, test = load_train_and_test(data)
     labelled = chosen["labelled"] or len(train)
     batches = batches_of(train, labelled, count, chosen["epochs"])
-    path = checkpoint_file(options.generator or Path(options.out) / "conditional")
+    code, path = trained_gan(options, session, CONDITIONAL)
+    if code:
+        return code
     drawn, origin = draw_images(device, path, chosen["generated"] or labelled, chosen["seed"])
     picture = pictures.grid(drawn.images[: ROWS * CLASSES] / np.float32(255), ROWS, CLASSES, 2)
-    plan = Plan(NAME, ways, batches, data, train.fingerprint, chosen, origin)
+    lies = data, os.path.abspath(path)
+    plan = Plan(NAME, ways, batches, *lies, train.fingerprint, chosen, origin)
     session.progress.say(
         f"data: {train.describe()}; {labelled:,} of them are used\ndevice: {device.description}\n"
         f"generated: {drawn.describe()}\n"
@@ -204,6 +198,7 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     title = f"{labelled:,} real and {len(drawn):,} generated images"
     further = {"test_images": len(test), "test_source": test.source}
     session.progress.say(comparison.report(title, further))
+    return 0
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pygan import symbol as sym
 from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import PyganError
 from pygan.training.classifier import DigitClassifier
+from pygan.training.command import run_part
 from pygan.training.folder import CHECKPOINT, RunFolder, read_log
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, Losses, load_network
 from pygan.training.gan_report import draw_gan_curves
@@ -603,7 +604,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path(options.out)
     device = devices.get(options.device)
     where, seed = options.data or "auto", options.seed or 0
-    part = partial(cli.run_part, options, part=True)
+    part = partial(run_part, options)
     classifier = Path(options.classifier or folder / "classifier")
     if not options.classifier:
         own = {"epochs": None, "batch_size": None, "max_batches": None}

@@ -20,6 +20,7 @@ test accuracies, their differences by seed, both with 95 % intervals, and a pict
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ from pygan.training.comparison import (
     choose,
     digest,
     in_session,
+    trained_gan,
 )
-from pygan.training.sampling import checkpoint_file
 from pygan.training.systems import SYSTEMS
 
 NAME = "transfer"
@@ -122,27 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="pygan train transfer", description=__doc__.splitlines()[0]
     )
     cli.add_run_options(parser, NAME, DEFAULTS["epochs"], DEFAULTS["batch_size"])
-    parser.add_argument(
-        "--discriminator", metavar="RUN", help="a run of 'pygan train lesson' (OUT/lesson, trained)"
-    )
-    parser.add_argument(
-        "--gan-batches", type=cli.positive, metavar="N", help="of that run, where it is made here"
-    )
+    cli.add_gan_options(parser, "--discriminator", "lesson")
     parser.add_argument("--labelled", type=cli.positive, metavar="N", help="labelled images (1000)")
     parser.add_argument("--seeds", type=cli.positive, metavar="N", help="how many seeds (5)")
     options = parser.parse_args(arguments)
-    if not options.discriminator:
-        own = {"epochs": None, "batch_size": None, "max_batches": options.gan_batches}
-        code = cli.run_part(options, LESSON, Path(options.out) / "lesson", **own)
-        if code:
-            return code
     return in_session(options, lambda session: compare(options, session))
 
 
-def compare(options: argparse.Namespace, session: Session) -> None:
-    """All trainings, or those that are missing."""
-    path = checkpoint_file(options.discriminator or Path(options.out) / "lesson")
-    layers, origin = read_layers(path)
+def compare(options: argparse.Namespace, session: Session) -> int:
+    """All trainings, or those that are missing; 0, or the exit code of the GAN's where that was
+    stopped."""
     asked = {name: getattr(options, name) for name in DEFAULTS}
     chosen = choose(session, NAME, asked, DEFAULTS)
     device = devices.get(options.device)
@@ -150,7 +140,12 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     train, test = load_train_and_test(data)
     labelled, count = chosen["labelled"], chosen["batch_size"]
     batches = batches_of(train, labelled, count, chosen["epochs"])
-    plan = Plan(NAME, WAYS, batches, data, train.fingerprint, chosen, origin)
+    code, path = trained_gan(options, session, LESSON)
+    if code:
+        return code
+    layers, origin = read_layers(path)
+    lies = data, os.path.abspath(path)
+    plan = Plan(NAME, WAYS, batches, *lies, train.fingerprint, chosen, origin)
     session.progress.say(
         f"data: {train.describe()}; {labelled:,} of them labelled\ndevice: {device.description}\n"
         f"discriminator: {path}, {origin['batches']:,} batches\n"
@@ -171,6 +166,7 @@ def compare(options: argparse.Namespace, session: Session) -> None:
     title = f"A classifier from the discriminator's layers: {labelled:,} labelled images"
     further = {"test_images": len(test), "test_source": test.source}
     session.progress.say(comparison.report(title, further))
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -100,50 +100,10 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
 
 
 def train(options: argparse.Namespace) -> int:
+    from pygan.training.command import run_system
     from pygan.training.systems import SYSTEMS
 
     return run_system(options, SYSTEMS[options.system])
-
-
-def run_system(
-    options: argparse.Namespace, system, asked: Mapping[str, object] | None = None
-) -> int:
-    """Trains a ``pygan.training.systems.System`` as `add_run_options` parsed it; the exit code.
-
-    asked: further settings of the system by name, None where the user left them out.
-    """
-    from pygan import device
-    from pygan.progress import make_progress
-    from pygan.training import run
-
-    given = {"part": False, **vars(options), "system": system, "asked": asked or {}}
-    fields = run.RunOptions.__dataclass_fields__
-    chosen = device.get(options.device)
-    progress = make_progress(plain=options.plain)
-    try:
-        outcome = run.train(run.RunOptions(**{n: given[n] for n in fields}), chosen, progress)
-    finally:
-        progress.close()
-    return 0 if outcome.signal_number is None else 128 + outcome.signal_number
-
-
-def run_part(
-    options: argparse.Namespace,
-    system,
-    folder: Path,
-    asked: Mapping[str, object] | None = None,
-    **others: object,
-) -> int:
-    """One of several runs of a script, in a folder of its own; the exit code.
-
-    With ``--resume``, a part that was not begun begins. asked: as for `run_system`. others: options
-    in place of those given, and ``part=True`` where the system is no command by itself.
-    """
-    from pygan.training.folder import CHECKPOINT
-
-    begun = (folder / CHECKPOINT).exists()
-    part = {**vars(options), "out": str(folder), "resume": options.resume and begun, **others}
-    return run_system(argparse.Namespace(**part), system, asked)
 
 
 def average(options: argparse.Namespace) -> None:
@@ -362,7 +322,8 @@ CIFAR10 = "folder with cifar-10-batches-bin, or that one itself (default: the fo
 def add_run_options(
     parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int, data: str = DIGITS
 ) -> None:
-    """The options that every run has, as `run_system` reads them. data: which images it takes."""
+    """The options that every run has, as ``pygan.training.command`` reads them. data: which images
+    it takes."""
     parser.add_argument("--data", metavar="DIR", help=data)
     parser.add_argument(
         "--out", default=f"runs/{name}", metavar="DIR", help="folder of the run (%(default)s)"
@@ -398,6 +359,20 @@ def add_run_options(
         "(float32)",
     )
     _add_device(parser)
+
+
+def add_gan_options(parser: argparse.ArgumentParser, option: str, system: str) -> None:
+    """``option``, which names a trained GAN, and ``--gan-batches``, as
+    ``pygan.training.comparison.trained_gan`` reads them."""
+    parser.add_argument(
+        option,
+        dest="gan",
+        metavar="RUN",
+        help=f"a run of 'pygan train {system}', or a checkpoint of it (OUT/{system}, trained here)",
+    )
+    parser.add_argument(
+        "--gan-batches", type=positive, metavar="N", help="of that run, where it is trained here"
+    )
 
 
 def _add_average(commands) -> None:

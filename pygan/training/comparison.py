@@ -26,8 +26,11 @@ from pygan.errors import CheckpointError, DataError, PyganError, TrainingError
 from pygan.progress import Progress, Status, make_progress
 from pygan.quality import LEVEL, student_quantile
 from pygan.training import recording
+from pygan.training.command import run_part
 from pygan.training.folder import CHECKPOINT, RunFolder
+from pygan.training.sampling import checkpoint_file
 from pygan.training.stopping import StopRequest
+from pygan.training.systems import System
 
 MEASUREMENTS = 5
 """Of the test accuracy, in each training."""
@@ -49,9 +52,9 @@ class Session:
     graph: str = "auto"
 
 
-def in_session(options: argparse.Namespace, work: Callable[[Session], None]) -> int:
+def in_session(options: argparse.Namespace, work: Callable[[Session], int]) -> int:
     """Does ``work`` in the folder that the options name (those of ``cli.add_run_options``), for it
-    to stop when a signal comes; the exit code.
+    to stop when a signal comes; the exit code, which is that of ``work`` where it is not 0.
 
     With ``--resume``, a comparison that was not begun begins. Raises TrainingError as RunFolder.
     """
@@ -61,17 +64,37 @@ def in_session(options: argparse.Namespace, work: Callable[[Session], None]) -> 
     try:
         with StopRequest() as stop:
             wishes = (options.max_batches, progress, options.graph)
-            work(Session(folder, resume, lambda: bool(stop), *wishes))
+            code = work(Session(folder, resume, lambda: bool(stop), *wishes))
     finally:
         progress.close()
         folder.close()
-    return 0 if stop.signal_number is None else 128 + stop.signal_number
+    return code or (0 if stop.signal_number is None else 128 + stop.signal_number)
+
+
+def trained_gan(options: argparse.Namespace, session: Session, system: System) -> tuple[int, Path]:
+    """The checkpoint of the GAN that a comparison takes a network from: of the run that the user
+    named (``cli.add_gan_options``), or of one in OUT/COMMAND that is trained first; before it, that
+    training's exit code.
+
+    A comparison to resume takes the one that it began with, and does not train it further. Raises
+    PyganError where ``--gan-batches`` differs from its.
+    """
+    if options.gan is not None:
+        return 0, checkpoint_file(options.gan)
+    folder = session.folder.path / system.command
+    if session.resume:
+        saved = checkpoint.load(session.folder.checkpoint)[1]["plan"]
+        if options.gan_batches is not None:
+            _require_saved("gan_batches", options.gan_batches, saved["origin"]["batches"])
+        return 0, Path(saved.get("gan", folder / CHECKPOINT))
+    own = {"epochs": None, "batch_size": None, "max_batches": None, "length": options.gan_batches}
+    return run_part(options, system, folder, **own), folder / CHECKPOINT
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides a comparison's numbers: a resumed one has the same, but for ``data``, where the
-    images lie.
+    """What decides a comparison's numbers: a resumed one has the same, but for ``data`` and
+    ``gan``, where the images and the GAN's checkpoint lie.
 
     name: the network in checkpoints. batches: of each training. fingerprint: of the images.
     settings: as ``choose`` gives them, ``seed`` and ``seeds`` among them. origin: all else.
@@ -81,6 +104,7 @@ class Plan:
     ways: tuple[str, ...]
     batches: int
     data: str
+    gan: str
     fingerprint: str
     settings: Mapping[str, Any]
     origin: Mapping[str, Any]
@@ -115,11 +139,8 @@ def choose(
         _require_name(session.folder, metadata, name)
         saved = {**metadata["plan"]["settings"], "data": metadata["plan"]["data"]}
     for key, value in given.items():
-        if key != "data" and saved.get(key, value) != value:
-            raise PyganError(
-                f"--{key.replace('_', '-')} {value} differs from {saved[key]} of the run to "
-                "resume; leave it out, or start a run in another folder"
-            )
+        if key != "data":
+            _require_saved(key, value, saved.get(key, value))
     chosen = {**defaults, **saved, **given}
     if os.path.isdir(chosen["data"]):
         chosen["data"] = os.path.abspath(chosen["data"])
@@ -278,7 +299,8 @@ class Comparison:
         state, metadata = checkpoint.load(self.folder.checkpoint)
         _require_name(self.folder, metadata, self.plan.name)
         saved, plan = metadata["plan"], self.plan.as_dict()
-        different = [name for name in plan if name != "data" and plan[name] != saved[name]]
+        lies = ("data", "gan")
+        different = [name for name in plan if name not in lies and plan[name] != saved[name]]
         if different:
             name = different[0]
             raise CheckpointError(
@@ -427,6 +449,14 @@ def draw(
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     pictures.save_figure(figure, path)
+
+
+def _require_saved(name: str, asked: Any, saved: Any) -> None:
+    if asked != saved:
+        raise PyganError(
+            f"--{name.replace('_', '-')} {asked} differs from {saved} of the run to resume; leave "
+            "it out, or start a run in another folder"
+        )
 
 
 def _require_name(folder: RunFolder, metadata: Mapping[str, Any], name: str) -> None:

@@ -35,16 +35,18 @@ class RunOptions:
 
     system: a name in ``pygan.training.systems.SYSTEMS``, or a System. data: see
     ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
-    epochs: in all, resumed ones included. max_batches: stop after so many batches in all, whatever
-    the epochs say. graph: whether steps are recorded, see ``pygan.training.recording.choose``.
-    precision: of the products of a step, see ``pygan.executor.Executor``.
-    part: one of several runs of a command, which alone can go on with it.
+    epochs: in all, resumed ones included. length: batches in all, in place of epochs. max_batches:
+    stop after so many batches in all, whatever the others say, to go on another time. graph:
+    whether steps are recorded, see ``pygan.training.recording.choose``. precision: of the products
+    of a step, see ``pygan.executor.Executor``. part: one of several runs of a command, which goes
+    on with it and with what follows.
     """
 
     out: str
     system: str | System = "lesson"
     data: str | None = None
     epochs: int | None = None
+    length: int | None = None
     batch_size: int | None = None
     seed: int | None = None
     max_batches: int | None = None
@@ -115,6 +117,8 @@ class Run:
             progress.say(said)
         self.per_epoch = self.model.data.batches_per_epoch
         self.epochs = options.epochs or saved.get("epochs", self.system.epochs_of(self.per_epoch))
+        self.length = options.length or (None if options.epochs else saved.get("length"))
+        self.total = self.length or self.epochs * self.per_epoch
         self.report = self.system.report(self.model, self.where)
         if options.resume:
             self._restore(state, saved)
@@ -126,7 +130,7 @@ class Run:
 
     def loop(self, stop: StopRequest) -> None:
         model = self.model
-        total = self.epochs * self.per_epoch
+        total = self.total
         if self.max_batches is not None:
             total = min(total, self.max_batches)
         if model.batches_done >= total:
@@ -171,7 +175,7 @@ class Run:
             self.report.curves(self.folder, self.per_epoch)
             if result := self.report.result(self.folder):
                 self.progress.say(result)
-        if self.model.batches_done < self.epochs * self.per_epoch:
+        if self.model.batches_done < self.total:
             why = "stopped" if stop else "stopped as asked"
             if self.part:
                 how = "The same command with --resume goes on"
@@ -274,6 +278,7 @@ class Run:
             "settings": self.settings.as_dict(),
             "precision": self.precision,
             "epochs": self.epochs,
+            "length": self.length,
             "batches_done": self.model.batches_done,
             "batches_per_epoch": self.per_epoch,
             "data": self.where,

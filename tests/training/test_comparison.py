@@ -70,7 +70,7 @@ SETTINGS = {"seed": 3, "seeds": 2, "labelled": 5}
 def compare(out, *, resume=False, limit=None, slopes=(0.1, 0.2), **changes) -> Comparison:
     folder = RunFolder(out, resume=resume)
     session = Session(folder, resume, lambda: False, limit, PlainProgress(StringIO()))
-    plan = {"name": "walk", "ways": ("slow", "fast"), "batches": 23, "data": "here"}
+    plan = {"name": "walk", "ways": ("slow", "fast"), "batches": 23, "data": "here", "gan": ""}
     plan |= {"fingerprint": "f", "settings": SETTINGS, "origin": {}, **changes}
     numpy = device.get("numpy")
     try:

@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_to_the_bit(compared, labelled_data, generator, tm
     given = ["--generator", str(generator)]
     data = ["--data", str(labelled_data), "--generated", "50"]
     assert run(out, *given, *data, "--max-batches", "9") == 0
-    assert run(out, *given, "--resume", small=[]) == 0
+    assert run(out, "--resume", small=[]) == 0  # the generator is taken from the run too
     assert numbers(out) == numbers(compared)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pygan import checkpoint, cli, layout
 from pygan.data import ImageSet, load_train_and_test, some_of
 from pygan.examples import transfer
 from pygan.training.classifier import ClassifierSettings
+from pygan.training.gan import LessonGan
 
 SMALL = ["--labelled", "12", "--epochs", "2", "--batch-size", "4", "--seeds", "2"]
 
@@ -121,11 +123,11 @@ def test_a_stopped_run_goes_on_to_the_bit(compared, labelled_data, unbroken, tmp
     data = ["--data", str(labelled_data), "--discriminator", str(unbroken)]
     assert run(out, *data, "--max-batches", "8") == 0
     assert "not all trainings are done" in capsys.readouterr().out
-    # What is not asked again is taken from the run.
-    asked = ["--discriminator", str(unbroken), "--resume"]
-    assert run(out, *asked, "--max-batches", "21", small=[]) == 0
-    assert run(out, *asked, small=[]) == 0
+    # What is not asked again is taken from the run, the discriminator too.
+    assert run(out, "--resume", "--max-batches", "21", small=[]) == 0
+    assert run(out, "--resume", small=[]) == 0
     assert numbers(out) == numbers(compared)
+    assert not (out / "lesson").exists()
 
 
 def test_labelled_parts_are_drawn_by_the_seed(labelled_data):
@@ -147,6 +149,45 @@ def test_without_a_discriminator_one_is_trained_first(labelled_data, tmp_path):
     assert (metadata["network"], metadata["batches_done"]) == ("lesson-gan", 2)
     result = json.loads((out / "result.json").read_text())
     assert result["plan"]["origin"]["batches"] == 2
+
+
+def test_the_gan_s_length_is_kept_and_a_compared_gan_is_not_trained_further(
+    labelled_data, tmp_path, monkeypatch, capsys
+):
+    def batches() -> int:
+        path = out / "lesson" / "checkpoint.safetensors"
+        return checkpoint.load(path)[1]["batches_done"]
+
+    step = LessonGan.step
+
+    def stopped(gan):
+        step(gan)
+        if gan.batches_done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(LessonGan, "step", stopped)
+    out = tmp_path / "run"
+    small = ["--labelled", "4", "--epochs", "2", "--batch-size", "4", "--seeds", "1"]
+    small += ["--data", str(labelled_data)]
+    assert run(out, "--gan-batches", "5", small=small) == 128 + signal.SIGTERM
+    assert batches() == 2 and not (out / "checkpoint.safetensors").exists()
+    assert "The same command with --resume goes on" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert run(out, "--resume", "--max-batches", "1", small=small) == 0
+    assert batches() == 5
+    # More of it now would be another discriminator than the one that the trainings began with.
+    assert run(out, "--resume", "--gan-batches", "7", small=[]) == 1
+    assert "--gan-batches 7 differs from 5 of the run to resume" in capsys.readouterr().err
+    assert run(out, "--resume", small=[]) == 0
+    assert batches() == 5
+    assert json.loads((out / "result.json").read_text())["complete"]
+
+
+def test_requests_are_checked_before_a_gan_is_trained(labelled_data, tmp_path, capsys):
+    data = ["--data", str(labelled_data), "--labelled", "34"]
+    assert run(tmp_path / "run", *data) == 1
+    assert "--labelled 34 must lie between" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "lesson").exists()
 
 
 def test_the_precision_asked_for_is_that_of_the_training(

@@ -64,8 +64,10 @@ class DeviceArray:
 
     @classmethod
     def from_numpy(cls, context: Context, host: Any) -> DeviceArray:
-        """A copy of `host` with its dtype and shape."""
+        """A copy of `host` with its dtype and shape, in the machine's byte order."""
         host = np.asarray(host)
+        if not host.dtype.isnative:  # as files hold it
+            host = host.astype(host.dtype.newbyteorder("="))
         array = cls.empty(context, host.shape, host.dtype)
         array[...] = host
         return array
@@ -76,6 +78,8 @@ class DeviceArray:
         """A copy on the host (into `out`, if given: same shape and dtype, C-contiguous)."""
         if out is None:
             out = np.empty(self.shape, self.dtype)
+        elif not isinstance(out, np.ndarray):
+            raise TypeError(f"`out` must be a numpy array, not a {type(out).__name__}")
         elif out.shape != self.shape or out.dtype != self.dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"`out` must be a C-contiguous array of {self.dtype.name} with shape "
@@ -166,7 +170,7 @@ class DeviceArray:
 
     def __getitem__(self, key: Any) -> DeviceArray:
         """A view: `...` is the whole array, an integer or a slice of step 1 picks along axis 0."""
-        if key is Ellipsis or key == ():
+        if key is Ellipsis or (isinstance(key, tuple) and not key):
             return self
         if isinstance(key, tuple) and len(key) == 1:
             key = key[0]
@@ -229,6 +233,9 @@ class DeviceArray:
     def __int__(self) -> int:
         return int(self.item())
 
+    def __reduce__(self) -> Any:
+        return _restore, (self.context.name, self.context.check, self.get())
+
     def __repr__(self) -> str:
         return f"<device array {self.shape} {self.dtype.name} on {self.context.name}>"
 
@@ -236,7 +243,11 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """Version 3 of the CUDA array interface; a consumer orders itself after our stream."""
+        """Version 3 of the CUDA array interface; a consumer orders itself after our stream.
+
+        On the CPU driver the address is host memory that only PyCUDA takes as a device's; for
+        other libraries there are DLPack and ``numpy.asarray``.
+        """
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -323,6 +334,13 @@ def allocate(context: Context, nbytes: int, purpose: str) -> Allocation | None:
     except (context.cuda.MemoryError, OverflowError) as error:
         free, total = context.memory_info()
         raise DeviceMemoryError(purpose, nbytes, free, total) from error
+
+
+def _restore(name: str, check: bool, host: np.ndarray) -> DeviceArray:
+    """A pickled array, on the same kind of device in this process."""
+    from .context import Context
+
+    return DeviceArray.from_numpy(Context.get(name, check), host)
 
 
 def _shape(shape: Any, allow_unknown: bool = False) -> tuple[int, ...]:

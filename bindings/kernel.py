@@ -6,6 +6,7 @@ remembers launch geometries that passed the checks. :meth:`Kernel.bind` does the
 
 from __future__ import annotations
 
+import operator
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,8 +165,8 @@ class Kernel:
 
     def _triple(self, given: Dimensions, what: str, limits: Sequence[int]) -> tuple[int, ...]:
         try:
-            sizes = tuple(int(size) for size in (given if np.iterable(given) else (given,)))
-        except (TypeError, ValueError):
+            sizes = tuple(map(operator.index, given if np.iterable(given) else (given,)))
+        except TypeError:
             sizes = ()
         if not 1 <= len(sizes) <= 3:
             raise LaunchError(f"{self.name}: {what} {given!r} is not one to three integers")
@@ -180,9 +181,10 @@ class Kernel:
     def _check_shared(self, shared_bytes: int) -> None:
         context, limits = self.context, self.context.limits
         static = context.call(getattr, self.function, "shared_size_bytes")
-        if not 0 <= shared_bytes <= limits.shared_bytes_opt_in - static:
+        most = limits.shared_bytes_opt_in - static
+        if not isinstance(shared_bytes, int | np.integer) or not 0 <= shared_bytes <= most:
             raise LaunchError(
-                f"{self.name}: {shared_bytes} bytes of dynamic and {static} of static shared "
+                f"{self.name}: {shared_bytes!r} bytes of dynamic and {static} of static shared "
                 f"memory were asked for; a block can have {limits.shared_bytes_opt_in} in all"
             )
         # More than the default needs consent, which is never lowered: launches that were checked

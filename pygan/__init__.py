@@ -10,7 +10,7 @@ Modules are imported when they are first used, so that the numpy device needs no
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 _MODULES = (
     "checkpoint",
@@ -30,14 +30,18 @@ _MODULES = (
     "training",
 )
 
-__all__ = list(_MODULES)
+__all__ = ["__version__", *_MODULES]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"pygan.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pygan")
     raise AttributeError(f"module 'pygan' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted({*globals(), *__all__})

@@ -142,6 +142,9 @@ class NumpyDevice:
     def __repr__(self) -> str:
         return "<pygan device numpy>"
 
+    def __reduce__(self) -> Any:
+        return get, (self.name,)
+
 
 class _NoBranch:
     overlaps = False
@@ -225,6 +228,9 @@ class KernelDevice:
     def __repr__(self) -> str:
         return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"
 
+    def __reduce__(self) -> Any:
+        return get, (self.name, self.check)  # another process makes its own
+
 
 _devices: dict[tuple[str, bool], Device] = {}
 
@@ -243,7 +249,8 @@ def get(name: str = "auto", check: bool = False) -> Device:
         name = "cuda" if _gpu_answers() else "numpy"
     if name not in NAMES:
         choices = ", ".join(("auto", *NAMES))
-        raise DeviceError(f"there is no device {name!r}; choose one of: {choices}")
+        which = "; CUDA_VISIBLE_DEVICES chooses among several GPUs" if "cuda:" in str(name) else ""
+        raise DeviceError(f"there is no device {name!r}; choose one of: {choices}{which}")
     if name == "cpu":
         check = bool(check) or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
     elif check:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from pygan import device as devices
 from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
 from pygan.lowering import LoweredGraph, lifetimes
+from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
 from pygan.planner import Request, aligned, plan
 from pygan.symbol import InferredShapes, Symbol
@@ -69,6 +71,7 @@ class MemoryUse:
 class Executor:
     """A symbol bound to a device, with memory for one training step.
 
+    device: what `pygan.device.get` gives, or its name.
     shapes: input name to shape. Every other argument is a parameter. The parameters lie in one flat
     buffer `parameters` (n,), their gradients in `gradients` (those with grad_req "null" come last
     in `parameters` and are left out of `gradients`), the moving statistics in `auxiliary`; each
@@ -98,7 +101,7 @@ class Executor:
     gradient to, or None; given itself, it is not copied, and must have been written since the
     forward), `memory` (bytes), `random_state` (uint64 (2,), seed and counter of dropout).
 
-    Raises ShapeError, GraphError, and OutOfDeviceMemory saying how much was needed.
+    Raises ShapeError, GraphError, DeviceError, and OutOfDeviceMemory saying how much was needed.
     """
 
     def __init__(
@@ -117,7 +120,9 @@ class Executor:
         dtype: str = "float32",
         precision: str | None = None,
     ) -> None:
+        device = _device(device)
         precision = precision or _precision.get()
+        dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 is "float32" too
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
             raise GraphError(
                 f"dtype {dtype!r} is not available on device {device.name!r}: float32 is, and on "
@@ -162,12 +167,27 @@ class Executor:
                     f"{', '.join(self.input_names)}"
                 )
             wanted = symbolic[name]
+            self._require_own(array, f"{what} {name!r}")
             if tuple(array.shape) != wanted.shape or array.dtype != wanted.dtype:
                 raise ShapeError(
                     f"{what} {name!r} is {wanted.dtype} of shape {wanted.shape}; the array that it "
                     f"shall lie in is {array.dtype} of shape {tuple(array.shape)}"
                 )
             self._memory[wanted] = array
+
+    def _require_own(self, array: Any, what: str) -> None:
+        """Raises GraphError unless an array is one that this executor's device can work in."""
+        device = self.device
+        if device.name == "numpy":
+            own = isinstance(array, np.ndarray) and array.flags.c_contiguous
+        else:
+            own = getattr(array, "context", None) is device.context
+        if not own:
+            given = array if hasattr(array, "context") else type(array).__name__
+            raise GraphError(
+                f"{what} lies in a C-contiguous array of device {device.name!r}, such as "
+                f"device.from_numpy(...) makes, and cannot lie in the {given} that was given"
+            )
 
     def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
         """Plans and makes the one arena: arrays, workspace, then the three flat buffers."""
@@ -272,7 +292,10 @@ class Executor:
             if call.workspace:
                 shapes = [None if array is None else array.shape for array in call.arrays]
                 attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
-                size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
+                try:
+                    size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
+                except ValueError as error:  # more than one launch can take
+                    raise ShapeError(f"binding {self.symbol.name!r}: {error}") from None
                 sizes[call.apart] = max(sizes[call.apart], int(size))
         return sizes[0], sizes[1]
 
@@ -286,17 +309,21 @@ class Executor:
 
     def _collect(self) -> None:
         graph = self._graph
-        self.arg_dict = {name: self._resolve(a) for name, a in graph.arguments.items()}
-        self.grad_dict = {
+        arguments = {name: self._resolve(a) for name, a in graph.arguments.items()}
+        gradients = {
             name: self._resolve(graph.argument_gradients[name])
             for name in graph.arguments
             if name in graph.argument_gradients
         }
-        self.aux_dict = {name: self._resolve(a) for name, a in graph.auxiliary.items()}
+        auxiliary = {name: self._resolve(a) for name, a in graph.auxiliary.items()}
+        self.arg_dict = NamedArrays("arg_dict", arguments)
+        self.grad_dict = NamedArrays("grad_dict", gradients)
+        self.aux_dict = NamedArrays("aux_dict", auxiliary)
         self.outputs = [self._resolve(head.array) for head in graph.heads]
         landings = [head.landing for head in graph.heads]
         self.head_gradients = [None if a is None else self._resolve(a) for a in landings]
-        self.output_dict = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
+        named = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
+        self.output_dict = NamedArrays("output_dict", named)
         self.random_state = self._resolve(graph.random_state)
 
     @property
@@ -340,8 +367,14 @@ class Executor:
         fills it). What is not given keeps its value. is_train: batch statistics and dropout, and
         the results that backward needs are kept.
 
-        Raises ShapeError for an array of another shape, GraphError for an unknown name.
+        Raises ShapeError for an array of another shape, GraphError for an unknown name or for what
+        holds no real numbers.
         """
+        if not isinstance(is_train, bool | int | np.bool_):
+            raise GraphError(
+                f"is_train is True or False, not a {type(is_train).__name__}; inputs are given by "
+                f"name, as in forward(is_train=True, {(self.input_names or ['data'])[0]}=...)"
+            )
         for name, value in inputs.items():
             self._set(name, value)
         self._state = "a forward pass failed"
@@ -356,28 +389,39 @@ class Executor:
             raise GraphError(f"there is no argument {name!r}; there are {', '.join(self.arg_dict)}")
         if value is target:
             return
-        if isinstance(value, int | float | np.number):
+        if isinstance(value, int | float | np.integer | np.floating | np.bool_):
             self.device.ops.fill(target, value=float(value))
             return
         target[...] = self._checked(value, tuple(target.shape), name)
 
     def _checked(self, value: Any, shape: Shape, name: str) -> Any:
         if not hasattr(value, "shape"):
-            value = np.asarray(value, self.dtype)
+            try:
+                value = np.asarray(value)
+            except ValueError:  # lists within it differ in length
+                raise ShapeError(
+                    f"{name!r} has shape {shape}, but what was given is no array: its lists differ "
+                    "in length"
+                ) from None
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+            raise GraphError(f"{name!r} takes real numbers, but {value.dtype} was given")
         if tuple(value.shape) != shape:
             raise ShapeError(f"{name!r} has shape {shape}, but an array of {value.shape} was given")
         # Device arrays are checked by the copy; the host's are brought to the executor's dtype.
         return np.ascontiguousarray(value, self.dtype) if isinstance(value, np.ndarray) else value
 
     def backward(
-        self, out_grads: Any | Sequence[Any] | None = None, wanted: Iterable[str] | None = None
+        self,
+        out_grads: Any | Sequence[Any] | None = None,
+        wanted: str | Iterable[str] | None = None,
     ) -> None:
         """Writes or adds the gradients of the arguments (as grad_req says) into `grad_dict`.
 
         out_grads: gradients of the outputs, host or device arrays of their shapes; None for one
-        that has none. Loss heads start the pass by themselves and ignore theirs. wanted: names of
-        the arguments whose gradient is needed in this pass; only what these need is computed, and
-        other gradients stay as they are. Moving statistics are updated by every backward,
+        that has none; for one output, the array itself will do. Loss heads start the pass by
+        themselves and ignore theirs. wanted: name or names of the arguments whose gradient is
+        needed in this pass; only what these need is computed, and other gradients stay as they
+        are. Moving statistics are updated by every backward,
         whatever is wanted; but those of a batch norm whose inputs lead back to no argument with a
         gradient (every grad_req up to there is "null") stay as they are. One backward follows one
         training forward (unless keep_forward).
@@ -393,6 +437,7 @@ class Executor:
         if not self.grad_dict:
             raise StateError("backward has nothing to do: every grad_req is 'null'")
         given = self._place_gradients(out_grads)
+        wanted = (wanted,) if isinstance(wanted, str) else wanted
         names = None if wanted is None else tuple(wanted)
         key = (given, names)
         calls = self._backwards.get(key)
@@ -419,7 +464,7 @@ class Executor:
         heads = self._graph.heads
         if out_grads is None:
             out_grads = [None] * len(heads)
-        elif hasattr(out_grads, "shape"):
+        elif not isinstance(out_grads, list | tuple):
             out_grads = [out_grads]
         if len(out_grads) != len(heads):
             raise ShapeError(f"{len(out_grads)} out_grads were given for {len(heads)} outputs")
@@ -448,6 +493,24 @@ class Executor:
             if name in self.grad_dict:
                 self.device.ops.fill(self.grad_dict[name], value=0.0)
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(
+            f"{name} {tuple(self.arg_dict[name].shape)}" for name in self.input_names
+        )
+        outputs = ", ".join(f"{name} {tuple(a.shape)}" for name, a in self.output_dict.items())
+        size = sum(self.arg_dict[name].size for name in self.parameter_names)
+        return (
+            f"<Executor on {self.device.name}: {inputs} -> {outputs}; {size:,} parameters, "
+            f"{self.memory.total:,} bytes>"
+        )
+
+    def __reduce__(self) -> Any:
+        # Copies would tear the views of one arena apart, and compute on memory that nothing reads.
+        raise StateError(
+            "an executor is bound to its memory and cannot be copied or pickled; bind the symbol "
+            "again (shared= for the same parameters), and store arrays with pygan.checkpoint.save"
+        )
+
     def _check_requests(self, grad_req: str | Mapping[str, str]) -> None:
         if isinstance(grad_req, str):
             return
@@ -474,6 +537,8 @@ class _Flat:
 
 def _adopt_places(executor: Executor, shared: Executor) -> None:
     """Puts every array of the flat buffers where `shared` has the one of that name and shape."""
+    if not isinstance(shared, Executor):
+        raise GraphError(f"shared= takes another executor, not a {type(shared).__name__}")
     if shared.device is not executor.device or shared.dtype != executor.dtype:
         raise GraphError("executors that share parameters must have one device and one dtype")
     for mine, theirs in zip(executor._flats, shared._flats, strict=True):
@@ -489,6 +554,17 @@ def _adopt_places(executor: Executor, shared: Executor) -> None:
                 "shape, and gradients must be bound there too"
             )
         mine.places = [known[array.label, array.shape] for array in mine.arrays]
+
+
+def _device(device: Any) -> Any:
+    """The device itself, or the one of that name."""
+    if isinstance(device, str):
+        return devices.get(device)
+    if not hasattr(device, "ops"):
+        raise GraphError(
+            f"an executor needs a device, such as pygan.device.get('auto'), not {device!r}"
+        )
+    return device
 
 
 def _nbytes(array: Array) -> int:
@@ -511,6 +587,11 @@ def _requests(symbol: Symbol, grad_req: str | Mapping[str, str]) -> dict[str, st
     arguments = symbol.list_arguments()
     if isinstance(grad_req, str):
         result = dict.fromkeys(arguments, grad_req)
+    elif not isinstance(grad_req, Mapping):
+        raise GraphError(
+            f"grad_req is one of {', '.join(REQUESTS)}, or names arguments with one each, as in "
+            f"{{'data': 'null'}}; it is {grad_req!r}"
+        )
     else:
         unknown = [name for name in grad_req if name not in arguments]
         if unknown:

@@ -8,11 +8,12 @@ everything else is drawn.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import isfinite, prod, sqrt
 from typing import Any
 
 import numpy as np
 
+from pygan.errors import GraphError, ShapeError
 from pygan.executor import Executor
 
 Generator = np.random.Generator | np.random.RandomState
@@ -25,7 +26,16 @@ class Initializer:
         raise NotImplementedError
 
     def __call__(self, executor: Executor, rng: Generator) -> None:
-        """Fills the parameters and moving statistics of an executor."""
+        """Fills the parameters and moving statistics of an executor.
+
+        rng: such as ``numpy.random.default_rng(0)``. Raises GraphError for another kind of either.
+        """
+        if not isinstance(executor, Executor):
+            raise GraphError(f"an initializer fills an executor; bind {executor!r} first")
+        if not hasattr(rng, "uniform"):
+            raise GraphError(
+                f"rng is a generator, such as numpy.random.default_rng(0), not {rng!r}"
+            )
         for name in executor.parameter_names:
             array = executor.arg_dict[name]
             _write(array, self.value(name, tuple(array.shape), rng))
@@ -41,6 +51,11 @@ class Initializer:
         return self.draw(name, shape, rng)
 
 
+def _spread(value: float, name: str) -> None:
+    if not isinstance(value, int | float | np.number) or not (isfinite(value) and value >= 0):
+        raise GraphError(f"{name} must be a finite number >= 0, not {value!r}")
+
+
 def _write(array: Any, values: np.ndarray) -> None:
     array[...] = values.astype(array.dtype)
 
@@ -51,6 +66,9 @@ class Uniform(Initializer):
 
     scale: float = 0.07
 
+    def __post_init__(self) -> None:
+        _spread(self.scale, "scale")
+
     def draw(self, name: str, shape: tuple[int, ...], rng: Generator) -> np.ndarray:
         return rng.uniform(-self.scale, self.scale, shape)
 
@@ -60,6 +78,9 @@ class Normal(Initializer):
     """Normal with mean 0 and standard deviation sigma."""
 
     sigma: float = 0.01
+
+    def __post_init__(self) -> None:
+        _spread(self.sigma, "sigma")
 
     def draw(self, name: str, shape: tuple[int, ...], rng: Generator) -> np.ndarray:
         return rng.normal(0.0, self.sigma, shape)
@@ -75,9 +96,12 @@ class Xavier(Initializer):
 
     magnitude: float = 3.0
 
+    def __post_init__(self) -> None:
+        _spread(self.magnitude, "magnitude")
+
     def draw(self, name: str, shape: tuple[int, ...], rng: Generator) -> np.ndarray:
         if len(shape) < 2:
-            raise ValueError(f"Xavier needs a weight with 2 axes or more; {name!r} has {shape}")
+            raise ShapeError(f"Xavier needs a weight with 2 axes or more; {name!r} has {shape}")
         window = prod(shape[1:-1])
         bound = sqrt(self.magnitude / ((shape[0] + shape[-1]) * window / 2))
         return rng.uniform(-bound, bound, shape)

@@ -28,6 +28,10 @@ class Optimizer:
     buffers: tuple[str, ...] = ()
 
     def __init__(self, executor: Executor, learning_rate: float, settings: dict[str, Any]) -> None:
+        if not isinstance(executor, Executor):
+            raise GraphError(f"an optimizer works on an executor; bind {executor!r} first")
+        for name, value in settings.items():
+            _check_setting(name, value)
         self.executor = executor
         self.settings = settings
         device = executor.device
@@ -43,8 +47,8 @@ class Optimizer:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Takes effect from the next update on."""
-        if not (isfinite(learning_rate) and learning_rate >= 0):
-            raise GraphError(f"learning_rate must be a finite number >= 0, not {learning_rate}")
+        if not (_is_number(learning_rate) and learning_rate >= 0):
+            raise GraphError(f"learning_rate must be a finite number >= 0, not {learning_rate!r}")
         self._learning_rate[...] = np.full(1, learning_rate, self.executor.dtype)
 
     @property
@@ -59,6 +63,10 @@ class Optimizer:
     def update(self) -> None:
         """One step on all parameters that have a gradient."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+        return f"<{type(self).__name__}({settings}) of {self.executor!r}>"
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Host copies of the state: ``step`` int32 (1,), ``learning_rate`` (1,), and for each state
@@ -224,6 +232,20 @@ class RMSprop(Optimizer):
         )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and isfinite(value)
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name == "clip_gradient":
+        if value is not None and not (_is_number(value) and value > 0):
+            raise GraphError(f"clip_gradient must be None or a finite number > 0, not {value!r}")
+    elif name == "eps" and not (_is_number(value) and value >= 0):
+        raise GraphError(f"eps must be a finite number >= 0, not {value!r}")
+    elif not _is_number(value):
+        raise GraphError(f"{name} must be a finite number, not {value!r}")
+
+
 def _fraction(value: float, name: str) -> None:
-    if not 0 <= value < 1:
-        raise GraphError(f"{name} must lie in [0, 1), not {value}")
+    if not _is_number(value) or not 0 <= value < 1:
+        raise GraphError(f"{name} must lie in [0, 1), not {value!r}")

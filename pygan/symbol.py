@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,8 +129,10 @@ class Symbol:
     def __iter__(self) -> Iterator[Symbol]:
         return (Symbol([head]) for head in self.heads)
 
-    def __getitem__(self, index: int | str) -> Symbol:
-        """One output by position or by name (``"loss1_probabilities"``)."""
+    def __getitem__(self, index: int | str | slice) -> Symbol:
+        """One output by position or by name (``"loss1_probabilities"``), or several by a slice."""
+        if isinstance(index, slice):
+            return group(list(self)[index])
         if isinstance(index, str):
             names = self.list_outputs()
             if index not in names:
@@ -163,6 +165,10 @@ class Symbol:
         Raises ShapeError naming the operator and both shapes where they do not fit, or the
         variables whose shape stays unknown.
         """
+        if not isinstance(shapes, Mapping | None):
+            raise ShapeError(
+                f"shapes are given by name, as in {{'data': (32, 28, 28, 1)}}, not as {shapes!r}"
+            )
         given = {name: _shape(name, shape) for name, shape in {**(shapes or {}), **named}.items()}
         nodes = self.nodes()
         variables = [node.name for node in nodes if node.operator is None]
@@ -216,7 +222,8 @@ class Symbol:
         grad_req: str | Mapping[str, str] = "write",
         **options: Any,
     ) -> Executor:
-        """An executor of this graph on a device; see `pygan.executor.Executor`."""
+        """An executor of this graph on a device of `pygan.device.get`, or of that name; see
+        `pygan.executor.Executor`."""
         from pygan.executor import Executor
 
         return Executor(self, device, shapes, grad_req, **options)
@@ -267,6 +274,11 @@ def from_json(text: str) -> Symbol:
     """The symbol that `Symbol.to_json` wrote. Raises GraphError where the text is no such."""
     try:
         document = json.loads(text)
+        if not isinstance(document, dict) or "format" not in document:
+            raise GraphError(
+                "this is no graph written by pygan, which says so in its 'format'; graphs of other "
+                "systems are built anew, with the operators of pygan.symbol"
+            )
         if document["format"] != FORMAT or document["version"] != FORMAT_VERSION:
             raise GraphError(
                 f"the graph is of format {document['format']!r} version {document['version']!r}; "
@@ -312,11 +324,15 @@ def bind(symbol: Symbol, device: Any, *args: Any, **options: Any) -> Executor:
 
 def Variable(name: str, shape: Shape | None = None) -> Symbol:
     """A named input or parameter, with its shape where the graph cannot infer it."""
-    return Symbol([(Node(_checked(name), None, shape=shape and _shape(name, shape)), 0)])
+    shape = None if shape is None else _shape(name, shape)
+    return Symbol([(Node(_checked(name), None, shape=shape), 0)])
 
 
 def group(symbols: Sequence[Symbol]) -> Symbol:
     """One symbol with all outputs of several, in order."""
+    for symbol in symbols:
+        if not isinstance(symbol, Symbol):
+            raise GraphError(f"group takes symbols, not {symbol!r}")
     heads = [head for symbol in symbols for head in symbol.heads]
     if not heads:
         raise GraphError("group needs at least one symbol")
@@ -383,12 +399,15 @@ def _operator(kind: str, attributes: Mapping[str, Any], name: str | None) -> Ope
             f"{', '.join(known) or 'none'}"
         )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()}
+    where = f"{kind} {name!r}" if name else kind
+    needed = [f.name for f in fields(OPERATORS[kind]) if f.default is f.default_factory is MISSING]
+    missing = [key for key in needed if key not in values]
+    if missing:
+        raise GraphError(f"{where} needs {', '.join(f'{key}=' for key in missing)}")
     try:
         return OPERATORS[kind](**values)
     except (GraphError, TypeError) as error:
-        where = f"{kind} {name!r}" if name else kind
-        text = str(error).replace(f"{kind}.__init__()", "it is")
-        raise GraphError(f"{where}: {text}") from None
+        raise GraphError(f"{where}: {error}") from None
 
 
 def _compose(kind: str, args: Sequence[Symbol], options: dict[str, Any]) -> Symbol:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -82,7 +83,9 @@ def test_iteration_and_length(context) -> None:
         len(array[0][0])
 
 
-@pytest.mark.parametrize("key", [np.s_[::2], np.s_[:, 1], np.s_[1, 2], [0, 1], "a", None])
+@pytest.mark.parametrize(
+    "key", [np.s_[::2], np.s_[:, 1], np.s_[1, 2], [0, 1], "a", None, np.ones(4, bool)]
+)
 def test_what_is_no_contiguous_part_is_refused(context, key) -> None:
     array = DeviceArray.from_numpy(context, numbers((4, 6)))
     with pytest.raises(IndexError, match="contiguous part"):
@@ -215,6 +218,16 @@ def test_out_of_memory_says_how_much(context) -> None:
         assert caught.value.needed_bytes == 64 * total
         assert 0 < caught.value.free_bytes <= caught.value.total_bytes == total
     DeviceArray.empty(context, 10)  # and work goes on
+
+
+def test_other_byte_orders_and_pickles_give_the_same_array(context) -> None:
+    host = numbers((2, 3))
+    array = DeviceArray.from_numpy(context, host.astype(">f4"))
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, host)
+    restored = pickle.loads(pickle.dumps(array))
+    assert restored.context is context and restored.ptr != array.ptr
+    np.testing.assert_array_equal(restored, host)
 
 
 def test_cuda_array_interface(context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import threading
 
@@ -79,6 +80,13 @@ def test_a_device_is_made_once() -> None:
 def test_an_unknown_device_lists_the_choices() -> None:
     with pytest.raises(DeviceError, match="'gpu'; choose one of: auto, numpy, cpu, cuda"):
         pygan.device.get("gpu")
+    with pytest.raises(DeviceError, match="CUDA_VISIBLE_DEVICES"):
+        pygan.device.get("cuda:1")
+
+
+def test_a_pickled_device_is_the_same_device(context) -> None:
+    for device in (pygan.device.get("numpy"), pygan.device.get(context.name, check=context.check)):
+        assert pickle.loads(pickle.dumps(device)) is device
 
 
 def test_check_mode_belongs_to_cpu() -> None:

@@ -163,6 +163,7 @@ def test_a_wrong_number_of_arguments_shows_the_declaration(kernel, x, y) -> None
         (1, (1, 1, 1, 1), "not one to three integers"),
         (1, (), "not one to three integers"),
         (1, "many", "not one to three integers"),
+        (1.5, 1, "not one to three integers"),
         (1, -1, "x must be 1 to"),
     ],
 )
@@ -184,6 +185,8 @@ def test_too_much_shared_memory_is_refused(kernel, context, x, y) -> None:
         kernel("reversed")(1, 25, x, y, 25, shared_bytes=1 << 20)
     with pytest.raises(LaunchError, match="-4 bytes"):
         kernel("reversed")(1, 25, x, y, 25, shared_bytes=-4)
+    with pytest.raises(LaunchError, match="'4' bytes"):
+        kernel("reversed")(1, 25, x, y, 25, shared_bytes="4")
     most = context.limits.shared_bytes_opt_in
     kernel("reversed")(4, 25, x, y, 25, shared_bytes=most)
     assert np.asarray(y)[0] == 24

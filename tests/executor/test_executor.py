@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from graphs import fill_randomly
 
 from pygan import networks, operators
 from pygan import symbol as sym
-from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
+from pygan.errors import GraphError, OutOfDeviceMemory, PyganError, ShapeError, StateError
 
 
 def small_net() -> sym.Symbol:
@@ -458,6 +459,9 @@ def test_wrong_arrays_and_names_are_errors(device: Any) -> None:
         ({}, "write", {}, "'conv'.*unknown"),
         ({"x": (4, 5, 5, 2)}, "read", {}, "'read'"),
         ({"x": (4, 5, 5, 2)}, {"z": "write"}, {}, "'z'"),
+        ({"x": (4, 5, 5, 2)}, ["write"], {}, "grad_req.*'write'"),
+        ({"x": (4, 5, 5, 2)}, None, {}, "grad_req.*None"),
+        ([("x", (4, 5, 5, 2))], "write", {}, "by name"),
         ({"x": (4, 5, 5, 2)}, "write", {"dtype": "float16"}, "float16"),
     ],
 )
@@ -466,6 +470,71 @@ def test_wrong_bindings_are_errors(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         small_net().bind(device, shapes, requests, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda e: e.forward(np.zeros((4, 5, 5, 2))), GraphError, r"is_train.*by name.*x="),
+        (lambda e: e.forward(x=np.zeros((4, 5, 5, 2), complex)), GraphError, "'x'.*complex128"),
+        (lambda e: e.forward(x="zeros"), GraphError, "'x' takes real numbers"),
+        (lambda e: e.forward(x=None), GraphError, "'x' takes real numbers"),
+        (lambda e: e.forward(loss_label=[[1], [1, 2]]), ShapeError, "'loss_label'.*length"),
+        (lambda e: e.backward("x"), ShapeError, "1 out_grads"),
+        (lambda e: e.backward(1.0), ShapeError, "1 out_grads"),
+        (lambda e: e.backward(wanted="y"), GraphError, "for 'y';"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(
+    numpy_device: Any, call: Any, error: Any, message: str
+) -> None:
+    executor = bound(numpy_device)
+    executor.forward(is_train=True, x=1.0)
+    with pytest.raises(error, match=message):
+        call(executor)
+    assert np.all(executor.arg_dict["x"] == 1)
+
+
+def test_arrays_are_written_in_place_and_cannot_be_exchanged(device: Any) -> None:
+    executor = bound(device)
+    values = np.ones((4, 5, 5, 2), np.float32)
+    for change in (
+        lambda d: d.__setitem__("x", values),
+        lambda d: d.update(x=values),
+        lambda d: d.pop("x"),
+        lambda d: d.clear(),
+    ):
+        with pytest.raises(GraphError, match=r"arg_dict\[name\]\[...\] = values"):
+            change(executor.arg_dict)
+    with pytest.raises(KeyError, match=r"grad_dict has no 'z'; it has .*conv_weight"):
+        executor.grad_dict["z"]
+    with pytest.raises(StateError, match="cannot be copied"):
+        copy.deepcopy(executor)
+    executor.arg_dict["x"][...] = values
+    assert np.all(np.asarray(executor.arg_dict["x"]) == 1)
+    own = executor.arg_dict | {"y": values}
+    own["x"] = None
+    assert executor.arg_dict["x"] is not None and "y" not in executor.arg_dict
+
+
+def test_a_device_and_a_dtype_may_be_named(numpy_device: Any) -> None:
+    executor = small_net().bind("numpy", {"x": (4, 5, 5, 2)}, dtype=np.float64)
+    assert executor.device is numpy_device and executor.outputs[0].dtype == np.float64
+    for device, message in ((None, "pygan.device.get"), ("cdua", "'cdua'; choose one of")):
+        with pytest.raises(PyganError, match=message):
+            small_net().bind(device, {"x": (4, 5, 5, 2)})
+    shown = repr(executor)
+    assert "numpy" in shown and "x (4, 5, 5, 2)" in shown and "loss_loss" in shown
+
+
+def test_inputs_lie_in_arrays_of_the_device_alone(device: Any) -> None:
+    shapes = {"x": (4, 5, 5, 2)}
+    spaced = np.zeros((4, 5, 5, 4), np.float32)[..., ::2]
+    for array in (spaced, spaced.tolist()):
+        with pytest.raises(GraphError, match="'x' lies in a C-contiguous array of device"):
+            small_net().bind(device, shapes, inputs={"x": array})
+    with pytest.raises(GraphError, match="another executor, not a Symbol"):
+        small_net().bind(device, shapes, shared=small_net())
 
 
 def test_a_gradient_that_no_operator_states_is_an_error_when_asked_for(device: Any) -> None:

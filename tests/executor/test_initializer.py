@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pygan import initializer, networks
+from pygan.errors import GraphError
 
 
 def discriminator(device: Any) -> Any:
@@ -46,3 +47,18 @@ def test_normal_and_xavier_have_their_spread(numpy_device: Any) -> None:
     bound = np.sqrt(3 / 1024)
     assert 0.999 * bound < np.abs(weight).max() <= np.float32(bound)
     assert abs(weight.std() / (bound / np.sqrt(3)) - 1) < 0.02
+
+
+def test_senseless_settings_are_errors(numpy_device: Any) -> None:
+    executor, rng = discriminator(numpy_device), np.random.default_rng(0)
+    for build in (
+        lambda: initializer.Uniform(-0.1),
+        lambda: initializer.Normal(float("nan")),
+        lambda: initializer.Xavier("3"),
+    ):
+        with pytest.raises(GraphError, match="must be a finite number >= 0"):
+            build()
+    with pytest.raises(GraphError, match="bind <Symbol"):
+        initializer.Uniform()(executor.symbol, rng)
+    with pytest.raises(GraphError, match=r"default_rng\(0\), not 0"):
+        initializer.Uniform()(executor, 0)

@@ -166,8 +166,14 @@ def test_senseless_settings_are_errors(numpy_device: Any) -> None:
         lambda: optimizer.Adam(executor, beta1=1.0),
         lambda: optimizer.SGD(executor, momentum=1.5),
         lambda: optimizer.RMSprop(executor, rho=-0.1),
+        lambda: optimizer.Adam(executor, "0.1"),
+        lambda: optimizer.Adam(executor, eps=-1e-8),
+        lambda: optimizer.Adam(executor, weight_decay=float("inf")),
+        lambda: optimizer.SGD(executor, clip_gradient=0.0),
     ):
         with pytest.raises(GraphError, match="must"):
             build()
+    with pytest.raises(GraphError, match="bind <Symbol"):
+        optimizer.Adam(executor.symbol)
     with pytest.raises(StateError, match="no parameter"):
         optimizer.Adam(bound(numpy_device, "null"))

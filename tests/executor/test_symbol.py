@@ -108,7 +108,7 @@ def test_names_are_unique_and_automatic_where_not_given() -> None:
     with pytest.raises(GraphError, match=r"more than one.*'x'"):
         sym.Add(x, sym.Variable("x")).list_arguments()
     with pytest.raises(GraphError, match="'bn_moving_mean'"):
-        sym.Add(sym.BatchNorm(x, name="bn"), sym.Variable("bn_moving_mean")).bind(None, {})
+        sym.Add(sym.BatchNorm(x, name="bn"), sym.Variable("bn_moving_mean")).bind("numpy", {})
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,8 @@ def test_names_are_unique_and_automatic_where_not_given() -> None:
         (lambda x: sym.Flatten(sym.group([x, x])), "2 outputs"),
         (lambda x: sym.Flatten(x, name="no spaces"), "no name"),
         (lambda x: sym.group([]), "at least one"),
+        (lambda x: sym.group([x, "y"]), "symbols, not 'y'"),
+        (lambda x: sym.FullyConnected(x, 3), "FullyConnected needs num_hidden="),
         (lambda x: x["y"], "no output.*'y'.*x"),
     ],
 )
@@ -172,6 +174,7 @@ def test_a_file_gives_the_same_graph(tmp_path: Path) -> None:
         ('"momentum"', '"momentun"', "no attribute 'momentun'"),
         ('"nodes"', '"knots"', "no graph"),
         ("{", "", "no graph"),
+        ('"format"', '"attrs"', "no graph written by pygan.*'format'"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -190,6 +193,17 @@ def test_help_lists_the_attributes() -> None:
     assert list(parameters)[:4] == ["inputs", "kernel", "num_filter", "stride"]
     assert parameters["stride"].default == 1 and parameters["kernel"].default is inspect._empty
     assert "num_filter" in sym.Convolution.__doc__
+
+
+def test_outputs_are_picked_by_place_name_and_slice() -> None:
+    outputs = branching().internals()
+    names = outputs.list_outputs()
+    assert outputs[1:3].list_outputs() == names[1:3]
+    assert outputs[names[2]].list_outputs() == outputs[2].list_outputs() == [names[2]]
+    with pytest.raises(GraphError, match="at least one"):
+        outputs[len(names) :]
+    with pytest.raises(ShapeError, match="positive integers"):
+        sym.Variable("x", shape=())
 
 
 def test_a_variational_code_has_one_shape() -> None:

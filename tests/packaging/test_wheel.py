@@ -78,6 +78,10 @@ def test_every_source_file_is_in_the_wheel(wheel: Path, repository: Path) -> Non
     assert expected <= names(wheel), sorted(expected - names(wheel))
 
 
+def test_type_hints_are_declared(wheel: Path) -> None:
+    assert "pygan/py.typed" in names(wheel)
+
+
 def test_only_pygan_lands_in_site_packages(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names(wheel)}
     assert tops == {"pygan", next(top for top in tops if top.endswith(".dist-info"))}
@@ -103,7 +107,7 @@ def test_version_is_said_once(repository: Path) -> None:
     assert metadata.version("pygan") == version
     import pygan
 
-    assert getattr(pygan, "__version__", version) == version
+    assert pygan.__version__ == version
     headings = re.findall(r"^## \[?([^\]\s]+)", (repository / "CHANGELOG.md").read_text(), re.M)
     assert version in headings
 

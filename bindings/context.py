@@ -19,6 +19,7 @@ from . import compiler, probe
 from .errors import DeviceUnavailable, LaunchError
 
 if TYPE_CHECKING:
+    from .cooperative import CooperativeKernel
     from .kernel import Kernel
 
 _lock = threading.RLock()
@@ -141,6 +142,22 @@ class Context:
                     kernel = self._kernels[key] = self._build(file, entry, defines)
         return kernel
 
+    def cooperative_kernel(
+        self, file: str | os.PathLike[str], entry: str, **defines: Any
+    ) -> CooperativeKernel:
+        """As :meth:`kernel`, for an entry point that is launched cooperatively.
+
+        Raises DeviceUnavailable, besides, where the device has no cooperative launches.
+        """
+        from .cooperative import CooperativeKernel
+
+        key = ("cooperative", file, entry, *sorted(defines.items()))
+        with _lock:
+            if key not in self._kernels:
+                path = compiler.source_path(file)
+                self._kernels[key] = CooperativeKernel(self, path, entry, defines)
+            return self._kernels[key]
+
     def _build(self, file: str | os.PathLike[str], entry: str, defines: dict[str, Any]) -> Kernel:
         from .kernel import Kernel
 
@@ -151,15 +168,18 @@ class Context:
         """The loaded module (pycuda.driver.Module) of `path` compiled with `defines`."""
         key = (path, *sorted(defines.items()))
         if key not in self._modules:
-            if self.name == "cpu":
-                image = compiler.compile_for_cpu(path, defines, self.check)
-            else:
-                image = compiler.compile_for_gpu(path, defines, self.arch)
+            image = self.image(path, defines)
             try:
                 self._modules[key] = self.call(self.cuda.module_from_buffer, image)
             except self.cuda.Error as error:
                 raise LaunchError(f"{path.name} was compiled but not loaded: {error}") from error
         return self._modules[key]
+
+    def image(self, path: Path, defines: dict[str, Any]) -> bytes:
+        """`path` compiled with `defines`, as the driver loads it; from the cache where it is."""
+        if self.name == "cpu":
+            return compiler.compile_for_cpu(path, defines, self.check)
+        return compiler.compile_for_gpu(path, defines, self.arch)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """A call of PyCUDA, in any thread.
@@ -196,6 +216,10 @@ class Context:
         if driver.orphans:
             with contextlib.nullcontext() if self.is_at_home else driver.entered():
                 driver.orphans.clear()
+
+    def entered(self) -> contextlib.AbstractContextManager[None]:
+        """Makes the context current for a while in a thread that does not keep it so."""
+        return self._driver.entered()
 
     @property
     def is_at_home(self) -> bool:

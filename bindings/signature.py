@@ -91,12 +91,21 @@ class Signature:
         The padding is written out and the byte order named, because struct's native mode turns a
         number too large for a float into infinity where this one raises.
         """
-        parts, offset = ["<"], 0
+        parts, end = ["<"], 0
+        for parameter, offset in zip(self.parameters, self.offsets, strict=True):
+            parts.append("x" * (offset - end) + parameter.code)
+            end = offset + struct.calcsize(f"<{parameter.code}")
+        return "".join(parts)
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each argument begins in that buffer, in bytes."""
+        offsets, end = [], 0
         for parameter in self.parameters:
             size = struct.calcsize(f"<{parameter.code}")
-            parts.append("x" * (-offset % size) + parameter.code)
-            offset += -offset % size + size
-        return "".join(parts)
+            offsets.append(end + -end % size)
+            end = offsets[-1] + size
+        return tuple(offsets)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(map(str, self.parameters))})"

@@ -10,6 +10,7 @@
 
 #include "launch.h"
 #include "objects.h"
+#include "scheduler.h"
 
 namespace cpu_driver {
 
@@ -181,7 +182,6 @@ CPU_DRIVER_API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice
         {32, 0},                                        // ECC
         {33, 0},          {34, 0},    {35, 0},         {36, 1000000},  // memory clock, kHz
         {37, 64},                                                      // bus width
-        {39, 1024},                                                    // threads per multiprocessor
         {40, 0},                                                       // copy engines
         {41, 1},                                                       // unified addressing
         {50, 0},          {75, 9},                                     // compute capability
@@ -190,14 +190,17 @@ CPU_DRIVER_API CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice
         {82, 65536},      {83, 1},  // managed memory
         {84, 0},          {88, 0},  // pageable memory access: host addresses are refused
         {89, 1},                    // concurrent managed access
-        {95, 0},                    // cooperative launch
+        {95, 1},                    // cooperative launch
         {97, 227 * 1024},           // shared memory per block, opt-in
         {99, 1},                    // host registration
-        {106, 1},                   // blocks per multiprocessor
         {115, 0},                   // stream-ordered allocator
     };
     if (attribute == 16) {
         *value = static_cast<int>(worker_count());
+    } else if (attribute == 39) {  // threads per multiprocessor
+        *value = static_cast<int>(kMaxThreads * resident_blocks());
+    } else if (attribute == 106) {
+        *value = static_cast<int>(resident_blocks());
     } else if (attribute == 38) {
         const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
         *value = bytes > 0 ? static_cast<int>(bytes) : 1 << 20;

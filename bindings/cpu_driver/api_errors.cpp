@@ -54,6 +54,8 @@ const std::map<int, ErrorText>& error_texts() {
         ENTRY(CUDA_ERROR_ILLEGAL_INSTRUCTION, "an illegal instruction was encountered"),
         ENTRY(CUDA_ERROR_MISALIGNED_ADDRESS, "misaligned address"),
         ENTRY(CUDA_ERROR_LAUNCH_FAILED, "launch failed"),
+        ENTRY(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,
+              "more blocks than the device can hold at once"),
         ENTRY(CUDA_ERROR_NOT_SUPPORTED, "not supported by the CPU driver"),
         ENTRY(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "not permitted while a stream is capturing"),
         ENTRY(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "the capture was invalidated by an error"),

@@ -3,19 +3,36 @@
 
 #include "launch.h"
 #include "objects.h"
+#include "scheduler.h"
 
 namespace cpu_driver {
 
 namespace {
 
+CUresult check_team(const Function& function, Index grid, Index block, unsigned shared) {
+    const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
+    const unsigned each = resident_blocks(function, block.x * block.y * block.z, shared);
+    if (blocks <= uint64_t{each} * worker_count()) return CUDA_SUCCESS;
+    return fail(
+        CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE,
+        format("kernel %s: a cooperative grid of %llu blocks; %u multiprocessors hold %u of "
+               "them each (cuOccupancyMaxActiveBlocksPerMultiprocessor)",
+               function.kernel->name, static_cast<unsigned long long>(blocks), worker_count(),
+               each));
+}
+
 CUresult launch(CUfunction handle, Index grid, Index block, unsigned shared, CUstream stream,
-                const void* packed, size_t packed_bytes, void* const* pointers) {
+                const void* packed, size_t packed_bytes, void* const* pointers,
+                bool cooperative = false) {
     Function* function;
     if (CUresult error = need_function(handle, &function)) return error;
     auto prepared = std::make_shared<PreparedLaunch>();
     if (int error = prepare_launch(*prepared, function, grid, block, shared, packed, packed_bytes,
                                    pointers))
         return error;
+    if (cooperative)
+        if (CUresult error = check_team(*function, grid, block, shared)) return error;
+    prepared->cooperative = cooperative;
     const CUresult result =
         submit(stream, CU_GRAPH_NODE_TYPE_KERNEL, [prepared] { return run_launch(*prepared); });
     prepared->fresh = false;
@@ -54,11 +71,50 @@ CPU_DRIVER_API CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigne
                   parameters);
 }
 
+CPU_DRIVER_API CUresult cuLaunchCooperativeKernel(CUfunction function, unsigned gx, unsigned gy,
+                                                  unsigned gz, unsigned bx, unsigned by,
+                                                  unsigned bz, unsigned shared, CUstream stream,
+                                                  void** parameters) {
+    return launch(function, {gx, gy, gz}, {bx, by, bz}, shared, stream, nullptr, 0, parameters,
+                  true);
+}
+
+CPU_DRIVER_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
+    int* blocks, CUfunction handle, int threads, size_t dynamic_shared, unsigned) {
+    Function* function;
+    if (CUresult error = need_function(handle, &function)) return error;
+    if (!blocks || threads < 1 || threads > static_cast<int>(kMaxThreads))
+        return fail(CUDA_ERROR_INVALID_VALUE, format("blocks of %d threads", threads));
+    *blocks = static_cast<int>(
+        resident_blocks(*function, static_cast<unsigned>(threads), dynamic_shared));
+    return CUDA_SUCCESS;
+}
+CPU_DRIVER_API CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks,
+                                                                    CUfunction function,
+                                                                    int threads,
+                                                                    size_t dynamic_shared) {
+    return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, threads,
+                                                                dynamic_shared, 0);
+}
+
 CPU_DRIVER_API CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction function,
                                          void** parameters, void** extra) {
     if (!c) return fail(CUDA_ERROR_INVALID_VALUE, "no launch configuration");
-    if (c->numAttrs)
-        return fail(CUDA_ERROR_NOT_SUPPORTED, "launch attributes (clusters, cooperative launches)");
+    bool cooperative = false;
+    for (unsigned i = 0; i < c->numAttrs; ++i) {
+        const CUlaunchAttribute& attribute = c->attrs[i];
+        if (attribute.id == CU_LAUNCH_ATTRIBUTE_IGNORE) continue;
+        if (attribute.id != CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+            return fail(CUDA_ERROR_NOT_SUPPORTED,
+                        format("launch attribute %d (clusters and others)", attribute.id));
+        cooperative = attribute.value.cooperative;
+    }
+    if (cooperative) {
+        if (extra) return fail(CUDA_ERROR_INVALID_VALUE, "a cooperative launch takes no `extra`");
+        return cuLaunchCooperativeKernel(function, c->gridDimX, c->gridDimY, c->gridDimZ,
+                                         c->blockDimX, c->blockDimY, c->blockDimZ,
+                                         c->sharedMemBytes, c->hStream, parameters);
+    }
     return cuLaunchKernel(function, c->gridDimX, c->gridDimY, c->gridDimZ, c->blockDimX,
                           c->blockDimY, c->blockDimZ, c->sharedMemBytes, c->hStream, parameters,
                           extra);

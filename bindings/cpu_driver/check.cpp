@@ -11,6 +11,7 @@
 //   - they belong to different blocks and the later block performed an atomic on an address after
 //   the
 //     earlier block did (the "last block finishes" pattern).
+//   - a grid-wide barrier lies between them: it counts as a launch of its own does.
 // Anything else is a race. Shadow cells cover 4-byte words; a word touched by 1- or 2-byte accesses
 // is split into byte cells, so that neighbouring bytes never raise a false alarm.
 
@@ -107,14 +108,19 @@ uintptr_t last_page_index = ~uintptr_t(0);
 Page* last_page = nullptr;
 
 Current current;
-Range shared;                        // the module's thread-local block: shared memory lies in it
-std::vector<Symbol> shared_symbols;  // static and dynamic shared arrays, by address
-std::vector<Symbol> object_symbols;  // __device__ and __constant__ variables, by address
+bool cooperative = false;  // the running launch: each block has a thread, they take turns
+std::unordered_map<const Worker*, uint32_t> shared_epochs;  // of a cooperative launch's blocks
+const SourcePlace* grid_place = nullptr;  // of the grid-wide barrier that blocks wait at
+Range shared;                          // the module's thread-local block: shared memory lies in it
+std::vector<Symbol> shared_symbols;    // static and dynamic shared arrays, by address
+std::vector<Symbol> unplaced_symbols;  // the same, relative to a thread's block
+std::vector<Symbol> object_symbols;    // __device__ and __constant__ variables, by address
 std::vector<Range> image_segments;
 uint32_t epoch = 0;
-uint32_t launch_epoch = 0;           // first epoch of the running launch
-uint32_t block_epoch = 0;            // first epoch of the running block
-std::vector<uint32_t> block_epochs;  // of every block started so far in this launch
+uint32_t launch_epoch = 0;           // first of the running launch, or since its grid-wide barrier
+uint32_t block_epoch = 0;            // first of the running block, or since the same
+uint32_t shared_epoch = 0;           // first of the running block: since then its shared memory is
+std::vector<uint32_t> block_epochs;  // of every block begun, or resumed, so far in this launch
 std::vector<Index> block_indices;
 std::vector<Lane> lanes;                         // of the running block
 std::vector<const SourcePlace*> barrier_places;  // by thread: the barrier it came to last
@@ -366,8 +372,11 @@ void report_race(const Access& before, bool before_writes, const Access& now, bo
             (before_writes ? " wrote" : " read") +
             (same_block ? ", with no barrier between the two; put __syncthreads() (or __syncwarp() "
                           "within a warp) between them"
-                        : ", another block of the same launch; blocks are not ordered: split the "
-                          "work into two launches or give each block its own elements"));
+             : cooperative
+                 ? ", another block of the same launch, with no grid-wide barrier between the two"
+                 : ", another block of the same launch; blocks are not ordered: split the work "
+                   "into "
+                   "two launches or give each block its own elements"));
 }
 
 void check_cell(Cell& cell, const Access& now, bool write, uintptr_t address, size_t size,
@@ -414,6 +423,12 @@ void each_cell(uintptr_t address, size_t size, Visit visit) {
                         const std::string& variable, const std::string& what) {
     add_report(kind, image_offset(pc), worker.block.current, variable, what);
     fail_from_kernel(worker, code, what);
+}
+
+// A block of a cooperative launch has its shared memory elsewhere than the block before it.
+void forget_shared() {
+    shared = {};
+    shared_symbols = unplaced_symbols;
 }
 
 // Shared memory is the module's thread-local storage, which the loader allocates on the first use
@@ -515,7 +530,8 @@ void check_access(uintptr_t address, size_t size, size_t alignment, bool write, 
         is_shared ? Target{true, "shared", shared_name} : Target{false, "global", global_name};
     bool uninitialised = false;
     each_cell(address, size, [&](Cell& cell) {
-        if (is_shared && (!write || atomic) && cell.write.epoch < block_epoch) uninitialised = true;
+        if (is_shared && (!write || atomic) && cell.write.epoch < shared_epoch)
+            uninitialised = true;
         check_cell(cell, now, write, address, size, target);
     });
     if (uninitialised) {
@@ -620,8 +636,8 @@ void read_image() {
             std::sort(objects.begin(), objects.end(), by_address);
         }
     }
-    shared = {};
-    shared_symbols = symbols;
+    unplaced_symbols = symbols;
+    forget_shared();
     object_symbols = objects;
     for (Symbol& s : object_symbols) s.begin += current.image_base;
     image_segments = segments;
@@ -682,16 +698,23 @@ int on_launch_begin(Launch& launch) {
         std::memcpy(&value, bytes, sizeof value);
         current.pointers.push_back({parameter_name_at(kernel.parameters, i), value, 0});
     }
-    extents_known = next_extents.size() == current.pointers.size() && !next_extents.empty();
-    for (size_t i = 0; extents_known && i < next_extents.size(); ++i) {
+    const size_t passed = current.pointers.size();
+    extents_known = next_extents.size() >= passed && !next_extents.empty();
+    for (size_t i = 0; extents_known && i < passed; ++i) {
         extents_known = next_extents[i].first == current.pointers[i].value;
         current.pointers[i].bytes = next_extents[i].second;
     }
+    for (size_t i = passed; extents_known && i < next_extents.size(); ++i)
+        current.pointers.push_back({"array " + std::to_string(i - passed) + " behind the arguments",
+                                    next_extents[i].first, next_extents[i].second});
     next_extents.clear();
     current.driver[0] = range_of(&launch);
     current.driver[1] = range_of(launch.arguments, kernel.argument_count);
     read_image();
     launch_epoch = epoch + 1;
+    cooperative = launch.team != nullptr;
+    shared_epochs.clear();
+    grid_place = nullptr;
     block_epochs.clear();
     block_indices.clear();
     released.clear();
@@ -702,7 +725,8 @@ int on_launch_begin(Launch& launch) {
     return CUDA_SUCCESS;
 }
 
-void on_block_begin(Worker& worker) {
+// The running block is the worker's from here on.
+void enter_block(Worker& worker) {
     current.driver[2] = range_of(&worker);
     if (worker.block.order) current.driver[3] = range_of(worker.block.order, worker.block.count);
     block_epoch = ++epoch;
@@ -714,22 +738,44 @@ void on_block_begin(Worker& worker) {
         std::memset(&lanes[i], 0, sizeof(Lane));
         lanes[i].clock[i % kWarpSize] = 1;
     }
+    if (!cooperative) return;
+    forget_shared();
+    last_home = {};
+    barrier_places.assign(threads_per_block(), nullptr);
+}
+
+void on_block_begin(Worker& worker) {
+    enter_block(worker);
+    shared_epoch = block_epoch;
+    if (cooperative) shared_epochs[&worker] = shared_epoch;
+}
+
+void on_block_resume(Worker& worker) {
+    enter_block(worker);
+    shared_epoch = shared_epochs[&worker];
+}
+
+void on_grid_barrier_complete() {
+    launch_epoch = epoch + 1;
+    released.clear();
+    grid_place = nullptr;
 }
 
 void on_barrier_arrive(Worker& worker, const void* caller) {
     barrier_places[worker.block.current] = static_cast<const SourcePlace*>(caller);
 }
 
-// One call in the source may have become several instructions, so its line decides whether all
-// threads came to the same one.
-void on_barrier_complete(Worker&) {
-    ++epoch;
+// One call in the source may have become several instructions: its line decides.
+bool same_place(const SourcePlace* a, const SourcePlace* b) {
+    return a == b || (a->line == b->line && !std::strcmp(a->file, b->file));
+}
+
+// Whether all threads of the block came to the same barrier.
+void compare_places() {
     const SourcePlace* first = barrier_places[0];
     for (unsigned t = 1; t < barrier_places.size(); ++t) {
         const SourcePlace* other = barrier_places[t];
-        if (other == first ||
-            (other->line == first->line && !std::strcmp(other->file, first->file)))
-            continue;
+        if (same_place(first, other)) continue;
         add_wait_report(
             "divergent_barrier", other, t,
             format("this thread and thread 0 of the block (line %d) met at two different "
@@ -738,6 +784,22 @@ void on_barrier_complete(Worker&) {
                    first->line));
         return;
     }
+}
+
+void on_barrier_complete(Worker&) {
+    ++epoch;
+    compare_places();
+}
+
+void on_grid_barrier_arrive(Worker&) {
+    compare_places();
+    const SourcePlace* own = barrier_places[0];
+    if (!grid_place) grid_place = own;
+    if (!same_place(grid_place, own))
+        add_wait_report("divergent_barrier", own, 0,
+                        format("another block came to the grid-wide barrier at line %d; every "
+                               "block must reach the same one",
+                               grid_place->line));
 }
 
 void on_warp_complete(Worker& worker, unsigned warp, uint32_t completed) {
@@ -798,6 +860,9 @@ const CheckHooks hooks = [] {
     all.block_begin = on_block_begin;
     all.barrier_arrive = on_barrier_arrive;
     all.barrier_complete = on_barrier_complete;
+    all.grid_barrier_arrive = on_grid_barrier_arrive;
+    all.grid_barrier_complete = on_grid_barrier_complete;
+    all.block_resume = on_block_resume;
     all.warp_complete = on_warp_complete;
     all.problem = on_problem;
     return all;

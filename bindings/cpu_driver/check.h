@@ -34,8 +34,9 @@ void check_subscript(const char* file, int line, const char* array_type, intptr_
 void check_alignment(const char* file, int line, const char* type, uintptr_t address,
                      size_t alignment);
 
-// The arrays that the next launch gets, one per pointer parameter: it may touch nothing else. Views
-// of one arena are thereby told apart. Ignored by a launch with other pointers.
+// The arrays that the next launch gets, one per pointer parameter, then those whose addresses it
+// finds in memory: it may touch nothing else. Views of one arena are thereby told apart. Ignored by
+// a launch with other pointers.
 void set_extents(const uintptr_t* pointers, const size_t* bytes, size_t count);
 
 // All reports since the last call, oldest first.

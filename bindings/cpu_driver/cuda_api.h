@@ -64,6 +64,7 @@ enum : int {
     CUDA_ERROR_ILLEGAL_INSTRUCTION = 715,
     CUDA_ERROR_MISALIGNED_ADDRESS = 716,
     CUDA_ERROR_LAUNCH_FAILED = 719,
+    CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE = 720,
     CUDA_ERROR_NOT_SUPPORTED = 801,
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
@@ -146,11 +147,22 @@ struct CUDA_ARRAY3D_DESCRIPTOR {
     unsigned Flags;
 };
 
+// One attribute of a launch; the value's 64 bytes begin with what `id` says it is.
+struct CUlaunchAttribute {
+    int id;
+    int padding;
+    union {
+        char bytes[64];
+        int cooperative;
+    } value;
+};
+enum : int { CU_LAUNCH_ATTRIBUTE_IGNORE = 0, CU_LAUNCH_ATTRIBUTE_COOPERATIVE = 2 };
+
 struct CUlaunchConfig {
     unsigned gridDimX, gridDimY, gridDimZ;
     unsigned blockDimX, blockDimY, blockDimZ;
     unsigned sharedMemBytes;
     CUstream hStream;
-    void* attrs;
+    const CUlaunchAttribute* attrs;
     unsigned numAttrs;
 };

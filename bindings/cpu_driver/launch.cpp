@@ -11,8 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <thread>
 
+#include "cooperative.h"
 #include "scheduler.h"
 #include "watchdog.h"
 
@@ -24,6 +26,8 @@ const CheckHooks* registered_checks = nullptr;
 namespace {
 
 constexpr unsigned kMaxWorkers = 64;
+// Blocks that a cooperative launch can have at least.
+constexpr unsigned kTeam = 8;
 // A launch shorter than this is over before another thread has woken up.
 constexpr auto kAlone = std::chrono::microseconds(15);
 
@@ -58,12 +62,26 @@ const Settings& settings() {
     return value;
 }
 
+Index block_index(const Launch& launch, uint64_t b) {
+    const uint64_t plane = static_cast<uint64_t>(launch.grid.x) * launch.grid.y;
+    return {static_cast<unsigned>(b % launch.grid.x),
+            static_cast<unsigned>(b / launch.grid.x % launch.grid.y),
+            static_cast<unsigned>(b / plane)};
+}
+
+// One block of a cooperative launch, on a thread that no other block of it has.
+void work_in_team(Worker& worker, Launch& launch, unsigned number) {
+    begin_blocks(worker, launch);
+    const bool good = launch.team->begin(number) && run_block(worker, block_index(launch, number));
+    launch.team->end(number, good);
+    end_blocks(worker);
+}
+
 // Takes blocks until none is left or the launch has failed. With `alone_until`, stops at that time.
 // Returns whether blocks are left.
 bool work(Worker& worker, Launch& launch,
           const std::chrono::steady_clock::time_point* alone_until) {
     begin_blocks(worker, launch);
-    const uint64_t plane = static_cast<uint64_t>(launch.grid.x) * launch.grid.y;
     // Few, large takes when there are very many blocks; never so large that a thread idles long.
     const uint64_t chunk =
         alone_until ? 1 : std::clamp<uint64_t>(launch.blocks / (32 * settings().workers), 1, 64);
@@ -76,12 +94,9 @@ bool work(Worker& worker, Launch& launch,
         }
         const uint64_t last = std::min(first + chunk, launch.blocks);
         bool good = true;
-        for (uint64_t b = first; good && b < last; ++b) {
-            const Index index{static_cast<unsigned>(b % launch.grid.x),
-                              static_cast<unsigned>(b / launch.grid.x % launch.grid.y),
-                              static_cast<unsigned>(b / plane)};
-            good = !launch.error.load(std::memory_order_relaxed) && run_block(worker, index);
-        }
+        for (uint64_t b = first; good && b < last; ++b)
+            good = !launch.error.load(std::memory_order_relaxed) &&
+                   run_block(worker, block_index(launch, b));
         if (!good) {
             left = false;
             launch.next_block.store(launch.blocks, std::memory_order_relaxed);
@@ -95,8 +110,10 @@ bool work(Worker& worker, Launch& launch,
 // The helpers of the launching thread. Rebuilt in a forked child, where no thread has survived.
 class Pool {
   public:
-    explicit Pool(unsigned helpers) : workers_(helpers + 1) {
-        for (unsigned i = 0; i <= helpers; ++i) {
+    // `helpers` threads for ordinary launches; of a cooperative one each block has a thread.
+    Pool(unsigned helpers, unsigned team)
+        : helpers_(helpers), workers_(std::max(helpers + 1, team)) {
+        for (unsigned i = 0; i < workers_.size(); ++i) {
             workers_[i] = std::make_unique<Worker>();
             workers_[i]->number = i;
             if (settings().random_order) {
@@ -110,60 +127,69 @@ class Pool {
 
     Worker& own() { return *workers_[0]; }
 
+    // All blocks that are left, or a cooperative launch.
     void help(Launch& launch) {
-        start();
+        const unsigned wanted = launch.team ? static_cast<unsigned>(launch.blocks) - 1 : helpers_;
+        start(wanted);
         {
             std::lock_guard<std::mutex> lock(mutex_);
             launch_ = &launch;
-            busy_ = static_cast<unsigned>(threads_.size());
+            busy_ = wanted_ = wanted;
             ++round_;
         }
         wake_.notify_all();
-        work(own(), launch, nullptr);
+        if (launch.team)
+            work_in_team(own(), launch, 0);
+        else
+            work(own(), launch, nullptr);
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [&] { return busy_ == 0; });
         launch_ = nullptr;
     }
 
   private:
-    void start() {
-        if (!threads_.empty()) return;
+    void start(unsigned wanted) {
+        if (threads_.size() >= wanted) return;
         // Signals belong to the program's own threads.
         sigset_t all, before;
         sigfillset(&all);
         for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, stop_signal()}) sigdelset(&all, signal);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        for (unsigned i = 1; i < workers_.size(); ++i) {
-            threads_.emplace_back([this, i] { loop(*workers_[i]); });
+        for (unsigned i = static_cast<unsigned>(threads_.size()) + 1; i <= wanted; ++i) {
+            threads_.emplace_back([this, i, seen = round_] { loop(*workers_[i], i, seen); });
             threads_.back().detach();
         }
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
 
-    void loop(Worker& worker) {
+    void loop(Worker& worker, unsigned number, uint64_t seen) {
         install_fault_handler();
-        uint64_t seen = 0;
         for (;;) {
             Launch* launch;
             {
                 std::unique_lock<std::mutex> lock(mutex_);
                 wake_.wait(lock, [&] { return round_ != seen; });
                 seen = round_;
+                if (number > wanted_) continue;
                 launch = launch_;
             }
-            work(worker, *launch, nullptr);
+            if (launch->team)
+                work_in_team(worker, *launch, number);
+            else
+                work(worker, *launch, nullptr);
             std::lock_guard<std::mutex> lock(mutex_);
             if (--busy_ == 0) done_.notify_one();
         }
     }
 
+    const unsigned helpers_;
     std::vector<std::unique_ptr<Worker>> workers_;
     std::vector<Worker*> all_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     Launch* launch_ = nullptr;
-    unsigned busy_ = 0;
+    unsigned wanted_ = 0, busy_ = 0;  // threads that this launch has; of them, still at work
     uint64_t round_ = 0;
 };
 
@@ -187,7 +213,7 @@ Pool& the_pool() {
         return true;
     }();
     (void)registered;
-    if (!pool) pool = new Pool(settings().workers - 1);
+    if (!pool) pool = new Pool(settings().workers - 1, settings().workers * resident_blocks());
     return *pool;
 }
 
@@ -223,6 +249,17 @@ int check_pointers(const Kernel& kernel, const PreparedLaunch& prepared) {
 
 unsigned worker_count() {
     return settings().workers;
+}
+
+unsigned resident_blocks() {
+    return (kTeam + settings().workers - 1) / settings().workers;
+}
+
+unsigned resident_blocks(const Function& function, unsigned threads, size_t dynamic_shared) {
+    const size_t shared = function.static_shared + dynamic_shared;
+    const unsigned by_threads = kMaxThreads * resident_blocks() / std::max(threads, 1u);
+    const size_t by_shared = shared ? size_t{227 * 1024} / shared : resident_blocks();
+    return static_cast<unsigned>(std::min<size_t>({resident_blocks(), by_threads, by_shared}));
 }
 
 int prepare_launch(PreparedLaunch& prepared, Function* function, Index grid, Index block,
@@ -329,11 +366,14 @@ int run_launch(const PreparedLaunch& prepared) {
     for (unsigned i = 0; i < kernel.argument_count; ++i)
         addresses[i] = prepared.storage.data() + prepared.offsets[i];
     launch.arguments = addresses.data();
+    const bool checked = prepared.function->module->info->checked && registered_checks;
+    std::optional<Team> team;
+    if (prepared.cooperative)
+        launch.team = &team.emplace(static_cast<unsigned>(launch.blocks), checked);
 
     std::lock_guard<std::mutex> lock(launch_mutex);
     Pool& pool = the_pool();
     install_fault_handler();
-    const bool checked = prepared.function->module->info->checked && registered_checks;
     int result = CUDA_SUCCESS;
     if (checked) {
         check_hooks = registered_checks;
@@ -346,7 +386,7 @@ int run_launch(const PreparedLaunch& prepared) {
         running_launch.started = begun.time_since_epoch().count();
         // Check mode keeps one shadow of memory: its launches stay on one thread.
         const bool alone = settings().workers == 1 || launch.blocks == 1 || checked;
-        if (work(pool.own(), launch, alone ? nullptr : &until)) pool.help(launch);
+        if (launch.team || work(pool.own(), launch, alone ? nullptr : &until)) pool.help(launch);
         running_launch.started = 0;
         result = launch.error.load();
         if (result) result = fail(result, launch.error_text);

@@ -12,6 +12,8 @@
 
 namespace cpu_driver {
 
+class Team;
+
 // One execution of a kernel over a grid. Lives on the stack of the launching thread.
 struct Launch {
     const Function* function = nullptr;
@@ -20,6 +22,7 @@ struct Launch {
     unsigned dynamic_shared = 0;
     const void* const* arguments = nullptr;  // one address per argument
     uint64_t blocks = 0;
+    Team* team = nullptr;  // of a cooperative launch
 
     std::atomic<uint64_t> next_block{0};
     std::atomic<int> error{0};  // CUresult of the first failure
@@ -32,6 +35,7 @@ struct PreparedLaunch {
     Function* function = nullptr;
     uint64_t function_number = 0;
     bool fresh = true;  // validated just now; a replay from a graph is not
+    bool cooperative = false;
     Index grid{}, block{};
     unsigned dynamic_shared = 0;
     std::vector<unsigned char> storage;  // the arguments, each aligned
@@ -49,6 +53,12 @@ int run_launch(const PreparedLaunch& prepared);
 
 unsigned worker_count();
 
+// Blocks that a multiprocessor holds at a time, of any kernel; of one of `threads` threads and so
+// much dynamic shared memory. A multiprocessor is a worker; few of them hold more, so that a
+// cooperative launch has some blocks everywhere.
+unsigned resident_blocks();
+unsigned resident_blocks(const Function& function, unsigned threads, size_t dynamic_shared);
+
 // What check mode hooks into; null members are skipped. The pointer is null outside check mode.
 struct Worker;
 struct CheckHooks {
@@ -58,7 +68,10 @@ struct CheckHooks {
     void (*block_end)(Worker& worker);
     void (*thread_switch)(Worker& worker);  // block.current has changed
     void (*barrier_arrive)(Worker& worker, const void* caller);
-    void (*barrier_complete)(Worker& worker);  // barrier_epoch has been advanced
+    void (*barrier_complete)(Worker& worker);     // barrier_epoch has been advanced
+    void (*grid_barrier_arrive)(Worker& worker);  // the whole block has
+    void (*grid_barrier_complete)();
+    void (*block_resume)(Worker& worker);  // past a grid-wide barrier, or to report
     void (*warp_arrive)(Worker& worker, uint32_t operation, uint32_t mask, const void* caller);
     void (*warp_complete)(Worker& worker, unsigned warp, uint32_t lanes);
     void (*thread_left)(Worker& worker, unsigned thread);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <utility>
 
+#include "cooperative.h"
 #include "launch.h"
 #include "watchdog.h"
 
@@ -93,14 +94,6 @@ void start_bookkeeping(Worker& worker) {
         worker.exited.add(block.order ? block.order[i] : i);
         ++worker.exited_count;
     }
-}
-
-// Ends the launch for a wait that cannot come to an end, or must not be begun.
-[[noreturn]] void fail_waiting(Worker& worker, const char* kind, unsigned thread,
-                               const void* caller, const std::string& text) {
-    if (check_hooks && check_hooks->problem)
-        check_hooks->problem(worker, kind, thread, caller, text);
-    fail_from_kernel(worker, CUDA_ERROR_LAUNCH_FAILED, text);
 }
 
 std::string describe_waiting(const Worker& worker) {
@@ -219,6 +212,20 @@ void fiber_main(void* argument) {
             dispatch(worker);
         }
     }
+}
+
+// All threads of the block are there.
+void meet_grid(Worker& worker, const void* caller) {
+    if (worker.grid_count != worker.block.count)
+        fail_waiting(worker, "divergent_barrier", worker.block.current, caller,
+                     format("divergent barrier: of the threads of block (%u,%u,%u), %u came to the "
+                            "grid-wide barrier and %u to __syncthreads",
+                            worker.block.index.x, worker.block.index.y, worker.block.index.z,
+                            worker.grid_count, worker.block.count - worker.grid_count));
+    if (check_hooks && check_hooks->grid_barrier_arrive) check_hooks->grid_barrier_arrive(worker);
+    const Index at = worker.block.index, grid = worker.block.grid;
+    worker.launch->team->meet(worker, (at.z * grid.y + at.y) * grid.x + at.x, caller);
+    worker.grid_count = 0;
 }
 
 void release_barrier(Worker& worker) {
@@ -523,6 +530,13 @@ void fail_from_kernel(Worker& worker, int code, const std::string& text) {
     siglongjmp(worker.fault, 1);
 }
 
+void fail_waiting(Worker& worker, const char* kind, unsigned thread, const void* caller,
+                  const std::string& text) {
+    if (check_hooks && check_hooks->problem)
+        check_hooks->problem(worker, kind, thread, caller, text);
+    fail_from_kernel(worker, CUDA_ERROR_LAUNCH_FAILED, text);
+}
+
 void install_fault_handler() {
     static bool installed = [] {
         struct sigaction action{};
@@ -585,7 +599,7 @@ bool run_block(Worker& worker, Index index) {
     worker.ready.clear();
     worker.exited.clear();
     worker.at_barrier.clear();
-    worker.barrier_count = worker.exited_count = worker.barrier_epoch = 0;
+    worker.barrier_count = worker.exited_count = worker.barrier_epoch = worker.grid_count = 0;
     worker.predicate_count = 0;
     worker.predicate_and = 1;
     worker.predicate_or = 0;
@@ -627,15 +641,25 @@ int cpu_driver_barrier(uint32_t kind, int predicate, const void* caller) {
     if (check_hooks && check_hooks->barrier_arrive) check_hooks->barrier_arrive(worker, caller);
     if (worker.barrier_count == 0 && !block.leave_hook) start_bookkeeping(worker);
     const unsigned self = block.current;
+    if (kind == kGrid && !worker.launch->team)
+        fail_waiting(worker, "divergent_barrier", self, caller,
+                     describe_thread(worker, self) +
+                         " came to a grid-wide barrier, but the launch "
+                         "is not cooperative: use "
+                         "cuLaunchCooperativeKernel");
     worker.predicate_count += predicate != 0;
     worker.predicate_and &= predicate != 0;
     worker.predicate_or |= predicate != 0;
     worker.at_barrier.add(self);
     ++worker.barrier_count;
     if (worker.exited_count) fail_divergent(worker, self);
-    if (worker.barrier_count == block.count) release_barrier(worker);
+    worker.grid_count += kind == kGrid;
+    if (worker.barrier_count == block.count) {
+        if (worker.grid_count) meet_grid(worker, caller);
+        release_barrier(worker);
+    }
     suspend(worker);
-    return kind == kPlain ? 0 : worker.predicate_result[kind - kCount];
+    return kind == kPlain || kind == kGrid ? 0 : worker.predicate_result[kind - kCount];
 }
 
 void cpu_driver_warp(uint32_t operation, uint32_t mask, const void* input, void* output,

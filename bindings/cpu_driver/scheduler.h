@@ -69,6 +69,7 @@ struct Worker {
 
     ThreadSet ready, exited, at_barrier;
     unsigned barrier_count = 0, exited_count = 0;
+    unsigned grid_count = 0;     // of barrier_count, those that came to the grid's barrier
     unsigned barrier_epoch = 0;  // barriers completed in this block
     int predicate_count = 0, predicate_and = 1, predicate_or = 0, predicate_result[3] = {};
     WarpState warps[kWarps];
@@ -94,6 +95,11 @@ bool run_block(Worker& worker, Index index);
 
 // Ends the launch from inside a kernel and goes back to the OS thread's own stack.
 [[noreturn]] void fail_from_kernel(Worker& worker, int code, const std::string& text);
+
+// Ends the launch for a wait that cannot come to an end, or must not be begun; `kind` and `caller`
+// are for check mode.
+[[noreturn]] void fail_waiting(Worker& worker, const char* kind, unsigned thread,
+                               const void* caller, const std::string& text);
 
 // "block (x,y,z), thread (x,y,z)" of linear thread t in the worker's block.
 std::string describe_thread(const Worker& worker, unsigned t);

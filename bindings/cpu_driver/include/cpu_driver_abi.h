@@ -92,13 +92,14 @@ enum WarpOperation : uint32_t {
     kReduceXor,
 };
 
-enum BarrierKind : uint32_t { kPlain, kCount, kAnd, kOr };
+// kGrid is the barrier of a cooperative launch: the threads of all blocks.
+enum BarrierKind : uint32_t { kPlain, kCount, kAnd, kOr, kGrid };
 
 }  // namespace cpu_driver
 
 #pragma GCC visibility push(default)
 extern "C" {
-// __syncthreads and its counting forms; returns the reduced predicate.
+// __syncthreads, its counting forms (returns the reduced predicate), and the grid-wide barrier.
 int cpu_driver_barrier(uint32_t kind, int predicate, const void* caller);
 // One meeting of the lanes in `mask`. `input` and `output` are this lane's operand and result
 // (`size` bytes; votes and reductions use 4-byte words, matches a word as result). `argument` is

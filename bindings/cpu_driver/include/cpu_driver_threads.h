@@ -37,11 +37,12 @@ static inline SourcePlace calling_place(const char* file = __builtin_FILE(),
     return {file, line};
 }
 }  // namespace cpu_driver
-#define CPU_DRIVER_PLACE_PARAMETER \
-    , const ::cpu_driver::SourcePlace& place = ::cpu_driver::calling_place()
+#define CPU_DRIVER_CALLER const ::cpu_driver::SourcePlace& place = ::cpu_driver::calling_place()
+#define CPU_DRIVER_PLACE_PARAMETER , CPU_DRIVER_CALLER
 #define CPU_DRIVER_PLACE (static_cast<const void*>(&place))
 #else
 #define CPU_DRIVER_HERE() nullptr
+#define CPU_DRIVER_CALLER
 #define CPU_DRIVER_PLACE_PARAMETER
 #define CPU_DRIVER_PLACE nullptr
 #endif
@@ -96,6 +97,12 @@ static inline void lockstep_store(volatile T* place, V value) {
     (::cpu_driver::meet(::cpu_driver::kCount, (p) != 0, CPU_DRIVER_HERE()))
 #define __syncthreads_and(p) (::cpu_driver::meet(::cpu_driver::kAnd, (p) != 0, CPU_DRIVER_HERE()))
 #define __syncthreads_or(p) (::cpu_driver::meet(::cpu_driver::kOr, (p) != 0, CPU_DRIVER_HERE()))
+
+// The barrier of all threads of a cooperative launch. CUDA has no word for it in one instruction:
+// a function with the parameter CPU_DRIVER_CALLER puts this where a GPU counts the blocks that have
+// arrived.
+#define CPU_DRIVER_GRID_BARRIER() \
+    ((void)::cpu_driver::meet(::cpu_driver::kGrid, 0, CPU_DRIVER_PLACE))
 
 #define CPU_DRIVER_WARP static inline __attribute__((always_inline))
 

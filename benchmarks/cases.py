@@ -436,6 +436,8 @@ def _data(make: _Builder) -> list[Case]:
     labels = make.integers(0, 10, (images,), np.uint8)
     order, cursor = make.permutation(images), np.array([990], np.int32)
     n = make.batch
+    passes = [(make.normal(1), make.uniform(n)) for _ in range(3)]  # losses and scores
+    offsets = [place + i * (1 + n) for i in range(3) for place in (0, 1)]
     return [
         Case(
             "gather_rows", label, (table, order, cursor, make.out(n, *image)), (3,), (),
@@ -447,8 +449,9 @@ def _data(make: _Builder) -> list[Case]:
         ),
         Case(
             "store_row", "losses",
-            (make.normal(1), make.uniform(n), np.array([1], np.int32), make.normal(20, 1 + n)),
-            (), (3,), unread=2 * 4 * (1 + n) * 19 + 4 * (1 + n),
+            (np.array([1], np.int32), make.normal(20, 3 * (1 + n)),
+             *(part for pair in passes for part in pair)), (), (1,), {"offsets": offsets},
+            unread=2 * 4 * 3 * (1 + n) * 19 + 4 * 3 * (1 + n),
         ),
         Case("advance_cursor", "one", (cursor,), (), (0,), {"step": n, "modulo": images}),
     ]  # fmt: skip

@@ -70,7 +70,7 @@ def launches_of(gan: Any) -> int | None:
     recorded. The recording is not launched."""
     if gan.device.cannot_record() is not None:
         return None
-    return gan.device.record(gan.train_batch).nodes + 1  # the place of the losses moves on
+    return gan.device.record(gan.train_batch).nodes
 
 
 def bytes_of(gan: Any) -> int:

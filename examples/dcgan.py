@@ -71,7 +71,12 @@ class Metrics(Losses):
 
 
 class Dcgan(Gan):
-    """Both networks, their optimizers and the data, and the example's step."""
+    """Both networks, their optimizers and the data, and the example's step.
+
+    Each of the three passes through D has an executor of its own, all with the parameters of
+    `discriminator`, the one for real images: nothing is copied between D and G, and the gradients
+    of generated images are written where those of real ones are added.
+    """
 
     network = sampling.DCGAN
     title = "DCGAN"
@@ -79,21 +84,43 @@ class Dcgan(Gan):
     monitor_pattern = ""
     """Outputs inside the networks to keep for a monitor."""
 
+    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+        super().__init__(device, images, settings, losses_kept)
+        options = {"shared": self.discriminator, "inputs": {"data": self.generator.outputs[0]}}
+        bind, count = self._bind_discriminator, settings.batch_size
+        self.on_fake = bind(device, count, {"data": "null"}, **options)
+        self.on_generated = bind(
+            device, count, {}, input_gradients={"data": self.image_gradient}, **options
+        )
+        passes = ((self.on_fake, 0.0), (self.discriminator, 1.0), (self.on_generated, 1.0))
+        for executor, label in passes:
+            device.ops.fill(executor.arg_dict["label"], value=label)
+        self._beside = device.branch()
+
     def bind(self, device, batch_size: int):
         settings = self.settings
         # What the monitor watches inside the networks becomes an output of them.
         gen = with_internals(networks.dcgan_generator(settings.ngf, CHANNELS), self.monitor_pattern)
-        dis = with_internals(networks.dcgan_discriminator(settings.ndf), self.monitor_pattern)
+        # Where D leaves the image gradient and G takes it; it can be looked at after the step.
+        self.image_gradient = device.zeros((batch_size, SIDE, SIDE, CHANNELS), np.float32)
         generator = gen.bind(
             device,
             {"rand": (batch_size, 1, 1, settings.noise_size)},
             {"rand": "null"},
             branches=True,
+            output_gradients={gen.list_outputs()[0]: self.image_gradient},
         )
-        # D's gradients of two passes are summed; its image gradient is G's alone.
-        requests = dict.fromkeys(dis.list_arguments(), "add") | {"data": "write", "label": "null"}
+        # D's gradients of two passes are summed: those of real images are the second.
+        weights = networks.dcgan_discriminator(settings.ndf).list_arguments()
+        requests = dict.fromkeys(weights, "add") | {"data": "null"}
+        return generator, self._bind_discriminator(device, batch_size, requests)
+
+    def _bind_discriminator(self, device, batch_size: int, requests, **options):
+        """An executor of D, with the gradient requests that are not "write"."""
+        plain = networks.dcgan_discriminator(self.settings.ndf)
+        dis = with_internals(plain, self.monitor_pattern)
         shapes = {"data": (batch_size, SIDE, SIDE, CHANNELS), "label": (batch_size, 1)}
-        return generator, dis.bind(device, shapes, requests, branches=True)
+        return dis.bind(device, shapes, requests | {"label": "null"}, branches=True, **options)
 
     def initial(self) -> initializer.Initializer:
         return initializer.Normal(self.settings.sigma)
@@ -109,28 +136,33 @@ class Dcgan(Gan):
 
     def train_batch(self) -> None:
         """One batch: D learns from generated and real images in one update, then G through D."""
-        gen, dis = self.generator, self.discriminator
+        gen, real, beside = self.generator, self.discriminator, self._beside
+
+        # Until D sees the real images, they can be gathered beside the rest.
+        beside.enter()
+        self.data.next_batch(real.arg_dict["data"])
+        beside.leave()
 
         self.device.ops.random_normal(self.random_state, gen.arg_dict["rand"])
         gen.forward(is_train=True)
-        made = gen.outputs[0]
 
-        dis.zero_gradients()
-        dis.forward(is_train=True, data=made, label=0.0)
-        dis.backward(wanted=self.discriminator_weights)
-        self._keep(0, None, dis.outputs[0])
+        self.on_fake.forward(is_train=True)
+        self.on_fake.backward(wanted=self.discriminator_weights)
 
-        self.data.next_batch(dis.arg_dict["data"])
-        dis.forward(is_train=True, label=1.0)
-        dis.backward(wanted=self.discriminator_weights)
-        self._keep(1, None, dis.outputs[0])
+        beside.join()
+        real.forward(is_train=True)
+        real.backward(wanted=self.discriminator_weights)
         self.discriminator_optimizer.update()
 
-        dis.forward(is_train=True, data=made, label=1.0)
-        dis.backward(wanted=["data"])
-        self._keep(2, None, dis.outputs[0])
-        gen.backward(out_grads=[dis.grad_dict["data"], *[None] * (len(gen.outputs) - 1)])
+        self.on_generated.forward(is_train=True)
+        beside.enter()
+        passes = (self.on_fake, real, self.on_generated)
+        self._keep_all(*((None, executor.outputs[0]) for executor in passes))
+        beside.leave()
+        self.on_generated.backward(wanted=["data"])
+        gen.backward(out_grads=[self.image_gradient, *[None] * (len(gen.outputs) - 1)])
         self.generator_optimizer.update()
+        beside.join()
 
     def read_losses(self) -> list[Metrics]:
         """The metrics of the batches since the last call. Waits for the device to finish them."""
@@ -159,20 +191,17 @@ class Report:
 
     def __init__(self, model: Dcgan, where: str) -> None:
         self.model = model
-        self.real = model.device.empty(model.discriminator.arg_dict["data"].shape, np.float32)
 
     def samples(self, folder: RunFolder, batches_done: int) -> None:
         """What G made, the gradient that it got for it, and the real images, of one batch."""
         model = self.model
-        gradient = np.array(model.discriminator.grad_dict["data"])
+        gradient = np.array(model.image_gradient)
         # Grey is no gradient; the largest of the batch is black or white.
         gradient *= 1 / max(float(np.abs(gradient).max()), np.finfo(np.float32).tiny)
-        # The discriminator's last pass had generated images; the real ones are gathered again.
-        model.data.latest_batch(self.real)
         parts = {
             "generated": np.array(model.generator.outputs[0]),
             "gradient": gradient,
-            "real": np.array(self.real),
+            "real": np.array(model.discriminator.arg_dict["data"]),
         }
         for name, images in parts.items():
             path = folder.sample(batches_done)
@@ -236,7 +265,7 @@ def make_system(every: int, pattern: str) -> System:
 
     def watch(model: Watched) -> list[str]:
         if model.monitor is None:
-            networks = {"G": model.generator, "D": model.discriminator}
+            networks = {"G": model.generator, "D": model.on_generated}
             model.monitor = Monitor(networks, pattern, every)
         return model.monitor.lines(model.batches_done)
 

@@ -3,7 +3,7 @@
 //   table (M, row) bytes or float, order (K) row numbers, cursor (1)
 //   gather_rows      y (N, row) = table[order[(cursor + i) % K]] * scale + shift, as float
 //   gather_one_hot   y (N, classes) = 1 at labels[order[(cursor + i) % K]], else 0
-//   store_row        rows (R, size): rows[cursor, offset ...] = first (n) and then second (m)
+//   store_row        rows (R, size): rows[cursor, at_i ...] = part_i (n_i), of up to six parts
 //   advance_cursor   cursor = (cursor + step) % modulo
 //
 // The cursor is in device memory, so that a captured graph takes the next batch, and leaves its
@@ -57,19 +57,31 @@ extern "C" __global__ void gather_one_hot(const unsigned char* __restrict__ labe
     }
 }
 
-// A cursor outside the rows writes nothing. second may be null with m = 0.
-extern "C" __global__ void store_row(const float* __restrict__ first,
-                                     const float* __restrict__ second,
-                                     const int* __restrict__ cursor, float* __restrict__ rows,
-                                     int count, int size, int offset, int n, int m) {
+// One block, which moves the cursor to the next row itself where `advance` says so. A cursor
+// outside the rows writes nothing and stays. Parts may be null with n = 0.
+extern "C" __global__ void store_row(
+    int* cursor, float* __restrict__ rows, const float* __restrict__ part_0,
+    const float* __restrict__ part_1, const float* __restrict__ part_2,
+    const float* __restrict__ part_3, const float* __restrict__ part_4,
+    const float* __restrict__ part_5, int at_0, int at_1, int at_2, int at_3, int at_4, int at_5,
+    int n_0, int n_1, int n_2, int n_3, int n_4, int n_5, int count, int size, int advance) {
+    const float* const parts[] = {part_0, part_1, part_2, part_3, part_4, part_5};
+    const int at[] = {at_0, at_1, at_2, at_3, at_4, at_5};
+    const int n[] = {n_0, n_1, n_2, n_3, n_4, n_5};
     const int row = cursor[0];
     if (row < 0 || row >= count) {
         return;
     }
-    float* to = rows + static_cast<long long>(row) * size + offset;
-    const int step = gridDim.x * blockDim.x;
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n + m; i += step) {
-        to[i] = i < n ? first[i] : second[i - n];
+    float* const to = rows + static_cast<long long>(row) * size;
+#pragma unroll
+    for (int part = 0; part < 6; ++part) {
+        for (int i = threadIdx.x; i < n[part]; i += blockDim.x) {
+            to[at[part] + i] = parts[part][i];
+        }
+    }
+    __syncthreads();  // every thread knows the row
+    if (advance && threadIdx.x == 0) {
+        cursor[0] = row + 1 < count ? row + 1 : 0;
     }
 }
 
@@ -79,5 +91,5 @@ extern "C" __global__ void advance_cursor(int* cursor, int step, int modulo) {
 
 // Launch contract: gather_rows: grid (N, chunks), 256 threads, a chunk per 1024 elements of a row,
 // at most 65535. gather_one_hot: one-dimensional, any grid (a block per 256 elements of y).
-// store_row: one-dimensional, any grid (a block per 1024 elements). advance_cursor: one thread.
+// store_row: one block of 256 threads. advance_cursor: one thread.
 // No shared memory.

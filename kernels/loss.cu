@@ -45,7 +45,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // probabilities = sigmoid(z) and dlogits = scale * (sigmoid(z) - t) may be null: a step that will
-// ask for the gradient has it from here, without a launch of its own.
+// ask for the gradient has it from here, without a launch of its own. loss may be null too, where
+// nobody asks for the sum.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sigmoid_cross_entropy_forward(const float* __restrict__ logits,
                                   const float* __restrict__ labels,
@@ -58,11 +59,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         constexpr int W = decltype(width)::value;
         const Pack<W> z = load<W>(logits + i);
         const Pack<W> t = load<W>(labels + i);
+        if (loss != nullptr) {
 #pragma unroll
-        for (int k = 0; k < W; ++k) {
-            // softplus(z) - z t, grouped so that a confident right answer does not cancel:
-            // t = 1 gives softplus(-z), t = 0 gives softplus(z)
-            sum += fmaxf(z.at[k], 0.0f) - z.at[k] * t.at[k] + log1pf(expf(-fabsf(z.at[k])));
+            for (int k = 0; k < W; ++k) {
+                // softplus(z) - z t, grouped so that a confident right answer does not cancel:
+                // t = 1 gives softplus(-z), t = 0 gives softplus(z)
+                sum += fmaxf(z.at[k], 0.0f) - z.at[k] * t.at[k] + log1pf(expf(-fabsf(z.at[k])));
+            }
         }
         if (probabilities != nullptr) {
             Pack<W> p;
@@ -81,7 +84,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             store<W>(dlogits + i, gradient);
         }
     });
-    finish_sum(sum, partial, loss, scale);
+    if (loss != nullptr) {
+        finish_sum(sum, partial, loss, scale);
+    }
 }
 
 extern "C" __global__ void sigmoid_cross_entropy_backward(const float* __restrict__ logits,

@@ -83,6 +83,8 @@ class Executor:
     inputs, input_gradients: arrays of the same device, by input name, that an input or its gradient
     lies in instead of memory of its own: another executor's output, or its `head_gradients`, which
     then need no copy. They must stay valid whenever this executor runs.
+    output_gradients: arrays, by output name, in which an output's gradient arrives instead of in
+    memory of this executor's; unlike that, they still hold it when the pass is over.
     fuse: whether batch norm takes the activation that follows into its kernels.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
@@ -114,6 +116,7 @@ class Executor:
         shared: Executor | None = None,
         inputs: Mapping[str, Any] | None = None,
         input_gradients: Mapping[str, Any] | None = None,
+        output_gradients: Mapping[str, Any] | None = None,
         fuse: bool = True,
         keep_forward: bool = False,
         branches: bool = False,
@@ -146,8 +149,12 @@ class Executor:
         self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, apart)
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
-        self._adopt(self._graph.arguments, inputs or {}, "input")
-        self._adopt(self._graph.argument_gradients, input_gradients or {}, "gradient of input")
+        arguments, gradients = self._graph.arguments, self._graph.argument_gradients
+        self._adopt(arguments, inputs or {}, "input", self.input_names)
+        self._adopt(gradients, input_gradients or {}, "gradient of input", self.input_names)
+        heads = zip(symbol.list_outputs(), self._graph.heads, strict=True)
+        landings = {name: head.landing for name, head in heads if head.landing is not None}
+        self._adopt(landings, output_gradients or {}, "gradient of output", list(landings))
         self._allocate(inferred, shared)
         self._collect()
 
@@ -158,13 +165,20 @@ class Executor:
 
     # Memory
 
-    def _adopt(self, symbolic: Mapping[str, Array], given: Mapping[str, Any], what: str) -> None:
-        """Takes arrays of the caller's for inputs, or for their gradients."""
+    def _adopt(
+        self,
+        symbolic: Mapping[str, Array],
+        given: Mapping[str, Any],
+        what: str,
+        names: Sequence[str],
+    ) -> None:
+        """Takes arrays of the caller's for inputs, for their gradients, or for gradients of
+        outputs."""
         for name, array in given.items():
-            if name not in self.input_names or name not in symbolic:
+            if name not in names or name not in symbolic:
                 raise GraphError(
-                    f"there is no {what} {name!r} to lie in an array of yours; inputs are "
-                    f"{', '.join(self.input_names)}"
+                    f"there is no {what} {name!r} to lie in an array of yours; "
+                    f"{what.rpartition(' ')[2]}s are {', '.join(names)}"
                 )
             wanted = symbolic[name]
             self._require_own(array, f"{what} {name!r}")
@@ -173,6 +187,8 @@ class Executor:
                     f"{what} {name!r} is {wanted.dtype} of shape {wanted.shape}; the array that it "
                     f"shall lie in is {array.dtype} of shape {tuple(array.shape)}"
                 )
+            if wanted.base is not None:
+                self._memory[wanted.root] = array.reshape(wanted.root.shape)
             self._memory[wanted] = array
 
     def _require_own(self, array: Any, what: str) -> None:
@@ -304,8 +320,8 @@ class Executor:
         return call.attributes | ({"precision": self.precision} if chosen else {})
 
     def _resolve(self, array: Array) -> Any:
-        memory = self._memory[array.root]
-        return memory if array.base is None else memory.reshape(array.shape)
+        found = self._memory.get(array)
+        return self._memory[array.root].reshape(array.shape) if found is None else found
 
     def _collect(self) -> None:
         graph = self._graph

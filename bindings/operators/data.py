@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -12,6 +13,8 @@ from .validation import THREADS, blocks_for, countable, device_array, has_rank, 
 FILE = "data.cu"
 TABLE_TYPES = {np.dtype(np.uint8): "unsigned char", np.dtype(np.float32): "float"}
 MAX_CHUNKS = 65535
+PARTS = 6
+"""Arrays that one launch of store_row takes."""
 
 
 def gather_rows(
@@ -54,27 +57,38 @@ def gather_one_hot(labels: Any, order: Any, cursor: Any, y: Any) -> None:
         kernel(blocks, THREADS, labels, order, cursor, y, rows, order.size, *y.shape)
 
 
-def store_row(first: Any, second: Any | None, cursor: Any, rows: Any, *, offset: int = 0) -> None:
-    """rows[cursor, offset:offset + n + m] = the n elements of first, then the m of second.
+def store_row(
+    cursor: Any, rows: Any, *parts: Any, offsets: Sequence[int], advance: bool = False
+) -> None:
+    """rows[cursor, offset:offset + part.size] = part, for each part and its offset.
 
-    first and second (which may be None) of any shape, cursor int32 (1,), rows (R, size). A cursor
-    that is none of the rows leaves them alone. ValueError where the elements do not fit a row.
+    cursor int32 (1,), rows (R, size), parts of any shape, one at least. advance: the cursor then
+    moves on, from the last row to the first. A cursor that is none of the rows leaves them, and
+    stays. ValueError where the elements do not fit a row.
     """
     operator = "store_row"
     has_rank(operator, "rows", rows, 2, "(R, size)")
     has_shape(operator, "cursor", cursor, (1,), "one position")
-    n = device_array(operator, "first", first).size
-    m = 0 if second is None else device_array(operator, "second", second).size
     count, size = rows.shape
-    if not 0 <= offset <= size - n - m:
-        raise ValueError(
-            f"{operator}: {n} and {m} elements from place {offset} on do not fit a row of "
-            f"rows {tuple(rows.shape)}"
-        )
     countable(operator, "elements of a row", size)
-    if n + m:
-        kernel = rows.context.kernel(FILE, operator)
-        kernel(blocks_for(n + m), THREADS, first, second, cursor, rows, count, size, offset, n, m)
+    if not 0 < len(parts) == len(offsets):
+        raise ValueError(f"{operator}: {len(parts)} parts and {len(offsets)} offsets were given")
+    for part, offset in zip(parts, offsets, strict=True):
+        n = device_array(operator, "a part", part).size
+        if not 0 <= offset <= size - n:
+            raise ValueError(
+                f"{operator}: {n} elements from place {offset} on do not fit a row of "
+                f"rows {tuple(rows.shape)}"
+            )
+    kernel = rows.context.kernel(FILE, operator)
+    for first in range(0, len(parts), PARTS):
+        given, at = parts[first : first + PARTS], tuple(offsets[first : first + PARTS])
+        absent = PARTS - len(given)
+        counts = (*(part.size for part in given), *(0,) * absent)
+        places = (*at, *(0,) * absent)
+        moves = int(advance and first + PARTS >= len(parts))
+        arrays = (cursor, rows, *given, *(None,) * absent)
+        kernel(1, THREADS, *arrays, *places, *counts, count, size, moves)
 
 
 def advance_cursor(cursor: Any, *, step: int, modulo: int) -> None:

@@ -39,7 +39,9 @@ def _partial_sums(blocks: int) -> int:
 
 
 WORKSPACE = {
-    "sigmoid_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_element_blocks(z)),
+    "sigmoid_cross_entropy_forward": lambda z, t, p, loss, *_, **__: (
+        0 if loss is None else _partial_sums(_element_blocks(z))
+    ),
     "softmax_cross_entropy_forward": lambda z, *_, **__: _partial_sums(_row_blocks(z)),
     "mean_squared_error_forward": lambda x, *_, **__: _partial_sums(_element_blocks(x)),
     "kullback_leibler_forward": lambda mean, *_, **__: _partial_sums(_element_blocks(mean)),
@@ -71,7 +73,7 @@ def sigmoid_cross_entropy_forward(
     logits: Any,
     labels: Any,
     probabilities: Any | None,
-    loss: Any,
+    loss: Any | None,
     dlogits: Any | None = None,
     *,
     scale: float,
@@ -79,19 +81,23 @@ def sigmoid_cross_entropy_forward(
 ) -> None:
     """loss (1,) = scale * sum(max(z, 0) - z t + log(1 + exp(-|z|))), z logits, t labels in 0..1.
 
-    `probabilities` receives sigmoid(z), `dlogits` what sigmoid_cross_entropy_backward would write.
-    ValueError where shapes differ or the workspace is too small.
+    `probabilities` receives sigmoid(z), `dlogits` what sigmoid_cross_entropy_backward would write;
+    each of the three may be None. ValueError where shapes differ or the workspace is too small.
     """
     operator = "sigmoid_cross_entropy_forward"
     same = {"labels": labels, "probabilities": probabilities, "dlogits": dlogits}
     same_shape(operator, logits=logits, **same)
     has_shape(operator, "loss", loss, (1,), "a sum")
-    blocks = _element_blocks(logits.shape)
-    partial = _partial(operator, workspace, blocks)
+    if loss is None:
+        partial, blocks = None, blocks_for(logits.size)
+    else:
+        blocks = _element_blocks(logits.shape)
+        partial = _partial(operator, workspace, blocks)
     kernel = logits.context.kernel(FILE, operator)
     outputs = (probabilities, dlogits, partial, loss)
     kernel(blocks, THREADS, logits, labels, *outputs, logits.size, scale)
-    _finish(partial, loss, blocks, scale)
+    if loss is not None:
+        _finish(partial, loss, blocks, scale)
 
 
 def sigmoid_cross_entropy_backward(

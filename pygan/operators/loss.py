@@ -249,8 +249,16 @@ class LogisticRegressionOutput(Operator):
         return Shapes((data, label), (data,))
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
-        operands = (arrays.inputs[0], arrays.outputs[0])
-        return [Call("activation_forward", operands, {"kind": "sigmoid"})]
+        data, label = arrays.inputs
+        if arrays.ahead is None or not training:
+            operands = (data, arrays.outputs[0])
+            return [Call("activation_forward", operands, {"kind": "sigmoid"})]
+        operands = (data, label.view(data.shape), arrays.outputs[0], None, arrays.ahead)
+        attributes = {"scale": self.scale(data.shape)}
+        return [Call("sigmoid_cross_entropy_forward", operands, attributes)]
+
+    def scale(self, shape: Shape) -> float:
+        return float(self.grad_scale) / prod(shape[1:])
 
     def backward(
         self,
@@ -260,9 +268,8 @@ class LogisticRegressionOutput(Operator):
     ) -> list[Call]:
         data, label = arrays.inputs
         target = gradients[0]
-        attributes = {
-            "scale": float(self.grad_scale) / prod(data.shape[1:]),
-            "accumulate": target.accumulate,
-        }
+        if target.array is arrays.ahead:
+            return []
+        attributes = {"scale": self.scale(data.shape), "accumulate": target.accumulate}
         operands = (data, label.view(data.shape), target.array)
         return [Call("sigmoid_cross_entropy_backward", operands, attributes)]

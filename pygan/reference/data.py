@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from . import shapes
@@ -45,32 +47,34 @@ def gather_one_hot(
 
 
 def store_row(
-    first: np.ndarray,
-    second: np.ndarray | None,
     cursor: np.ndarray,
     rows: np.ndarray,
-    *,
-    offset: int = 0,
+    *parts: np.ndarray,
+    offsets: Sequence[int],
+    advance: bool = False,
 ) -> None:
-    """rows[cursor, offset:offset + n + m] = the n elements of first, then the m of second.
+    """rows[cursor, offset:offset + part.size] = part, for each part and its offset.
 
-    first and second (which may be None) of any shape, cursor int32 (1,), rows (R, size). A cursor
-    that is none of the rows leaves them alone. Raises ValueError where the elements do not fit a
-    row.
+    cursor int32 (1,), rows (R, size), parts of any shape, one at least. advance: the cursor then
+    moves on, from the last row to the first. A cursor that is none of the rows leaves them, and
+    stays. Raises ValueError where the elements do not fit a row.
     """
     shapes.check_rank("store_row", "rows", rows, 2, "(R, size)")
     shapes.check_shape("store_row", "cursor", cursor, (1,), "one position")
-    n, m = first.size, 0 if second is None else second.size
-    if not 0 <= offset <= rows.shape[1] - n - m:
-        raise ValueError(
-            f"store_row: {n} and {m} elements from place {offset} on do not fit a row of "
-            f"rows {rows.shape}"
-        )
+    if not 0 < len(parts) == len(offsets):
+        raise ValueError(f"store_row: {len(parts)} parts and {len(offsets)} offsets were given")
+    for part, offset in zip(parts, offsets, strict=True):
+        if not 0 <= offset <= rows.shape[1] - part.size:
+            raise ValueError(
+                f"store_row: {part.size} elements from place {offset} on do not fit a row of "
+                f"rows {rows.shape}"
+            )
     if 0 <= cursor[0] < len(rows):
-        row = rows[int(cursor[0]), offset:]
-        row[:n] = first.ravel()
-        if second is not None:
-            row[n : n + m] = second.ravel()
+        row = rows[int(cursor[0])]
+        for part, offset in zip(parts, offsets, strict=True):
+            row[offset : offset + part.size] = part.ravel()
+        if advance:
+            cursor[0] = (int(cursor[0]) + 1) % len(rows)
 
 
 def advance_cursor(cursor: np.ndarray, *, step: int, modulo: int) -> None:

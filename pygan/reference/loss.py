@@ -30,7 +30,7 @@ def sigmoid_cross_entropy_forward(
     logits: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray | None,
-    loss: np.ndarray,
+    loss: np.ndarray | None,
     dlogits: np.ndarray | None = None,
     *,
     scale: float,
@@ -40,13 +40,14 @@ def sigmoid_cross_entropy_forward(
 
     This is the cross-entropy -t log p - (1 - t) log(1 - p) with p = sigmoid(z), which
     `probabilities` receives, in the form that neither overflows nor saturates. `dlogits` receives
-    what sigmoid_cross_entropy_backward writes.
+    what sigmoid_cross_entropy_backward writes. Each of the three may be None.
     """
     operator = "sigmoid_cross_entropy_forward"
     shapes.check_same(operator, logits=logits, labels=labels, probabilities=probabilities)
     shapes.check_shape(operator, "loss", loss, (1,), "a sum")
-    terms = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
-    loss[0] = logits.dtype.type(scale) * terms.sum()
+    if loss is not None:
+        terms = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
+        loss[0] = logits.dtype.type(scale) * terms.sum()
     if probabilities is not None:
         sigmoid(logits, probabilities)
     if dlogits is not None:

@@ -91,7 +91,7 @@ class Gan:
     """Both networks, their optimizers, the data and the random state: all that a step reads.
 
     A system of its own binds its networks in ``bind`` and trains them in ``train_batch``, which
-    keeps losses and scores (``_keep``).
+    keeps losses and scores (``_keep``, or ``_keep_all``).
     """
 
     network: ClassVar[str]
@@ -152,7 +152,7 @@ class Gan:
         """Trains on one batch. Raises StateError where losses kept were not read in time."""
         if self.losses_full:
             raise StateError(f"the losses of {self.losses_kept} batches wait for read_losses()")
-        self.recording.run(self._train_and_move_on)
+        self.recording.run(self.train_batch)
         self.batches_done += 1
         self._unread += 1
 
@@ -160,21 +160,29 @@ class Gan:
         """The launches of a step, the same for every batch."""
         raise NotImplementedError
 
-    def _train_and_move_on(self) -> None:
-        self.train_batch()
-        self._ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
-
     def start_epoch(self, epoch: int) -> None:
         """Draws what is drawn once an epoch: the order of the images."""
         self.data.start_epoch(epoch)
 
     def _keep(self, which: int, loss, scores) -> None:
         """Copies a pass's loss (1,) and scores (batch, ...), each where it is not None, on the
-        device, to where ``read_losses`` finds them. which: 0 on fake, 1 on real images, 2 for G."""
-        offset = which * (1 + self.settings.batch_size)
-        if loss is None:
-            loss, scores, offset = scores, None, offset + 1
-        self._ops.store_row(loss, scores, self._place, self._passes, offset=offset)
+        device, to where ``read_losses`` finds them. which: 0 on fake, 1 on real images, 2 for G;
+        2 is kept in every batch, as its last."""
+        self._store({which: (loss, scores)})
+
+    def _keep_all(self, *passes) -> None:
+        """As ``_keep`` for (loss, scores) of all three passes, in one launch, for a system that has
+        an executor for each."""
+        self._store(dict(enumerate(passes)))
+
+    def _store(self, passes) -> None:
+        parts, offsets = [], []
+        for which, pair in passes.items():
+            for place, array in enumerate(pair, which * (1 + self.settings.batch_size)):
+                if array is not None:
+                    parts.append(array)
+                    offsets.append(place)
+        self._ops.store_row(self._place, self._passes, *parts, offsets=offsets, advance=2 in passes)
 
     @property
     def losses_full(self) -> bool:
@@ -296,8 +304,7 @@ class LessonGan(Gan):
         # G learns what would make D call its images real. Only D's image gradient is needed.
         self.on_generated.forward(is_train=True)
         beside.enter()
-        for which, executor in enumerate((self.on_fake, real, self.on_generated)):
-            self._keep(which, *executor.outputs)
+        self._keep_all(*(each.outputs for each in (self.on_fake, real, self.on_generated)))
         beside.leave()
         self.on_generated.backward(wanted=["img"])
         generator.backward(out_grads=[self.on_generated.grad_dict["img"]])

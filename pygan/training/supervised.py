@@ -123,11 +123,10 @@ class Supervised:
         self.feed()
         executor.forward(is_train=True)
         executor.backward(wanted=self.trained)
-        for offset, name in enumerate(self.loss_names):
-            loss = executor.output_dict[name]
-            ops.store_row(loss, None, self._place, self._losses, offset=offset)
+        losses = [executor.output_dict[name] for name in self.loss_names]
+        places = range(len(losses))
+        ops.store_row(self._place, self._losses, *losses, offsets=places, advance=True)
         self.adam.update()
-        ops.advance_cursor(self._place, step=1, modulo=self.losses_kept)
 
     @property
     def losses_full(self) -> bool:

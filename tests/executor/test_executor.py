@@ -226,13 +226,43 @@ def test_inputs_and_their_gradients_can_lie_in_arrays_of_another_executor(device
         second.bind(device, {"y": (4, 3)}, input_gradients={"second_weight": below.outputs[0]})
 
 
+def test_a_gradient_can_arrive_in_an_array_that_keeps_it(device: Any) -> None:
+    """Also where the head is a view of what has the gradient."""
+    x = sym.Variable("x")
+    deep = sym.Activation(sym.FullyConnected(x, num_hidden=6, name="fc"), kind="tanh", name="tanh")
+    for head in (deep, sym.Reshape(deep, shape=(-1, 2, 3), name="image")):
+        (name,) = head.list_outputs()
+        plain = head.bind(device, {"x": (4, 5)})
+        arrival = device.zeros(plain.outputs[0].shape, np.float32)
+        executor = head.bind(device, {"x": (4, 5)}, output_gradients={name: arrival})
+        assert executor.head_gradients[0] is arrival
+        given = np.cos(np.arange(24)).reshape(arrival.shape).astype(np.float32)
+        arrival[...] = given
+        found = []
+        for each, gradient in ((plain, given), (executor, arrival)):
+            fill_randomly(each, 1)
+            each.forward(is_train=True)
+            each.backward([gradient])
+            found.append(host(each.grad_dict))
+        np.testing.assert_array_equal(np.asarray(arrival), given)
+        for key, gradient in found[0].items():
+            assert np.abs(gradient).max() > 0
+            np.testing.assert_array_equal(found[1][key], gradient, err_msg=key)
+        with pytest.raises(ShapeError, match=rf"gradient of output '{name}'.*\(2,\)"):
+            wrong = {name: device.zeros((2,), np.float32)}
+            head.bind(device, {"x": (4, 5)}, output_gradients=wrong)
+    with pytest.raises(GraphError, match=r"no gradient of output 'x'.*outputs are image_output"):
+        head.bind(device, {"x": (4, 5)}, output_gradients={"x": arrival})
+
+
+@pytest.mark.parametrize("kind", [sym.SigmoidCrossEntropy, sym.LogisticRegressionOutput])
 def test_a_loss_leaves_its_gradient_in_forward_where_nothing_else_adds_to_it(
-    numpy_device: Any,
+    numpy_device: Any, kind: Any
 ) -> None:
     def gradient(watched: bool, out_grads: Any) -> tuple[int, np.ndarray]:
         counted = Counting(numpy_device)
         logits = sym.FullyConnected(sym.Variable("x"), num_hidden=1, name="fc")
-        loss = sym.SigmoidCrossEntropy(logits, sym.Variable("label"), name="loss")
+        loss = kind(logits, sym.Variable("label"), name="loss")
         graph = sym.group([loss, logits]) if watched else loss
         executor = graph.bind(counted, {"x": (3, 2)}, {"label": "null"})
         fill_randomly(executor, 5)
@@ -242,7 +272,8 @@ def test_a_loss_leaves_its_gradient_in_forward_where_nothing_else_adds_to_it(
         return number, np.array(executor.grad_dict["fc_weight"])
 
     alone, expected = gradient(False, None)
-    watched, found = gradient(True, [None, None, np.zeros((3, 1), np.float32)])
+    nothing = [None] * (2 if kind is sym.SigmoidCrossEntropy else 1)
+    watched, found = gradient(True, [*nothing, np.zeros((3, 1), np.float32)])
     assert (alone, watched) == (0, 1)
     np.testing.assert_array_equal(found, expected)
 

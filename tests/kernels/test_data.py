@@ -95,25 +95,34 @@ def test_epochs_follow_the_cursor(device: Any) -> None:
 
 
 def test_rows_are_left_where_the_cursor_is(device: Any) -> None:
-    def body(case: tuple[int, int, int, int, int]) -> None:
-        n, m, before, after, seed = case
-        rng = np.random.default_rng(seed)
-        first, second = numbers(rng, n), numbers(rng, 1, m) if m else None
-        rows = numbers(rng, 3, before + n + m + after)
-        at = np.array([rng.integers(0, 3)], np.int32)
-        found = upload(device, rows)
-        second_on_device = None if second is None else upload(device, second)
-        place = upload(device, at)
-        device.ops.store_row(upload(device, first), second_on_device, place, found, offset=before)
-        reference.store_row(first, second, at, rows, offset=before)
-        assert rows[at[0], before] == first[0]
-        assert_same_bits(np.asarray(found), rows)
+    """One to eight parts (a launch takes six) with gaps, in any order; and the cursor moves on."""
 
+    def body(case: tuple[list[tuple[int, int]], int, bool, int]) -> None:
+        sizes, after, advance, seed = case
+        rng = np.random.default_rng(seed)
+        ends = np.cumsum([gap + n for gap, n in sizes])
+        parts = [
+            (numbers(rng, 1, n), int(end) - n) for (_, n), end in zip(sizes, ends, strict=True)
+        ]
+        rng.shuffle(parts)
+        rows = numbers(rng, 3, int(ends[-1]) + after)
+        at = np.array([rng.integers(0, 3)], np.int32)
+        written = int(at[0])
+        found, place = upload(device, rows), upload(device, at)
+        arrays, offsets = zip(*parts, strict=True)
+        uploaded = [upload(device, part) for part in arrays]
+        device.ops.store_row(place, found, *uploaded, offsets=offsets, advance=advance)
+        reference.store_row(at, rows, *arrays, offsets=offsets, advance=advance)
+        for part, offset in parts:
+            np.testing.assert_array_equal(rows[written, offset : offset + part.size], part[0])
+        assert_same_bits(np.asarray(found), rows)
+        assert int(np.asarray(place)[0]) == at[0] == (written + advance) % 3
+
+    part = st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 33, 300]))
     cases = st.tuples(
-        st.sampled_from([1, 2, 33]),
-        st.sampled_from([0, 1, 31, 1500]),
-        st.integers(0, 3),
+        st.lists(part, min_size=1, max_size=8),
         st.integers(0, 2),
+        st.booleans(),
         st.integers(0, 2**32),
     )
     for_all(cases, examples_for(device, 12), body)
@@ -122,7 +131,9 @@ def test_rows_are_left_where_the_cursor_is(device: Any) -> None:
 def test_a_row_outside_is_not_written(device: Any) -> None:
     rows, number = upload(device, np.ones((2, 3), np.float32)), poisoned(device, 3)
     for position in (-1, 2, 2**31 - 1):
-        device.ops.store_row(number, None, cursor_at(device, position), rows)
+        cursor = cursor_at(device, position)
+        device.ops.store_row(cursor, rows, number, offsets=[0], advance=True)
+        assert np.asarray(cursor).tolist() == [position]
     assert (np.asarray(rows) == 1).all()
 
 
@@ -158,7 +169,11 @@ def test_wrong_calls_are_refused(device: Any) -> None:
         ops.advance_cursor(order, step=1, modulo=4)
     with pytest.raises(ValueError, match="modulo 0"):
         ops.advance_cursor(cursor, step=1, modulo=0)
-    with pytest.raises(ValueError, match=r"3 and 0 elements from place 1 on.*\(2, 3\)"):
-        ops.store_row(poisoned(device, 3), None, cursor, poisoned(device, 2, 3), offset=1)
+    three, row = poisoned(device, 3), poisoned(device, 2, 3)
+    with pytest.raises(ValueError, match=r"3 elements from place 1 on.*\(2, 3\)"):
+        ops.store_row(cursor, row, three, offsets=[1])
     with pytest.raises(ValueError, match=r"rows.*\(3,\)"):
-        ops.store_row(poisoned(device, 3), None, cursor, poisoned(device, 3))
+        ops.store_row(cursor, three, three, offsets=[0])
+    for parts, offsets in (((), []), ((three,), [0, 1])):
+        with pytest.raises(ValueError, match=f"{len(parts)} parts and {len(offsets)} offsets"):
+            ops.store_row(cursor, row, *parts, offsets=offsets)

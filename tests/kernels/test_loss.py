@@ -130,6 +130,14 @@ def check_gradient_of_forward(device: Any, z: np.ndarray, t: np.ndarray) -> None
     device.ops.sigmoid_cross_entropy_backward(logits, labels, expected, scale=SCALE)
     assert np.isfinite(np.asarray(loss)).all()
     assert_same_bits(np.asarray(ahead), np.asarray(expected))
+    probabilities, alone = poisoned(device, *shape), poisoned(device, *shape)
+    device.ops.sigmoid_cross_entropy_forward(
+        logits, labels, probabilities, None, alone, scale=SCALE
+    )
+    assert_same_bits(np.asarray(alone), np.asarray(expected), "without the loss")
+    wide = 1 / (1 + np.exp(-z.astype(np.float64)))
+    assert_close(probabilities, wide, gamma(8) * wide, "probabilities without the loss")
+    assert device.ops.workspace_size(name, shape, shape, shape, None, shape, scale=SCALE) == 0
 
 
 def test_mean_squared_error(device: Any) -> None:

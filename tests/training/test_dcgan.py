@@ -14,7 +14,7 @@ import pygan.device
 from pygan import cli
 from pygan.data import ImageSet
 from pygan.examples import dcgan
-from pygan.training.folder import read_log
+from pygan.training.folder import RunFolder, read_log
 from pygan.training.sampling import open_sampler
 
 SMALL = ["--ngf", "2", "--ndf", "2", "--batch-size", "4", "--device", "numpy", "--plain"]
@@ -54,19 +54,28 @@ def test_a_run_leaves_its_pictures_and_numbers(unbroken):
     assert (unbroken / "losses.png").exists()
 
 
-def test_the_real_picture_shows_the_latest_batch(cifar, tmp_path):
-    """The images of the second batch of the epoch, after the pass for G has overwritten them."""
+def test_the_pictures_show_the_latest_batch(cifar, tmp_path, monkeypatch):
+    """The real images of the second batch of the epoch, and the gradient that G learned from."""
     images = dcgan.load_images(str(cifar), dcgan.Settings(dataset="cifar10"))
     settings = dcgan.Settings(batch_size=4, ngf=2, ndf=2, dataset="cifar10")
     model = dcgan.Dcgan(pygan.device.get("numpy"), images, settings)
-    report = dcgan.Report(model, "")
     model.start_epoch(0)
     model.step()
     model.step()
-    model.data.latest_batch(report.real)
+    drawn = {}
+    monkeypatch.setattr(dcgan, "draw_grid", lambda images, path: drawn.update({path.stem: images}))
+    dcgan.Report(model, "").samples(RunFolder(tmp_path), 2)
     order = np.array(model.data.order)[4:8]
-    np.testing.assert_allclose(report.real, images.images[order] / 127.5 - 1, atol=1e-6)
-    assert not np.allclose(model.discriminator.arg_dict["data"], report.real, atol=0.1)
+    real, made = drawn["batch_0000002_real"], drawn["batch_0000002_generated"]
+    np.testing.assert_allclose(real, images.images[order] / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(made, model.on_generated.arg_dict["data"])
+    # D's pass for G once more, with D as it now is: what it would hand back is what was drawn.
+    gradient = drawn["batch_0000002_gradient"]
+    assert np.abs(gradient).max() == 1
+    model.on_generated.forward(is_train=True)
+    model.on_generated.backward(wanted=["data"])
+    again = np.array(model.image_gradient)
+    np.testing.assert_allclose(gradient, again / np.abs(again).max(), atol=1e-6)
 
 
 def test_a_stopped_run_goes_on_to_the_bit(cifar, unbroken, tmp_path, capsys):

@@ -26,7 +26,7 @@ extern "C" __global__ void activation_forward(const float* x, float* y, long lon
         Pack<W> pack = load<W>(x + i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            pack.at[k] = activate(pack.at[k], slope);
+            pack.at[k] = activate(KIND, pack.at[k], slope);
         }
         store<W>(y + i, pack);
     });
@@ -42,8 +42,8 @@ extern "C" __global__ void activation_backward(const float* __restrict__ source,
         Pack<W> gradient = load<W>(dy + i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            gradient.at[k] *= FROM_INPUT ? derivative_from_input(from.at[k], slope)
-                                         : derivative_from_output(from.at[k], slope);
+            gradient.at[k] *= FROM_INPUT ? derivative_from_input(KIND, from.at[k], slope)
+                                         : derivative_from_output(KIND, from.at[k], slope);
         }
         store_gradient<W>(dx + i, gradient, accumulate);
     });

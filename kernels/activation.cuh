@@ -1,5 +1,5 @@
 // The pointwise nonlinearities, their derivatives, and how a kernel is told which one it fuses:
-// compile with -DACTIVATION=<an enumerator below>.
+// compiled with -DACTIVATION=<an enumerator below>, it passes KIND; or the launch says, by number.
 #pragma once
 
 #ifndef ACTIVATION
@@ -21,18 +21,18 @@ __device__ __forceinline__ float softplus(float z) {
 
 // slope: of the negative side (leaky_relu), or the limit -slope (elu); unused by the others.
 // Comparisons are written so that NaN passes through.
-__device__ __forceinline__ float activate(float z, float slope) {
-    if constexpr (KIND == Activation::relu) {
+__device__ __forceinline__ float activate(Activation kind, float z, float slope) {
+    if (kind == Activation::relu) {
         return z <= 0.0f ? 0.0f : z;
-    } else if constexpr (KIND == Activation::leaky_relu) {
+    } else if (kind == Activation::leaky_relu) {
         return z > 0.0f ? z : slope * z;
-    } else if constexpr (KIND == Activation::elu) {
+    } else if (kind == Activation::elu) {
         return z > 0.0f ? z : slope * expm1f(z);
-    } else if constexpr (KIND == Activation::sigmoid) {
+    } else if (kind == Activation::sigmoid) {
         return sigmoid(z);
-    } else if constexpr (KIND == Activation::tanh) {
+    } else if (kind == Activation::tanh) {
         return tanhf(z);
-    } else if constexpr (KIND == Activation::softplus) {
+    } else if (kind == Activation::softplus) {
         return softplus(z);
     } else {
         return z;
@@ -40,20 +40,20 @@ __device__ __forceinline__ float activate(float z, float slope) {
 }
 
 // d activate / dz from the input z. At exactly 0: relu 0, leaky_relu and elu slope.
-__device__ __forceinline__ float derivative_from_input(float z, float slope) {
-    if constexpr (KIND == Activation::relu) {
+__device__ __forceinline__ float derivative_from_input(Activation kind, float z, float slope) {
+    if (kind == Activation::relu) {
         return z > 0.0f ? 1.0f : 0.0f;
-    } else if constexpr (KIND == Activation::leaky_relu) {
+    } else if (kind == Activation::leaky_relu) {
         return z > 0.0f ? 1.0f : slope;
-    } else if constexpr (KIND == Activation::elu) {
+    } else if (kind == Activation::elu) {
         return z > 0.0f ? 1.0f : slope * expf(z);
-    } else if constexpr (KIND == Activation::sigmoid) {
+    } else if (kind == Activation::sigmoid) {
         const float s = sigmoid(z);
         return s * (1.0f - s);
-    } else if constexpr (KIND == Activation::tanh) {
+    } else if (kind == Activation::tanh) {
         const float t = tanhf(z);
         return (1.0f - t) * (1.0f + t);
-    } else if constexpr (KIND == Activation::softplus) {
+    } else if (kind == Activation::softplus) {
         return sigmoid(z);
     } else {
         return 1.0f;
@@ -62,18 +62,18 @@ __device__ __forceinline__ float derivative_from_input(float z, float slope) {
 
 // The same from the output y = activate(z), so that z need not be kept. leaky_relu and elu need
 // slope >= 0 for this: then y > 0 exactly where z > 0.
-__device__ __forceinline__ float derivative_from_output(float y, float slope) {
-    if constexpr (KIND == Activation::relu) {
+__device__ __forceinline__ float derivative_from_output(Activation kind, float y, float slope) {
+    if (kind == Activation::relu) {
         return y > 0.0f ? 1.0f : 0.0f;
-    } else if constexpr (KIND == Activation::leaky_relu) {
+    } else if (kind == Activation::leaky_relu) {
         return y > 0.0f ? 1.0f : slope;
-    } else if constexpr (KIND == Activation::elu) {
+    } else if (kind == Activation::elu) {
         return y > 0.0f ? 1.0f : y + slope;
-    } else if constexpr (KIND == Activation::sigmoid) {
+    } else if (kind == Activation::sigmoid) {
         return y * (1.0f - y);
-    } else if constexpr (KIND == Activation::tanh) {
+    } else if (kind == Activation::tanh) {
         return (1.0f - y) * (1.0f + y);
-    } else if constexpr (KIND == Activation::softplus) {
+    } else if (kind == Activation::softplus) {
         return -expm1f(-y);
     } else {
         return 1.0f;

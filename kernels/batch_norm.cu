@@ -314,7 +314,8 @@ __device__ __forceinline__ void normalize_rows(const float* x, float* y, int beg
         [&](int row, Values values) {
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k) {
-                values.at[k] = activate(own.scaled(k, own.normalised(k, values.at[k])), slope);
+                values.at[k] =
+                    activate(KIND, own.scaled(k, own.normalised(k, values.at[k])), slope);
             }
             store<VECTOR>(y + place(row, channels, c), values);
         });
@@ -441,7 +442,8 @@ __device__ __forceinline__ Sums sums_of_rows(const float* x, const float* dy, in
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k) {
                 const float xhat = own.normalised(k, pair.x.at[k]);
-                const float g = pair.dy.at[k] * derivative_from_input(own.scaled(k, xhat), slope);
+                const float g =
+                    pair.dy.at[k] * derivative_from_input(KIND, own.scaled(k, xhat), slope);
                 whole.g.at[k] += g;
                 whole.g_xhat.at[k] = fmaf(g, xhat, whole.g_xhat.at[k]);
             }
@@ -468,7 +470,8 @@ __device__ __forceinline__ void backward_rows(const float* x, const float* dy, f
 #pragma unroll
             for (int k = 0; k < VECTOR; ++k) {
                 const float xhat = own.normalised(k, pair.x.at[k]);
-                const float g = pair.dy.at[k] * derivative_from_input(own.scaled(k, xhat), slope);
+                const float g =
+                    pair.dy.at[k] * derivative_from_input(KIND, own.scaled(k, xhat), slope);
                 gradient.at[k] = scale.at[k] * (g - sums.g.at[k] - xhat * sums.g_xhat.at[k]);
             }
             store_gradient<VECTOR>(dx + place(row, channels, c), gradient, accumulate);

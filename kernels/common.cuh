@@ -6,6 +6,15 @@
 
 using Offset = long long;
 
+// On the CPU driver unrolled and inlined code would only take longer to compile.
+#ifdef PYGAN_CPU_DRIVER
+#define UNROLL
+#define GPU_INLINE __noinline__
+#else
+#define UNROLL _Pragma("unroll")
+#define GPU_INLINE __forceinline__
+#endif
+
 __host__ __device__ constexpr int ceil_div(int count, int size) {
     return (count + size - 1) / size;
 }

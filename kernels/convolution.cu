@@ -36,8 +36,9 @@
 // variants: -DTILE_M=64 -DTILE_N=64 | -DTILE_M=32 -DTILE_N=32
 // variants: -DTILE_M=64 -DTILE_N=8 | -DTILE_M=8 -DTILE_N=64
 
-#include "convolution_geometry.cuh"
 #include "tile_product.cuh"
+
+#include "convolution_passes.cuh"
 
 constexpr int DIRECT_THREADS = 256;
 
@@ -53,7 +54,7 @@ struct Patches {
 
     __device__ Patches(const float* __restrict__ images, int batch, int height, int width,
                        int pitch, int channels, int grid_h, int grid_w, Axis vertical,
-                       Axis horizontal)
+                       Axis horizontal, int first_line, int)
         : images(images),
           height(height),
           width(width),
@@ -64,7 +65,7 @@ struct Patches {
           step_w(horizontal.step) {
 #pragma unroll
         for (int i = 0; i < Share::SHARE; ++i) {
-            const int line = blockIdx.x * TILE_M + Share::line(i);
+            const int line = first_line + Share::line(i);
             const bool inside = line < batch * grid_h * grid_w;
             const Position at = position(inside ? line : 0, grid_h, grid_w);
             top[i] = at.n * height;
@@ -106,7 +107,8 @@ struct PatchColumns {
     bool inside;
 
     __device__ PatchColumns(const float* __restrict__ images, int height, int width, int pitch,
-                            int channels, int grid_h, int grid_w, Axis vertical, Axis horizontal)
+                            int channels, int grid_h, int grid_w, Axis vertical, Axis horizontal,
+                            int first_line, int)
         : height(height),
           width(width),
           pitch(pitch),
@@ -114,7 +116,7 @@ struct PatchColumns {
           grid_w(grid_w),
           unit_h(vertical.unit),
           unit_w(horizontal.unit) {
-        const int line = blockIdx.y * TILE_N + Share::line();
+        const int line = first_line + Share::line();
         const int tap = quotient(line, channels);
         const int tap_h = quotient(tap, horizontal.taps);
         this->images = images + (line - tap * channels);
@@ -148,14 +150,15 @@ struct PhaseWeights {
     bool inside;
 
     __device__ PhaseWeights(const float* __restrict__ group, int kernel_h, int kernel_w,
-                            int x_channels, int y_channels, Phase vertical, Phase horizontal)
+                            int x_channels, int y_channels, Phase vertical, Phase horizontal,
+                            int first_line, int)
         : kernel_h(kernel_h),
           kernel_w(kernel_w),
           x_channels(x_channels),
           y_channels(y_channels),
           vertical(vertical),
           horizontal(horizontal) {
-        const int channel = blockIdx.y * TILE_N + Share::line();
+        const int channel = first_line + Share::line();
         start = group + channel;
         inside = channel < x_channels;
     }
@@ -178,6 +181,21 @@ struct PhaseWeights {
     }
 };
 
+struct General {
+    static constexpr bool TRANSPOSED = false;
+    using Patches = ::Patches<TILE_M>;
+    using PatchColumns = ::PatchColumns<TILE_N>;
+    using FilterRows = MatrixRows<TILE_N>;
+    using PhaseWeights = ::PhaseWeights<TILE_N>;
+    using Gradients = MatrixColumns<TILE_M>;
+
+    template <class Left, class Right>
+    __device__ __forceinline__ static Sums product(const Left& left, const Right& right,
+                                                   DepthRange range) {
+        return tile_product(left, right, range);
+    }
+};
+
 // y (or, with slices > 1, partials of it) from x and w; bias (K) or null.
 extern "C" __global__ void __launch_bounds__(THREADS)
     convolution_forward(const float* __restrict__ x, const float* __restrict__ w,
@@ -185,32 +203,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                         int x_channels, int y_height, int y_width, int y_channels, int kernel_h,
                         int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
                         int dilation_h, int dilation_w, int groups, int slices, int accumulate) {
-    const int group = blockIdx.z / slices, slice = blockIdx.z % slices;
-    const int group_x = x_channels / groups, group_y = y_channels / groups;
-    const int depth = kernel_h * kernel_w * group_x;
-    const int lines = batch * y_height * y_width;
-
-    const Patches<TILE_M> left(x + group * group_x, batch, height, width, x_channels, group_x,
-                               y_height, y_width, {-pad_h, stride_h, dilation_h, kernel_h},
-                               {-pad_w, stride_w, dilation_w, kernel_w});
-    const MatrixRows<TILE_N> right(w + static_cast<Offset>(group) * group_y * depth,
-                                   blockIdx.y * TILE_N, group_y, depth);
-    const Sums sums = tile_product(left, right, depth_range(depth, slice, slices));
-
-    const Result result = {y,     bias,   static_cast<Offset>(lines) * y_channels,
-                           slice, slices, accumulate};
-#pragma unroll
-    for (int i = 0; i < MICRO_M; ++i) {
-        const int line = blockIdx.x * TILE_M + first_line() + i;
-        if (line >= lines) continue;
-#pragma unroll
-        for (int j = 0; j < MICRO_N; ++j) {
-            const int column = blockIdx.y * TILE_N + first_column() + j;
-            if (column >= group_y) continue;
-            const int channel = group * group_y + column;
-            result.store(static_cast<Offset>(line) * y_channels + channel, channel, sums.at[i][j]);
-        }
-    }
+    const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
+                         y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
+                         pad_w,      dilation_h, dilation_w, groups};
+    forward<General>(layer, x, w, {y, bias, 0, 0, slices, accumulate});
 }
 
 // dx (or, with slices > 1, partials of it) from dy and w; bias (C) or null: with a bias this is
@@ -222,45 +218,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                               int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h,
                               int pad_w, int dilation_h, int dilation_w, int groups, int slices,
                               int accumulate) {
-    const int slice = blockIdx.z % slices;
-    const int phases = blockIdx.z / slices % (stride_h * stride_w);
-    const int group = blockIdx.z / slices / (stride_h * stride_w);
-    const Phase vertical =
-        phase_of(phases / stride_w, height, kernel_h, stride_h, pad_h, dilation_h);
-    const Phase horizontal =
-        phase_of(phases % stride_w, width, kernel_w, stride_w, pad_w, dilation_w);
-    const int lines = batch * vertical.count * horizontal.count;
-    if (static_cast<int>(blockIdx.x) * TILE_M >= lines) return;  // a phase with fewer pixels
-
-    const int group_x = x_channels / groups, group_y = y_channels / groups;
-    const int depth = vertical.taps * horizontal.taps * group_y;
-    const Patches<TILE_M> left(dy + group * group_y, batch, y_height, y_width, y_channels, group_y,
-                               vertical.count, horizontal.count,
-                               {vertical.origin, 1, -vertical.back, vertical.taps},
-                               {horizontal.origin, 1, -horizontal.back, horizontal.taps});
-    const Offset group_weights = static_cast<Offset>(group_y) * kernel_h * kernel_w * group_x;
-    const PhaseWeights<TILE_N> right(w + group * group_weights, kernel_h, kernel_w, group_x,
-                                     group_y, vertical, horizontal);
-    const Sums sums = tile_product(left, right, depth_range(depth, slice, slices));
-
-    const Offset size = static_cast<Offset>(batch) * height * width * x_channels;
-    const Result result = {dx, bias, size, slice, slices, accumulate};
-#pragma unroll
-    for (int i = 0; i < MICRO_M; ++i) {
-        const int line = blockIdx.x * TILE_M + first_line() + i;
-        if (line >= lines) continue;
-        const Position at = position(line, vertical.count, horizontal.count);
-        const int row = vertical.first + at.h * stride_h;
-        const int column = horizontal.first + at.w * stride_w;
-        const Offset pixel = (static_cast<Offset>(at.n) * height + row) * width + column;
-#pragma unroll
-        for (int j = 0; j < MICRO_N; ++j) {
-            const int within = blockIdx.y * TILE_N + first_column() + j;
-            if (within >= group_x) continue;
-            const int channel = group * group_x + within;
-            result.store(pixel * x_channels + channel, channel, sums.at[i][j]);
-        }
-    }
+    const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
+                         y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
+                         pad_w,      dilation_h, dilation_w, groups};
+    backward_data<General>(layer, dy, w, {dx, bias, 0, 0, slices, accumulate});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
@@ -271,31 +232,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                 int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
                                 int dilation_h, int dilation_w, int groups, int slices,
                                 int accumulate) {
-    const int group = blockIdx.z / slices, slice = blockIdx.z % slices;
-    const int group_x = x_channels / groups, group_y = y_channels / groups;
-    const int columns = kernel_h * kernel_w * group_x;
-    const int pixels = batch * y_height * y_width;
-
-    const MatrixColumns<TILE_M> left(dy + group * group_y, blockIdx.x * TILE_M, group_y,
-                                     y_channels);
-    const PatchColumns<TILE_N> right(x + group * group_x, height, width, x_channels, group_x,
-                                     y_height, y_width, {-pad_h, stride_h, dilation_h, kernel_h},
-                                     {-pad_w, stride_w, dilation_w, kernel_w});
-    const Sums sums = tile_product(left, right, depth_range(pixels, slice, slices));
-
-    const Offset size = static_cast<Offset>(y_channels) * columns;
-    const Result result = {dw, nullptr, size, slice, slices, accumulate};
-#pragma unroll
-    for (int i = 0; i < MICRO_M; ++i) {
-        const int line = blockIdx.x * TILE_M + first_line() + i;
-        if (line >= group_y) continue;
-        const Offset row = static_cast<Offset>(group) * group_y + line;
-#pragma unroll
-        for (int j = 0; j < MICRO_N; ++j) {
-            const int column = blockIdx.y * TILE_N + first_column() + j;
-            if (column < columns) result.store(row * columns + column, 0, sums.at[i][j]);
-        }
-    }
+    const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
+                         y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
+                         pad_w,      dilation_h, dilation_w, groups};
+    backward_weight<General>(layer, x, dy, {dw, nullptr, 0, 0, slices, accumulate});
 }
 
 // The first versions: one thread per element of the result, arguments as above.

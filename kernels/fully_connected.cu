@@ -15,21 +15,11 @@
 
 #include "tile_product.cuh"
 
-// Store the calling thread's sums as elements of a (lines, columns) row-major matrix.
+// Stores the calling thread's sums as elements of a (lines, columns) row-major matrix.
 __device__ __forceinline__ void store_matrix(const Sums& sums, const Result& result, int lines,
                                              int columns) {
-#pragma unroll
-    for (int i = 0; i < MICRO_M; ++i) {
-        const int line = blockIdx.x * TILE_M + first_line() + i;
-        if (line >= lines) continue;
-#pragma unroll
-        for (int j = 0; j < MICRO_N; ++j) {
-            const int column = blockIdx.y * TILE_N + first_column() + j;
-            if (column < columns) {
-                result.store(static_cast<Offset>(line) * columns + column, column, sums.at[i][j]);
-            }
-        }
-    }
+    store_lines(sums, result, lines, columns, 0,
+                [&](int line) { return static_cast<Offset>(line) * columns; });
 }
 
 // x (batch, inputs), w (outputs, inputs), bias (outputs) or null, y (batch, outputs).

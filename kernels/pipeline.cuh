@@ -7,18 +7,9 @@
 //      products, 8 x 8 sums 4 for 64, where 4 x 4 sums need 2 for 16. Predicted: loads and
 //      arithmetic take as long as each other with 4 x 4, arithmetic alone decides from 8 x 8 on.
 //   5. 16-byte copies: a quarter of the copy instructions, addresses and tests.
-//   6. copies straight from memory to shared memory (cp.async), several steps ahead (STAGES): no
-//      register holds what is under way, and a memory's latency of some 700 cycles passes behind
-//      the arithmetic of the steps before. One barrier per step instead of two.
-//   7. addresses without division: a position is kept as digits (tap row, tap column, channel) and
-//      moves on by the digits of TILE_K, with at most one carry each.
-//
-// Where the operands come from is up to a source, a class with
-//     copy(pipeline, slab, depths)   start this thread's share of the copies of the next slab
-//     (zeros
-//                                    where a line lies outside, and from the depths-th depth on),
-//                                    and move on to the slab after it
-//     using Layout                   how its slabs lie in shared memory: AlongDepth, AcrossLines
+//   6. copies straight from memory to shared memory, several steps ahead (copies.cuh): one barrier
+//      per step instead of two.
+//   7. addresses without division (convolution_sources.cuh, which tells what a source is).
 //
 // A source that is contiguous along the depth copies 4 depths of a line at a time, so its slab
 // holds lines of TILE_K depths, and a thread reads 4 depths of each of its lines at once: the same
@@ -30,6 +21,7 @@
 // channels.
 #pragma once
 
+#include "copies.cuh"
 #include "product.cuh"
 
 #ifndef TILE_M
@@ -84,83 +76,14 @@ __device__ __forceinline__ int member(int groups, int group, int i) {
     return i / 4 * 4 * groups + 4 * group + i % 4;
 }
 
-// Copies from memory to shared memory that are under way. They are committed step by step, and
-// waiting for all but the last N steps makes the others visible to the thread that started them;
-// a barrier then makes them visible to the block.
-//
-// The CPU driver has no copies under way. There every other one is made at once, as early as a GPU
-// could, and the rest when they are waited for, as late as it could: a slab that is overwritten
-// while it is read shows, and so does one that is read before it was waited for.
-class Pipeline {
-  public:
-    // VECTOR floats, or as many zeros.
-    __device__ __forceinline__ void copy(float* to, const float* from, bool valid) {
-#if __CUDA_ARCH__ >= 800
-        const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-        const int bytes = valid ? 4 * VECTOR : 0;
-        if constexpr (VECTOR == 4) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
-                         "r"(bytes)
-                         : "memory");
-        } else {
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from),
-                         "r"(bytes)
-                         : "memory");
-        }
-#elif defined(PYGAN_CPU_DRIVER)
-        if (threadIdx.x % 2 == 0) {
-            make({to, from, valid});
-        } else {
-            under_way[newest % STAGES][started++] = {to, from, valid};
-        }
-#else
-        make({to, from, valid});
-#endif
-    }
+using Copies = CopiesUnderWay<STAGES, STAGE_BYTES / (4 * VECTOR) / THREADS>;
 
-    __device__ __forceinline__ void commit() {
-#if __CUDA_ARCH__ >= 800
-        asm volatile("cp.async.commit_group;" ::: "memory");
-#elif defined(PYGAN_CPU_DRIVER)
-        count[newest++ % STAGES] = started;
-        started = 0;
-#endif
-    }
+constexpr int UNIT = VECTOR;  // floats that a thread copies at a time
 
-    // All steps but the last N are there.
-    template <int N>
-    __device__ __forceinline__ void wait() {
-#if __CUDA_ARCH__ >= 800
-        asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
-#elif defined(PYGAN_CPU_DRIVER)
-        for (; oldest < newest - N; ++oldest) {
-            for (int i = 0; i < count[oldest % STAGES]; ++i) make(under_way[oldest % STAGES][i]);
-        }
-#endif
-    }
-
-  private:
-    struct Copy {
-        float* to;
-        const float* from;
-        bool valid;
-    };
-
-    __device__ __forceinline__ static void make(Copy copy) {
-        if constexpr (VECTOR == 4) {
-            const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
-            *reinterpret_cast<float4*>(copy.to) =
-                copy.valid ? __ldg(reinterpret_cast<const float4*>(copy.from)) : zeros;
-        } else {
-            *copy.to = copy.valid ? __ldg(copy.from) : 0.0f;
-        }
-    }
-
-#ifdef PYGAN_CPU_DRIVER
-    Copy under_way[STAGES][STAGE_BYTES / (4 * VECTOR) / THREADS];
-    int count[STAGES];
-    int oldest = 0, newest = 0, started = 0;
-#endif
+// Floats that a copy moves: known before the launch.
+struct CopyWidth {
+    static constexpr int floats = VECTOR;
+    __device__ CopyWidth(const float*, int) {}
 };
 
 // Layout of a slab whose source is contiguous along the depth: EXTENT rows of TILE_K depths, the
@@ -178,12 +101,13 @@ struct AlongDepth {
     static_assert(ROWS % 8 == 0 && GROUPS % 8 == 0, "all rows of a thread have one swizzle");
 
     // The calling thread's share: depth() and its VECTOR - 1 successors, of line(i), i < SHARE.
+    __device__ static bool has(int) { return true; }
     __device__ static int depth() { return threadIdx.x % CHUNKS * VECTOR; }
     __device__ static int row() { return threadIdx.x / CHUNKS; }
     __device__ static int line(int i) {
         return member(GROUPS, (row() + i * ROWS) % GROUPS, (row() + i * ROWS) / GROUPS);
     }
-    __device__ static float* place(float* slab, int i) {
+    __device__ static float* place(float* slab, int i, int) {
         return slab + (row() * TILE_K + (depth() / 4 ^ row() / 2 % 4) * 4 + depth() % 4) +
                i * (ROWS * TILE_K);
     }
@@ -201,16 +125,17 @@ template <int EXTENT, int MICRO>
 struct AcrossLines {
     static constexpr bool ALONG_DEPTH = false;
     static constexpr int CHUNKS = EXTENT / VECTOR;
-    static constexpr int ROWS = THREADS / CHUNKS;
-    static constexpr int SHARE = TILE_K / ROWS;
+    static constexpr int STEP = THREADS / CHUNKS;  // from a thread's depth to its next
+    static constexpr int SHARE = TILE_K / STEP;
     static constexpr int GROUPS = EXTENT / MICRO;
-    static_assert(THREADS % CHUNKS == 0 && TILE_K % ROWS == 0, "threads share the copies evenly");
+    static_assert(THREADS % CHUNKS == 0 && TILE_K % STEP == 0, "threads share the copies evenly");
 
     // The calling thread's share: line() and its VECTOR - 1 successors, at depth(i), i < SHARE.
+    __device__ static bool has(int) { return true; }
     __device__ static int line() { return threadIdx.x % CHUNKS * VECTOR; }
-    __device__ static int depth(int i) { return threadIdx.x / CHUNKS + i * ROWS; }
-    __device__ static float* place(float* slab, int i) {
-        return slab + (depth(0) * EXTENT + line()) + i * (ROWS * EXTENT);
+    __device__ static int depth(int i) { return threadIdx.x / CHUNKS + i * STEP; }
+    __device__ static float* place(float* slab, int i, int) {
+        return slab + (depth(0) * EXTENT + line()) + i * (STEP * EXTENT);
     }
 
     // All members of the group at one depth.
@@ -226,17 +151,19 @@ struct AcrossLines {
     }
 };
 
+// The calling thread's micro-tile: both its lines and its columns come in runs of 4 neighbours.
 struct Sums {
-    float at[MICRO_M][MICRO_N];
-};
+    static constexpr int LINES = MICRO_M, COLUMNS = MICRO_N, RUN = 4;
+    float values[MICRO_M][MICRO_N];
 
-// Line and column, within the block's tile, of the calling thread's sum at[i][j].
-__device__ __forceinline__ int tile_line(int i) {
-    return member(LINE_GROUPS, line_group(), i);
-}
-__device__ __forceinline__ int tile_column(int j) {
-    return member(COLUMN_GROUPS, column_group(), j);
-}
+    __device__ float at(int i, int j) const { return values[i][j]; }
+    __device__ static int line(int i) {
+        return blockIdx.x * TILE_M + member(LINE_GROUPS, line_group(), i);
+    }
+    __device__ static int column(int j) {
+        return blockIdx.y * TILE_N + member(COLUMN_GROUPS, column_group(), j);
+    }
+};
 
 __device__ __forceinline__ void add_line(float (&sums)[MICRO_N], float line,
                                          const float (&column)[MICRO_N]) {
@@ -269,10 +196,10 @@ __device__ __forceinline__ void add_products(Sums& sums, const float* lines, con
 #pragma unroll
             for (int i = 0; i < MICRO_M; ++i) {
                 const float4 a = Left::depths(lines, line_group(), i, chunk);
-                add_line(sums.at[i], a.x, column[0]);
-                add_line(sums.at[i], a.y, column[1]);
-                add_line(sums.at[i], a.z, column[2]);
-                add_line(sums.at[i], a.w, column[3]);
+                add_line(sums.values[i], a.x, column[0]);
+                add_line(sums.values[i], a.y, column[1]);
+                add_line(sums.values[i], a.z, column[2]);
+                add_line(sums.values[i], a.w, column[3]);
             }
         } else {
 #pragma unroll
@@ -280,47 +207,52 @@ __device__ __forceinline__ void add_products(Sums& sums, const float* lines, con
                 float line[MICRO_M];
                 Left::members(line, lines, line_group(), chunk * 4 + d);
 #pragma unroll
-                for (int i = 0; i < MICRO_M; ++i) add_line(sums.at[i], line[i], column[d]);
+                for (int i = 0; i < MICRO_M; ++i) add_line(sums.values[i], line[i], column[d]);
             }
         }
     }
 }
 
-// The slabs of all stages; a kernel has one of these in shared memory.
+// The slabs of all stages.
 struct __align__(16) Stages {
     float lines[STAGES][TILE_K * TILE_M];
     float columns[STAGES][TILE_K * TILE_N];
 };
 
+__device__ __forceinline__ Stages& stages() {
+    __shared__ Stages slabs;  // one for all products of a file: here it is no template's
+    return slabs;
+}
+
 // Called by all threads of the block with sources that stand at range.begin.
 template <class Left, class Right>
-__device__ __forceinline__ Sums pipelined_product(Stages& slabs, Left left, Right right,
-                                                  DepthRange range) {
+__device__ __forceinline__ Sums pipelined_product(Left left, Right right, DepthRange range) {
+    Stages& slabs = stages();
     int depth = range.end - range.begin;  // what is left of it
-    Pipeline pipeline;
+    Copies copies;
 #pragma unroll
     for (int ahead = 0; ahead < STAGES - 1; ++ahead) {
         if (ahead * TILE_K < depth) {
-            left.copy(pipeline, slabs.lines[ahead], depth - ahead * TILE_K);
-            right.copy(pipeline, slabs.columns[ahead], depth - ahead * TILE_K);
+            left.fill(copies, slabs.lines[ahead], depth - ahead * TILE_K);
+            right.fill(copies, slabs.columns[ahead], depth - ahead * TILE_K);
         }
-        pipeline.commit();
+        copies.end_group();
     }
 
     Sums sums = {};
     int stage = 0;
     for (; depth > 0; depth -= TILE_K) {
-        pipeline.wait<STAGES - 2>();
+        copies.wait_for_oldest();
         __syncthreads();  // this step's slabs are complete, and the step before is done with its
         const int ahead = depth - (STAGES - 1) * TILE_K;
         if (ahead > 0) {
             const int before = stage == 0 ? STAGES - 1 : stage - 1;
-            left.copy(pipeline, slabs.lines[before], ahead);
-            right.copy(pipeline, slabs.columns[before], ahead);
+            left.fill(copies, slabs.lines[before], ahead);
+            right.fill(copies, slabs.columns[before], ahead);
         }
-        pipeline.commit();
-        add_products<typename Left::Layout, typename Right::Layout>(sums, slabs.lines[stage],
-                                                                    slabs.columns[stage]);
+        copies.end_group();
+        add_products<typename Left::Slab, typename Right::Slab>(sums, slabs.lines[stage],
+                                                                slabs.columns[stage]);
         stage = stage + 1 == STAGES ? 0 : stage + 1;
     }
     return sums;

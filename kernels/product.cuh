@@ -42,29 +42,70 @@ struct Result {
         if (bias != nullptr) sum += __ldg(bias + channel);
         out[index] = accumulate ? out[index] + sum : sum;
     }
-    // Up to 4 sums of neighbouring channels at once: the first `left` of them, where a run of
-    // channels has `run` in all. With run, channel and index multiples of 4, that is 16 bytes.
-    __device__ void store_run(Offset index, int channel, const float (&sums)[4], int left,
+    // RUN sums of neighbouring channels at once: the first `left` of them, where a run of channels
+    // has `run` in all. With RUN = 4, and run, channel and index multiples of 4, that is 16 bytes.
+    template <int RUN>
+    __device__ void store_run(Offset index, int channel, const float (&sums)[RUN], int left,
                               int run) const {
-        if (run % 4 != 0) {
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
+        if (RUN != 4 || run % 4 != 0) {
+            UNROLL
+            for (int j = 0; j < RUN; ++j) {
                 if (j < left) store(index + j, channel + j, sums[j]);
             }
             return;
         }
-        if (left <= 0) return;
-        float4 four = {sums[0], sums[1], sums[2], sums[3]};
-        float4* to = reinterpret_cast<float4*>(out + (slices > 1 ? slice * size : 0) + index);
-        if (slices == 1 && bias != nullptr) {
-            four.x += __ldg(bias + channel), four.y += __ldg(bias + channel + 1);
-            four.z += __ldg(bias + channel + 2), four.w += __ldg(bias + channel + 3);
+        if constexpr (RUN == 4) {
+            if (left <= 0) return;
+            float4 four = {sums[0], sums[1], sums[2], sums[3]};
+            float4* to = reinterpret_cast<float4*>(out + (slices > 1 ? slice * size : 0) + index);
+            if (slices == 1 && bias != nullptr) {
+                four.x += __ldg(bias + channel), four.y += __ldg(bias + channel + 1);
+                four.z += __ldg(bias + channel + 2), four.w += __ldg(bias + channel + 3);
+            }
+            if (slices == 1 && accumulate) {
+                const float4 old = *to;
+                four.x = old.x + four.x, four.y = old.y + four.y;
+                four.z = old.z + four.z, four.w = old.w + four.w;
+            }
+            *to = four;
         }
-        if (slices == 1 && accumulate) {
-            const float4 old = *to;
-            four.x = old.x + four.x, four.y = old.y + four.y;
-            four.z = old.z + four.z, four.w = old.w + four.w;
-        }
-        *to = four;
     }
+};
+
+// Stores the calling thread's sums, a class with
+//     LINES, COLUMNS             how many there are in both directions
+//     line(i), column(j)         where in the product they stand
+//     at(i, j)                   the sums themselves
+//     RUN                        columns j, j + 1, ... (RUN of them) that are neighbours
+// Line l of the result begins at place(l), and its first column is channel `first_channel`.
+template <class Sums, class Place>
+__device__ __forceinline__ void store_lines(const Sums& sums, const Result& result, int lines,
+                                            int columns, int first_channel, const Place& place) {
+    UNROLL
+    for (int i = 0; i < Sums::LINES; ++i) {
+        const int line = Sums::line(i);
+        if (line >= lines) continue;
+        const Offset start = place(line);
+        UNROLL
+        for (int j = 0; j < Sums::COLUMNS; j += Sums::RUN) {
+            const int column = Sums::column(j);
+            float run[Sums::RUN];
+            UNROLL
+            for (int k = 0; k < Sums::RUN; ++k) run[k] = sums.at(i, j + k);
+            result.store_run(start + column, first_channel + column, run, columns - column,
+                             columns);
+        }
+    }
+}
+
+// Sums whose lines are columns of the result. Lines must come in runs as columns do.
+template <class Sums>
+struct Transposed {
+    static constexpr int LINES = Sums::COLUMNS, COLUMNS = Sums::LINES, RUN = Sums::RUN;
+    const Sums& sums;
+
+    __device__ explicit Transposed(const Sums& sums) : sums(sums) {}
+    __device__ float at(int i, int j) const { return sums.at(j, i); }
+    __device__ static int line(int i) { return Sums::column(i); }
+    __device__ static int column(int j) { return Sums::line(j); }
 };

@@ -6,9 +6,8 @@
 // tile_product.cuh does. What is different:
 //   1. The products: one mma.sync instruction lets a warp multiply 16 lines by 8 columns, 8 (TF32)
 //      or 16 (bf16) deep. Each lane holds a few elements of both operands (fragments) and 4 sums.
-//   2. The copies: cp.async moves 16 bytes from memory to shared memory without passing through
-//      registers, STAGES - 1 steps ahead of their use, so that the loads of later steps run while
-//      the tensor cores work on this one. One barrier per step is enough.
+//   2. The copies: 16 bytes at a time from memory to shared memory, STAGES - 1 steps ahead of their
+//      use (copies.cuh). One barrier per step is enough.
 //   3. The rounding: memory and shared memory hold float32. An element is rounded when it enters a
 //      fragment: to TF32 to nearest, ties away from zero (cvt.rna); to bf16 to nearest, ties to
 //      even (cvt.rn). So weights and activations stay float32, and both precisions share all the
@@ -21,17 +20,6 @@
 //
 // Needs compute capability 8.0, and STAGES times a slab of both operands of dynamic shared memory.
 #pragma once
-
-#include "common.cuh"
-
-// On the CPU driver unrolled and inlined code would only take longer to compile.
-#ifdef PYGAN_CPU_DRIVER
-#define UNROLL
-#define GPU_INLINE __noinline__
-#else
-#define UNROLL _Pragma("unroll")
-#define GPU_INLINE __forceinline__
-#endif
 
 #ifndef TILE_M
 #define TILE_M 64  // lines per block: 64 or 128
@@ -49,6 +37,7 @@
 #define STAGES 3  // steps in shared memory: one in use, the others on their way
 #endif
 
+#include "copies.cuh"
 #include "product.cuh"
 #include "rounding.cuh"
 
@@ -158,85 +147,17 @@ __device__ __forceinline__ void multiply_add(bf16, float (&sums)[4], const LeftF
 
 // ---- Copies to shared memory ----
 
-// Floats of a unit that one copy moves: all where memory allows 16 bytes at a time.
-__device__ __forceinline__ int floats_per_copy(const float* start, int run) {
-    const bool aligned = reinterpret_cast<unsigned long long>(start) % (4 * UNIT) == 0;
-    return aligned && run % UNIT == 0 ? UNIT : 1;
-}
+using Copies = CopiesUnderWay<STAGES, 2 * (TILE_M + TILE_N) * TILE_K / THREADS>;
 
-// Copies from memory to shared memory that are under way, in groups, one per step of the depth.
-//
-// The CPU driver has no copies under way. There every other thread makes its copies at once, as
-// early as a GPU could, and the others when they are waited for, as late as it could: a slab that
-// is overwritten while it is read shows, and so does one that is read before it was waited for.
-class Copies {
-  public:
-    // `floats` (1 or UNIT) numbers; where not inside, zeros are written and `from` is not read.
-    __device__ GPU_INLINE void start(float* to, const float* from, bool inside, int floats) {
-#ifdef __CUDA_ARCH__
-        const unsigned place = static_cast<unsigned>(__cvta_generic_to_shared(to));
-        if (floats == UNIT) {
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
-                         "r"(inside ? 16 : 0)
-                         : "memory");
-        } else {
-            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(place), "l"(from),
-                         "r"(inside ? 4 : 0)
-                         : "memory");
-        }
-#else
-        if (threadIdx.x % 2 == 0) {
-            make({to, from, inside, floats});
-        } else {
-            under_way[newest % STAGES][started++] = {to, from, inside, floats};
-        }
-#endif
+// Floats of a unit that one copy moves: all where memory allows 16 bytes at a time. run: how many
+// neighbours follow each other.
+struct CopyWidth {
+    int floats;
+
+    __device__ CopyWidth(const float* start, int run) {
+        const bool aligned = reinterpret_cast<unsigned long long>(start) % (4 * UNIT) == 0;
+        floats = aligned && run % UNIT == 0 ? UNIT : 1;
     }
-
-    __device__ __forceinline__ void end_group() {
-#ifdef __CUDA_ARCH__
-        asm volatile("cp.async.commit_group;" ::: "memory");
-#else
-        count[newest++ % STAGES] = started;
-        started = 0;
-#endif
-    }
-
-    // All groups but the newest STAGES - 2 are there, as far as the calling thread started them.
-    __device__ __forceinline__ void wait_for_oldest() {
-#ifdef __CUDA_ARCH__
-        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
-#else
-        for (; oldest < newest - (STAGES - 2); ++oldest) {
-            for (int i = 0; i < count[oldest % STAGES]; ++i) make(under_way[oldest % STAGES][i]);
-        }
-#endif
-    }
-
-#ifndef __CUDA_ARCH__
-  private:
-    struct Copy {
-        float* to;
-        const float* from;
-        bool inside;
-        int floats;
-    };
-
-    __device__ static void make(Copy copy) {
-        if (copy.floats == UNIT) {
-            const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
-            *reinterpret_cast<float4*>(copy.to) =
-                copy.inside ? *reinterpret_cast<const float4*>(copy.from) : zeros;
-        } else {
-            *copy.to = copy.inside ? *copy.from : 0.0f;
-        }
-    }
-
-    static constexpr int MOST = 2 * (TILE_M + TILE_N) * TILE_K / THREADS;  // slabs may not divide
-    Copy under_way[STAGES][MOST];
-    int count[STAGES];
-    int oldest = 0, newest = 0, started = 0;
-#endif
 };
 
 // Slabs: TILE_K depths of LINES lines in shared memory, and how the threads share the copying of
@@ -254,10 +175,13 @@ struct AlongDepth {
 
     __device__ static int depth() { return threadIdx.x % UNITS * UNIT; }
     __device__ static int line(int i) { return threadIdx.x / UNITS + i * (THREADS / UNITS); }
-    __device__ static int place(int line, int depth) { return line * PITCH + depth; }
+    __device__ static bool has(int i) { return line(i) < LINES; }
+    __device__ static float* place(float* slab, int i, int part) {
+        return slab + line(i) * PITCH + depth() + part;
+    }
     // Elements (line, depth) and (line, depth + 1); depth is even.
     __device__ static float2 pair(const float* slab, int line, int depth) {
-        return *reinterpret_cast<const float2*>(slab + place(line, depth));
+        return *reinterpret_cast<const float2*>(slab + line * PITCH + depth);
     }
 };
 
@@ -275,9 +199,12 @@ struct AcrossLines {
 
     __device__ static int line() { return threadIdx.x % UNITS * UNIT; }
     __device__ static int depth(int i) { return threadIdx.x / UNITS + i * STEP; }
-    __device__ static int place(int line, int depth) { return depth * PITCH + line; }
+    __device__ static bool has(int i) { return depth(i) < TILE_K; }
+    __device__ static float* place(float* slab, int i, int part) {
+        return slab + depth(i) * PITCH + line() + part;
+    }
     __device__ static float2 pair(const float* slab, int line, int depth) {
-        return {slab[place(line, depth)], slab[place(line, depth + 1)]};
+        return {slab[depth * PITCH + line], slab[(depth + 1) * PITCH + line]};
     }
 };
 
@@ -285,18 +212,19 @@ struct AcrossLines {
 
 // The sums of the calling thread: LINES lines of the tile, and of each COLUMNS columns.
 struct Sums {
-    static constexpr int LINES = 2 * MMAS_M, COLUMNS = 2 * MMAS_N;
+    static constexpr int LINES = 2 * MMAS_M, COLUMNS = 2 * MMAS_N, RUN = 1;
     float of_mma[MMAS_M][MMAS_N][4];
 
     __device__ float at(int i, int j) const { return of_mma[i / 2][j / 2][i % 2 * 2 + j % 2]; }
-    // Line i and column j within the tile.
     __device__ static int line(int i) {
-        return first_line() + i / 2 * MMA_LINES + i % 2 * 8 + threadIdx.x % 32 / 4;
+        return blockIdx.x * TILE_M + first_line() + i / 2 * MMA_LINES + i % 2 * 8 +
+               threadIdx.x % 32 / 4;
     }
     __device__ static int column(int j) {
-        return first_column() + j / 2 * MMA_COLUMNS + threadIdx.x % 4 * 2 + j % 2;
+        return blockIdx.y * TILE_N + first_column() + j / 2 * MMA_COLUMNS + threadIdx.x % 4 * 2 +
+               j % 2;
     }
-    // Of the warp's part of the tile.
+    // Of the warp's part, within the tile.
     __device__ static int first_line() {
         return static_cast<int>(threadIdx.x) / 32 / WARPS_N * (TILE_M / WARPS_M);
     }
@@ -370,9 +298,7 @@ __device__ GPU_INLINE void multiply_slabs(Sums& sums, const float* left, const f
 
 extern __shared__ __align__(16) float stages[];  // STAGES times (left slab, right slab)
 
-// Called by all threads of the block. A source is a class with a type Slab and a function
-// fill(copies, slab, depths) that starts the copies of its next slab, of which `depths` depths are
-// inside the slice, and moves on.
+// Called by all threads of the block, with sources that stand at range.begin.
 template <class Left, class Right>
 __device__ __forceinline__ Sums tile_product(Left left, Right right, DepthRange range) {
     using LeftSlab = typename Left::Slab;

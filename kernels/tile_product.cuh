@@ -11,9 +11,11 @@
 //   3. a micro-tile in registers: 4 + 4 loads from shared memory serve 16 products.
 //
 // Where the operands come from is up to a source: a class with `fill(tile, depth, depth_end)`
-// that writes its slab, zeros where line, column or depth lie outside. Slabs are stored with the
-// depth first, so that a micro-tile's neighbouring lines are one 16-byte load; PAD keeps that
-// alignment and spreads the stores of a source that reads along the depth over the banks.
+// that writes its slab, zeros where line, column or depth lie outside; it is told the depth each
+// time, and so ignores where its slice begins (the last argument that it is made with). Slabs are
+// stored with the depth first, so that a micro-tile's neighbouring lines are one 16-byte load; PAD
+// keeps that alignment and spreads the stores of a source that reads along the depth over the
+// banks.
 #pragma once
 
 #include "product.cuh"
@@ -67,7 +69,7 @@ struct MatrixRows {
     int lines;  // from the block's first line to the matrix's end
 
     __device__ MatrixRows(const float* __restrict__ matrix, int first_line, int all_lines,
-                          int pitch)
+                          int pitch, int = 0)
         : start(matrix + static_cast<Offset>(first_line) * pitch),
           pitch(pitch),
           lines(all_lines - first_line) {}
@@ -92,7 +94,7 @@ struct MatrixColumns {
     int lines;
 
     __device__ MatrixColumns(const float* __restrict__ matrix, int first_line, int all_lines,
-                             int pitch)
+                             int pitch, int = 0)
         : start(matrix + first_line), pitch(pitch), lines(all_lines - first_line) {}
 
     __device__ void fill(Slab<EXTENT>& slab, int first_depth, int depth_end) const {
@@ -106,17 +108,22 @@ struct MatrixColumns {
     }
 };
 
+// The calling thread's micro-tile.
 struct Sums {
-    float at[MICRO_M][MICRO_N];
-};
+    static constexpr int LINES = MICRO_M, COLUMNS = MICRO_N, RUN = 1;
+    float values[MICRO_M][MICRO_N];
 
-// Line and column, within the block's tile, of the calling thread's first sum.
-__device__ __forceinline__ int first_line() {
-    return static_cast<int>(threadIdx.x) / (TILE_N / MICRO_N) * MICRO_M;
-}
-__device__ __forceinline__ int first_column() {
-    return static_cast<int>(threadIdx.x) % (TILE_N / MICRO_N) * MICRO_N;
-}
+    __device__ float at(int i, int j) const { return values[i][j]; }
+    __device__ static int line(int i) { return blockIdx.x * TILE_M + first_line() + i; }
+    __device__ static int column(int j) { return blockIdx.y * TILE_N + first_column() + j; }
+    // Within the block's tile.
+    __device__ static int first_line() {
+        return static_cast<int>(threadIdx.x) / (TILE_N / MICRO_N) * MICRO_M;
+    }
+    __device__ static int first_column() {
+        return static_cast<int>(threadIdx.x) % (TILE_N / MICRO_N) * MICRO_N;
+    }
+};
 
 // Called by all threads of the block; each returns its own micro-tile.
 template <class Left, class Right>
@@ -133,13 +140,15 @@ __device__ __forceinline__ Sums tile_product(const Left& left, const Right& righ
         for (int k = 0; k < TILE_K; ++k) {
             float a[MICRO_M], b[MICRO_N];
 #pragma unroll
-            for (int i = 0; i < MICRO_M; ++i) a[i] = lines[k][first_line() + i];
+            for (int i = 0; i < MICRO_M; ++i) a[i] = lines[k][Sums::first_line() + i];
 #pragma unroll
-            for (int j = 0; j < MICRO_N; ++j) b[j] = columns[k][first_column() + j];
+            for (int j = 0; j < MICRO_N; ++j) b[j] = columns[k][Sums::first_column() + j];
 #pragma unroll
             for (int i = 0; i < MICRO_M; ++i) {
 #pragma unroll
-                for (int j = 0; j < MICRO_N; ++j) sums.at[i][j] = fmaf(a[i], b[j], sums.at[i][j]);
+                for (int j = 0; j < MICRO_N; ++j) {
+                    sums.values[i][j] = fmaf(a[i], b[j], sums.values[i][j]);
+                }
             }
         }
         __syncthreads();

@@ -1,0 +1,85 @@
+// Copies from memory to shared memory that are under way (cp.async), in groups: one group for each
+// step along the depth of a product, all but one of them ahead of their use. No register holds what
+// is under way, and a memory's latency of some 700 cycles passes behind the arithmetic of the steps
+// before. Waiting makes a group visible to the thread that started it; a barrier then makes it
+// visible to the block.
+//
+// The CPU driver has no copies under way. There every other thread makes its copies at once, as
+// early as a GPU could, and the others when they are waited for, as late as it could: a slab that
+// is overwritten while it is read shows, and so does one that is read before it was waited for.
+#pragma once
+
+#include "common.cuh"
+
+// STEPS: slabs in shared memory; MOST: copies that a thread starts in a step, at most.
+template <int STEPS, int MOST>
+class CopiesUnderWay {
+  public:
+    // `floats` (1 or 4) numbers; where not inside, zeros are written and `from` is not read.
+    __device__ GPU_INLINE void start(float* to, const float* from, bool inside, int floats) {
+#if __CUDA_ARCH__ >= 800
+        const auto place = static_cast<unsigned>(__cvta_generic_to_shared(to));
+        if (floats == 4) {
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
+                         "r"(inside ? 16 : 0)
+                         : "memory");
+        } else {
+            asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(place), "l"(from),
+                         "r"(inside ? 4 : 0)
+                         : "memory");
+        }
+#elif defined(PYGAN_CPU_DRIVER)
+        if (threadIdx.x % 2 == 0) {
+            make({to, from, inside, floats});
+        } else {
+            under_way[newest % STEPS][started++] = {to, from, inside, floats};
+        }
+#else
+        make({to, from, inside, floats});
+#endif
+    }
+
+    __device__ __forceinline__ void end_group() {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.commit_group;" ::: "memory");
+#elif defined(PYGAN_CPU_DRIVER)
+        count[newest++ % STEPS] = started;
+        started = 0;
+#endif
+    }
+
+    // All groups but the newest STEPS - 2 are there, as far as the calling thread started them.
+    __device__ __forceinline__ void wait_for_oldest() {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("cp.async.wait_group %0;" ::"n"(STEPS - 2) : "memory");
+#elif defined(PYGAN_CPU_DRIVER)
+        for (; oldest < newest - (STEPS - 2); ++oldest) {
+            for (int i = 0; i < count[oldest % STEPS]; ++i) make(under_way[oldest % STEPS][i]);
+        }
+#endif
+    }
+
+  private:
+    struct Copy {
+        float* to;
+        const float* from;
+        bool inside;
+        int floats;
+    };
+
+    __device__ __forceinline__ static void make(Copy copy) {
+        if (copy.floats == 4) {
+            const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
+            *reinterpret_cast<float4*>(copy.to) =
+                copy.inside ? __ldg(reinterpret_cast<const float4*>(copy.from)) : zeros;
+        } else {
+            *copy.to = copy.inside ? __ldg(copy.from) : 0.0f;
+        }
+    }
+
+#ifdef PYGAN_CPU_DRIVER
+    Copy under_way[STEPS][MOST];
+    int count[STEPS];
+    int oldest = 0, newest = 0, started = 0;
+#endif
+};

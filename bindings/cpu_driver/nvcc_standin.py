@@ -23,19 +23,17 @@ from functools import lru_cache
 from pathlib import Path
 
 if __package__:
-    from . import source_rewriter
+    from . import precompiled, source_rewriter
 else:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
+    import precompiled
     import source_rewriter
 
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE / "include"
 RELEASE = "13.0"
 
-PREPROCESS_FLAGS = [
-    "-E",
-    "-x",
-    "c++",
+DEFINES = [
     "-D__CUDACC__=1",
     "-D__NVCC__=1",
     "-D__CUDACC_VER_MAJOR__=13",
@@ -44,11 +42,7 @@ PREPROCESS_FLAGS = [
     "-DPYGAN_CPU_DRIVER=1",
 ]
 COMMON_FLAGS = [
-    "-fpreprocessed",
-    "-x",
-    "c++-cpp-output",
     "-fPIC",
-    "-shared",
     "-w",
     "-fvisibility=hidden",
     "-fno-semantic-interposition",
@@ -139,19 +133,37 @@ def processor_features() -> str:
     return ""
 
 
-def flags_of(check: bool) -> list[str]:
-    return [*COMMON_FLAGS, *(CHECK_FLAGS if check else PLAIN_FLAGS)]
+@lru_cache(maxsize=4)
+def flags_of(check: bool, standard: str = "gnu++17") -> list[str]:
+    """The flags of a module, from its first reading to its image."""
+    flags = [*COMMON_FLAGS, *(CHECK_FLAGS if check else PLAIN_FLAGS), f"-std={standard}"]
+    if not is_clang(find_compiler()):
+        flags.append("-fno-gnu-unique")
+    return flags
+
+
+def is_clang(compiler: str) -> bool:
+    return "clang" in compiler_version(compiler)
+
+
+def c_library() -> str:
+    """Name and version of the C library; the C++ library belongs to the compiler."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    return ""
 
 
 @lru_cache(maxsize=4)
 def fingerprint(check: bool = False) -> str:
     """Changes whenever the same source could give another image: vocabulary, rewriting, compiler,
-    flags, processor."""
+    libraries, flags, processor."""
     digest = hashlib.sha256()
-    for path in [*sorted(INCLUDE.iterdir()), HERE / "source_rewriter.py", Path(__file__)]:
+    own = [HERE / name for name in ("nvcc_standin.py", "precompiled.py", "source_rewriter.py")]
+    for path in [*sorted(INCLUDE.iterdir()), *own]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     compiler = find_compiler()
-    digest.update("\0".join([compiler, compiler_version(compiler), processor_features()]).encode())
+    of_machine = [compiler, compiler_version(compiler), c_library(), processor_features()]
+    digest.update("\0".join(of_machine).encode())
     digest.update("\0".join(flags_of(check)).encode())
     return digest.hexdigest()[:32]
 
@@ -179,22 +191,39 @@ def _run(command: list[str]) -> str:
     return result.stdout
 
 
-def preprocess(source: str, arguments: list[str], *, standard: str, check: bool) -> str:
-    """The source with includes and macros expanded, with line markers."""
+def preprocess(
+    source: str, arguments: list[str], *, standard: str, check: bool, header: Path | None = None
+) -> str:
+    """The source with includes and macros expanded, with line markers.
+
+    :param header: the folder of :func:`precompiled_header`; its vocabulary stands in the result as
+        one line that names the precompiled file
+    """
     return _run(
         [
             find_compiler(),
-            *PREPROCESS_FLAGS,
-            *(["-DCPU_DRIVER_CHECK=1"] if check else []),
-            f"-std={standard}",
+            *flags_of(check, standard),
+            *DEFINES,
+            *["-E", "-x", "c++"],
             *arguments,
+            *(["-fpch-preprocess", "-isystem", str(header)] if header else []),
             "-isystem",
             str(INCLUDE),
             "-include",
-            "cpu_driver_cuda.h",  # found through -isystem: the rewriter passes system headers by
+            precompiled.HEADER,  # found through -isystem: the rewriter passes system headers by
             source,
         ]
     )
+
+
+def precompiled_header(standard: str, check: bool) -> Path | None:
+    """The folder with the vocabulary precompiled for these flags, or None: see precompiled.py."""
+    compiler = find_compiler()
+    if is_clang(compiler):
+        return None
+    flags = [*flags_of(check, standard), *DEFINES]
+    folder = cache_root() / "headers" / f"{fingerprint(check)}-{standard}"
+    return precompiled.folder_with_header(compiler, flags, INCLUDE, folder)
 
 
 def compile_image(
@@ -208,7 +237,22 @@ def compile_image(
     :param arguments: ``-I``, ``-D`` and the like
     :raises CompileError: with the compiler's text, which names the user's file and line
     """
-    expanded = preprocess(source, arguments, standard=standard, check=check)
+    header = precompiled_header(standard, check)
+    try:
+        return _compile_image(source, arguments, standard, check, header)
+    except CompileError as error:
+        # A damaged header, or one that GCC cannot map where it was made for, is no fault of the
+        # source.
+        if header is None or not re.search(r"\bPCH\b|\.gch\b|internal compiler error", str(error)):
+            raise
+        precompiled.discard(header)
+        return _compile_image(source, arguments, standard, check, None)
+
+
+def _compile_image(
+    source: str, arguments: list[str], standard: str, check: bool, header: Path | None
+) -> bytes:
+    expanded = preprocess(source, arguments, standard=standard, check=check, header=header)
     key = hashlib.sha256(
         "\0".join([fingerprint(check), standard, expanded]).encode("utf-8", "surrogateescape")
     ).hexdigest()
@@ -221,20 +265,14 @@ def compile_image(
         raise CompileError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
         text = Path(folder) / "module.ii"
+        unlinked = Path(folder) / "module.o"
         image = Path(folder) / "module.so"
         text.write_text(rewritten.text)
-        command = [find_compiler(), *flags_of(check), f"-std={standard}", "-o", str(image)]
-        if "clang" not in compiler_version(command[0]):
-            command.append("-fno-gnu-unique")
-        if check:
-            # Linked by itself, so that the sanitizer's own library stays out.
-            unlinked = Path(folder) / "module.o"
-            compiled = [flag for flag in command if flag != "-shared"]
-            compiled[compiled.index(str(image))] = str(unlinked)
-            _run([*compiled, "-c", str(text)])
-            _run([command[0], "-shared", "-o", str(image), str(unlinked)])
-        else:
-            _run([*command, str(text)])
+        compiler = find_compiler()
+        flags = [*flags_of(check, standard), "-fpreprocessed", "-x", "c++-cpp-output"]
+        _run([compiler, *flags, "-c", str(text), "-o", str(unlinked)])
+        # Linked by itself: in check mode the sanitizer's own library must stay out.
+        _run([compiler, "-shared", "-o", str(image), str(unlinked)])
         data = image.read_bytes()
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
         write_atomically(cached, data)
@@ -332,7 +370,7 @@ def version_text(check: bool) -> str:
 def expanded_only(request: Request) -> str:
     """``--preprocess``: the source with includes and macros expanded, without the vocabulary."""
     assert request.source is not None
-    command = [find_compiler(), *PREPROCESS_FLAGS, f"-std={request.standard}"]
+    command = [find_compiler(), *DEFINES, "-E", "-x", "c++", f"-std={request.standard}"]
     command += [*request.arguments, "-isystem", str(INCLUDE), request.source]
     if request.no_markers:
         command.append("-P")

@@ -5,7 +5,6 @@
 #include <assert.h>
 #include <float.h>
 #include <limits.h>
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,6 +16,11 @@
 #include <tuple>
 #include <type_traits>
 #include <utility>
+
+// C++17's special functions (std::laguerre, std::riemann_zeta, ...), which device code has not, are
+// most of <cmath>.
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
+#include <math.h>
 
 #include "cpu_driver_abi.h"
 

@@ -17,6 +17,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from .errors import PyganError
 
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
 NAMES = ("numpy", "cpu", "cuda")
+SHARED_BYTES = 32 << 20  # arrays beyond the caches, whose passes take threads as long as it pays
 
 
 class DeviceError(PyganError, RuntimeError):
@@ -57,6 +59,7 @@ class Device(Protocol):
     def memory_info(self) -> tuple[int, int] | None: ...
     def cannot_record(self) -> str | None: ...
     def branch(self) -> Any: ...
+    def passes(self, nbytes: int) -> AbstractContextManager[None]: ...
 
 
 class NumpyArena:
@@ -138,6 +141,13 @@ class NumpyDevice:
     def branch(self) -> _NoBranch:
         """A branch that is none: everything runs in the order of its calls."""
         return _NoBranch()
+
+    def passes(self, nbytes: int) -> AbstractContextManager[None]:
+        """What the passes of a graph with arrays of `nbytes` run in: from SHARED_BYTES on, threads
+        share the work of its calls."""
+        from pygan.reference.parallel import sharing
+
+        return sharing(nbytes >= SHARED_BYTES)
 
     def __repr__(self) -> str:
         return "<pygan device numpy>"
@@ -224,6 +234,9 @@ class KernelDevice:
         from pygan.bindings.graph import Branch
 
         return Branch(self.context)
+
+    def passes(self, nbytes: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def __repr__(self) -> str:
         return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"

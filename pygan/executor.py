@@ -157,6 +157,7 @@ class Executor:
         self._adopt(landings, output_gradients or {}, "gradient of output", list(landings))
         self._allocate(inferred, shared)
         self._collect()
+        self._passes = device.passes(self.memory.unplanned)
 
         self._training = self._bind_calls(self._graph.forward(training=True))
         self._inference = self._bind_calls(self._graph.forward(training=False))
@@ -394,8 +395,9 @@ class Executor:
         for name, value in inputs.items():
             self._set(name, value)
         self._state = "a forward pass failed"
-        for call in self._training if is_train else self._inference:
-            call()
+        with self._passes:
+            for call in self._training if is_train else self._inference:
+                call()
         self._state = "" if is_train else "the last forward ran with is_train=False"
         return self.outputs
 
@@ -461,8 +463,9 @@ class Executor:
             calls = self._backwards[key] = self._bind_backward(given, names)
         if not self.keep_forward:
             self._state = "backward has run since (bind with keep_forward=True to run it again)"
-        for call in calls:
-            call()
+        with self._passes:
+            for call in calls:
+                call()
 
     def _bind_backward(
         self, given: tuple[int, ...], wanted: tuple[str, ...] | None

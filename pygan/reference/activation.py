@@ -16,13 +16,12 @@ from __future__ import annotations
 import numpy as np
 
 from . import shapes
+from .parallel import run, split_work
 from .scratch import frame
 
 KINDS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus")
 # The kinds whose derivative depends on the input's sign alone.
 FROM_SIGN = ("relu", "leaky_relu")
-# Numbers per block, 256 kB of float32: intermediate results stay in the processor's cache.
-BLOCK = 1 << 16
 
 
 def activation_forward(x: np.ndarray, y: np.ndarray, *, kind: str, slope: float = 0.0) -> None:
@@ -31,9 +30,7 @@ def activation_forward(x: np.ndarray, y: np.ndarray, *, kind: str, slope: float 
     shapes.check_same("activation_forward", x=x, y=y)
     shapes.check_contiguous("activation_forward", y)
     x, y = x.reshape(-1), y.reshape(-1)
-    for start in range(0, x.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        apply(x[block], y[block], kind, slope)
+    run(lambda part: apply(x[part], y[part], kind, slope), split_work(x.size, 2 * x.size))
 
 
 def activation_backward(
@@ -58,16 +55,17 @@ def activation_backward(
         raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
     shapes.check_contiguous(operator, dx)
     x, y, dy, dx = (None if array is None else array.reshape(-1) for array in (x, y, dy, dx))
-    with frame() as empty:
-        scratch = empty((min(BLOCK, y.size),), y.dtype)
-        for start in range(0, y.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            given = None if x is None else x[block]
-            factor = derivative(given, y[block], kind, slope, scratch[: y[block].size])
+
+    def multiply(part: slice) -> None:
+        with frame() as empty:
+            given = None if x is None else x[part]
+            factor = derivative(given, y[part], kind, slope, empty(y[part].shape, y.dtype))
             if accumulate:
-                dx[block] += np.multiply(factor, dy[block], out=factor)
+                dx[part] += np.multiply(factor, dy[part], out=factor)
             else:
-                np.multiply(factor, dy[block], out=dx[block])
+                np.multiply(factor, dy[part], out=dx[part])
+
+    run(multiply, split_work(y.size, 3 * y.size))
 
 
 def apply(x: np.ndarray, y: np.ndarray, kind: str | None, slope: float) -> None:

@@ -13,18 +13,17 @@ so that a block's intermediate results stay in the processor's cache.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 
 from . import activation as activations
 from . import shapes
+from .parallel import run, split_work
 from .scratch import frame
 from .store import store
 
-# A wide row has at most this many numbers, a block of rows about BLOCK (256 kB of float32).
+# A wide row has at most this many numbers.
 WIDE = 8192
-BLOCK = 1 << 16
 
 
 def batch_norm_forward_training(
@@ -54,9 +53,7 @@ def batch_norm_forward_training(
     if fix_gamma:
         gamma[...] = 1
     normalise = _Normalise(mean, var, gamma, beta, eps, repeat)
-    for block in _blocks(x_rows):
-        z = normalise.apply(x_rows[block], y_rows[block])
-        activations.apply(z, z, activation, slope)
+    normalise.activated(x_rows, y_rows, activation, slope)
 
 
 def batch_norm_forward_inference(
@@ -81,9 +78,7 @@ def batch_norm_forward_inference(
         gamma[...] = 1
     x_rows, y_rows, repeat = _wide(x, y)
     normalise = _Normalise(moving_mean, moving_var, gamma, beta, eps, repeat)
-    for block in _blocks(x_rows):
-        z = normalise.apply(x_rows[block], y_rows[block])
-        activations.apply(z, z, activation, slope)
+    normalise.activated(x_rows, y_rows, activation, slope)
 
 
 def batch_norm_backward(
@@ -144,18 +139,21 @@ def batch_norm_backward(
     in_place = dx is not None and not accumulate
     with frame() as empty:
         g_rows = dx.reshape(x_rows.shape) if in_place else empty(x_rows.shape, x.dtype)
-        sums = np.zeros_like(x_rows[0])
-        products = np.zeros_like(x_rows[0])
-        scratch = empty(_block_shape(x_rows), x.dtype)
-        ones = _ones(scratch)
-        for block in _blocks(x_rows):
-            g, rows = g_rows[block], x_rows[block]
-            z = scratch[: len(g)]
-            if activation is not None:
-                normalise.apply(rows, z)
-            _activation_gradient(z, dy_rows[block], g, activation, slope)
-            sums += ones[: len(g)] @ g
-            products += np.einsum("ij,ij->j", g, normalise.shifted(rows, z))
+        parts = _parts(x_rows)
+        sums, products = empty((2, len(parts), x_rows.shape[1]), x.dtype)
+
+        def sum_up(part: tuple[slice, np.ndarray, np.ndarray]) -> None:
+            which, total, product = part
+            g, rows = g_rows[which], x_rows[which]
+            with frame() as empty:
+                z = empty(g.shape, g.dtype)
+                if activation is not None:
+                    normalise.apply(rows, z)
+                _activation_gradient(z, dy_rows[which], g, activation, slope)
+                _sum_rows(g, total)
+                np.einsum("ij,ij->j", g, normalise.shifted(rows, z), out=product)
+
+        run(sum_up, list(zip(parts, sums, products, strict=True)))
         sum_g = _fold(sums, channels)
         sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * inverse
 
@@ -165,16 +163,20 @@ def batch_norm_backward(
             slope_of_x = scale * inverse * sum_g_xhat / count
             constant = scale * sum_g / count - slope_of_x * normalise.remainder
             slope_of_x, constant, scale = (_tiled(a, repeat) for a in (slope_of_x, constant, scale))
-            for block in _blocks(x_rows):
-                g = g_rows[block]
+
+            def finish(part: slice) -> None:
+                g = g_rows[part]
                 g *= scale
                 if not use_global_stats:
-                    shifted = normalise.shifted(x_rows[block], scratch[: len(g)])
-                    term = np.multiply(shifted, slope_of_x, out=scratch[: len(g)])
-                    term += constant
-                    g -= term
+                    with frame() as empty:
+                        term = empty(g.shape, g.dtype)
+                        np.multiply(normalise.shifted(x_rows[part], term), slope_of_x, out=term)
+                        term += constant
+                        g -= term
                 if not in_place:
-                    dx_rows[block] += g
+                    dx_rows[part] += g
+
+            run(finish, parts)
     for output, value, adding in (
         (dgamma, np.zeros_like(gamma) if fix_gamma else sum_g_xhat, accumulate_gamma),
         (dbeta, sum_g, accumulate_beta),
@@ -238,6 +240,17 @@ class _Normalise:
         out += self.shift
         return out
 
+    def activated(
+        self, rows: np.ndarray, out: np.ndarray, activation: str | None, slope: float
+    ) -> None:
+        """out = act(z), both wide rows."""
+
+        def work(part: slice) -> None:
+            z = self.apply(rows[part], out[part])
+            activations.apply(z, z, activation, slope)
+
+        run(work, _parts(rows))
+
 
 def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray) -> None:
     """mean and biased variance (C,) of wide rows, in one pass over them.
@@ -248,7 +261,7 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
     with its first block, its mean is the next centre.
     """
     channels = len(mean)
-    first = rows[next(_blocks(rows))]
+    first = rows[_parts(rows)[0]]
     centre = np.zeros_like(mean)
     for sample in (first, rows, rows) if len(first) < len(rows) else (rows, rows):
         sums, squares = _sums(sample, _tiled(centre, rows.shape[1] // channels))
@@ -264,20 +277,22 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
 
 
 def _sums(rows: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the rows of d = x - centre and of d^2."""
-    sums = np.zeros_like(centre)
-    squares = np.zeros_like(centre)
+    """Sums over the rows of d = x - centre and of d^2, part by part: (parts, repeat C)."""
+    parts = _parts(rows)
+    sums, squares = np.empty((2, len(parts), rows.shape[1]), rows.dtype)
     centred = centre.any()
-    with frame() as empty:
-        scratch = empty(_block_shape(rows), rows.dtype)
-        ones = _ones(scratch)
-        for block in _blocks(rows):
-            d = rows[block]
-            squared, one = scratch[: len(d)], ones[: len(d)]
+
+    def add_up(part: tuple[slice, np.ndarray, np.ndarray]) -> None:
+        which, total, square = part
+        with frame() as empty:
+            d = rows[which]
+            squared = empty(d.shape, d.dtype)
             if centred:
                 d = np.subtract(d, centre, out=squared)
-            sums += one @ d
-            squares += one @ np.square(d, out=squared)
+            _sum_rows(d, total)
+            _sum_rows(np.square(d, out=squared), square)
+
+    run(add_up, list(zip(parts, sums, squares, strict=True)))
     return sums, squares
 
 
@@ -315,14 +330,8 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next((d for d in range(min(number, limit), 1, -1) if number % d == 0), 1)
 
 
-def _blocks(rows: np.ndarray) -> Iterator[slice]:
-    step = _block_shape(rows)[0]
-    for start in range(0, len(rows), step):
-        yield slice(start, start + step)
-
-
-def _block_shape(rows: np.ndarray) -> tuple[int, int]:
-    return min(len(rows), max(1, BLOCK // rows.shape[1])), rows.shape[1]
+def _parts(rows: np.ndarray) -> list[slice]:
+    return split_work(len(rows), 4 * rows.size)
 
 
 def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
@@ -332,14 +341,14 @@ def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
     return wide.reshape(-1)
 
 
-def _ones(rows: np.ndarray) -> np.ndarray:
+def _sum_rows(rows: np.ndarray, out: np.ndarray) -> None:
     """Sums over rows are products with ones: BLAS adds several times faster than numpy's sum."""
-    return np.ones(len(rows), rows.dtype)
+    np.matmul(np.ones(len(rows), rows.dtype), rows, out=out)
 
 
-def _fold(wide: np.ndarray, channels: int) -> np.ndarray:
-    """Sum the pixels of a wide row: (repeat C,) to (C,)."""
-    return wide.reshape(-1, channels).sum(axis=0)
+def _fold(sums: np.ndarray, channels: int) -> np.ndarray:
+    """Sum parts and the pixels of their wide rows: (parts, repeat C) to (C,)."""
+    return sums.sum(axis=0).reshape(-1, channels).sum(axis=0)
 
 
 def _inverse_deviation(var: np.ndarray, eps: float) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from . import shapes
+from . import parallel, shapes
 from .scratch import Empty, frame
 from .store import store
 
@@ -26,10 +26,10 @@ Pair = tuple[int, int]
 SHORT_RUN = 8
 # Up to so many channels, a large image is put together plane by plane.
 FEW_CHANNELS = 4
-# Numbers in a block of patches, 8 MB of float32: BLAS wants large products, the caches small ones.
-BLOCK = 1 << 21
 # Rows that a matrix product needs to reach its speed.
-LEAST_ROWS = 256
+LEAST_ROWS = 512
+# What it takes to copy a number of a patch, in operations of a matrix product.
+OPERATIONS_PER_NUMBER = 100
 
 
 class Taps(NamedTuple):
@@ -65,17 +65,16 @@ def taps_first(large: np.ndarray, taps: Taps) -> bool:
 
 
 def blocks(
-    large: np.ndarray, small: np.ndarray, taps: Taps, groups: int, least: int | None = None
-) -> Iterator[slice]:
-    """Runs of images whose patches fill about `least` numbers, enough of them for BLAS."""
-    n, height, width, _ = small.shape
-    rows = height * width
+    large: np.ndarray, small: np.ndarray, taps: Taps, groups: int, least: int = 0
+) -> list[slice]:
+    """Runs of images, a power of two of them, whose patches have `least` numbers at least, and that
+    are worth a thread and a matrix product of their own."""
+    n, height, width, channels = small.shape
+    rows = n * height * width
     patch = taps.kernel[0] * taps.kernel[1] * large.shape[3] // groups
-    least = BLOCK if least is None else least
-    images = max(1, least // (rows * patch), -(-LEAST_ROWS // rows))
-    images = max(1, -(-n // max(1, -(-n // images))))
-    for start in range(0, n, images):
-        yield slice(start, start + images)
+    work = rows * patch * (2 * channels // groups + OPERATIONS_PER_NUMBER)
+    most = min(rows * patch // max(1, least), rows // LEAST_ROWS, work // parallel.LEAST_OPERATIONS)
+    return parallel.split(n, parallel.power_of_two(most))
 
 
 def patches(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty) -> np.ndarray:
@@ -111,7 +110,13 @@ def matrix(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty)
     if taps_first(large, taps):
         view = view.transpose(3, 4, 5, 0, 1, 2)
     copy = empty(view.shape, view.dtype)
-    copy[...] = view
+    images = 3 if taps_first(large, taps) else 0
+
+    def fill(part: slice) -> None:
+        index = (slice(None),) * images + (part,)
+        copy[index] = view[index]
+
+    parallel.run(fill, parallel.split_work(len(large), 2 * copy.size))
     return copy.reshape(-1, rows).T if taps_first(large, taps) else copy.reshape(rows, -1)
 
 
@@ -151,7 +156,7 @@ def _add_planes(
     per_plane = np.ascontiguousarray(weight.transpose(1, 3, 2, 4, 5, 0)).reshape(-1, many)
     product = empty((taps_h, taps_w, step_h * step_w * channels, n, height, width), large.dtype)
     pixels = small.reshape(-1, many).T
-    np.matmul(per_plane, pixels, out=product.reshape(len(per_plane), pixels.shape[1]))
+    parallel.matmul(per_plane, pixels, product.reshape(len(per_plane), pixels.shape[1]))
     # An output padding may reach beyond the last patch.
     tall = max(height + taps_h - 1, -(-(rows + top) // step_h))
     wide = max(width + taps_w - 1, -(-(columns + left) // step_w))
@@ -184,24 +189,29 @@ def _add_taps(
     rows = small.reshape(-1, channels)
     if taps_first(large, taps):
         product = empty((*taps.kernel, large.shape[3], n, height, width), large.dtype)
-        np.matmul(weight.T, rows.T, out=product.reshape(weight.shape[1], len(rows)))
+        parallel.matmul(weight.T, rows.T, product.reshape(weight.shape[1], len(rows)))
         product = product.transpose(3, 4, 5, 0, 1, 2)
     else:
         product = empty((n, height, width, *taps.kernel, large.shape[3]), large.dtype)
-        np.matmul(rows, weight, out=product.reshape(len(rows), weight.shape[1]))
-    if not accumulate:
-        # Pixels that no first tap reaches: those at the edges, and between wide strides.
-        large[...] = 0
+        parallel.matmul(rows, weight, product.reshape(len(rows), weight.shape[1]))
     row_taps, column_taps = (
         list(_axis_taps(large.shape[1 + axis], small.shape[1 + axis], axis, taps))
         for axis in (0, 1)
     )
-    for i, (h, p, first_row) in enumerate(row_taps):
-        for j, (w, q, first_column) in enumerate(column_taps):
-            if first_row and first_column and not accumulate:
-                large[:, h, w] = product[:, p, q, i, j]
-            else:
-                large[:, h, w] += product[:, p, q, i, j]
+
+    def add(part: slice) -> None:
+        target, source = large[part], product[part]
+        if not accumulate:
+            # Pixels that no first tap reaches: those at the edges, and between wide strides.
+            target[...] = 0
+        for i, (h, p, first_row) in enumerate(row_taps):
+            for j, (w, q, first_column) in enumerate(column_taps):
+                if first_row and first_column and not accumulate:
+                    target[:, h, w] = source[:, p, q, i, j]
+                else:
+                    target[:, h, w] += source[:, p, q, i, j]
+
+    parallel.run(add, parallel.split_work(n, 2 * product.size))
 
 
 def _axis_taps(

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import columns, shapes, winograd
+from . import columns, parallel, shapes, winograd
 from .scratch import frame
 from .store import store
 
@@ -191,11 +191,14 @@ def _gather(
         winograd.gather(large, weight, small, accumulate)
     else:
         for few, many in _groups(large, small, groups):
-            for block in columns.blocks(large, small, taps, groups):
+
+            def gather(block: slice, few: slice = few, many: slice = many) -> None:
                 with frame() as empty:
                     patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
                     output = _rows(small[block])[:, many]
                     _product(patches, _matrix(weight[many]).T, output, accumulate)
+
+            parallel.run_blocks(gather, columns.blocks(large, small, taps, groups))
     if bias is not None:
         small += bias
 
@@ -221,7 +224,8 @@ def _spread(
         winograd.spread(small, weight, large, accumulate)
     else:
         for few, many in _groups(large, small, groups):
-            for block in columns.blocks(large, small, taps, groups):
+
+            def spread(block: slice, few: slice = few, many: slice = many) -> None:
                 columns.add_product(
                     small[block, ..., many],
                     _matrix(weight[many]),
@@ -229,6 +233,8 @@ def _spread(
                     taps,
                     accumulate,
                 )
+
+            parallel.run_blocks(spread, columns.blocks(large, small, taps, groups))
     if bias is not None:
         large += bias
 
@@ -253,26 +259,29 @@ def _weigh(
     if winograd.pays(large, small, taps, groups):
         winograd.weigh(large, small, dw, accumulate)
         return
-    if len(large) == 0 and not accumulate:
-        dw[...] = 0
     for few, many in _groups(large, small, groups):
         output = _matrix(dw[many])
-        # Every block but the first costs a pass over dw, so the blocks are larger than it.
-        least = max(columns.BLOCK, 4 * output.size)
-        adding = accumulate
-        for block in columns.blocks(large, small, taps, groups, least):
-            with frame() as empty:
-                patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
-                _product(_rows(small[block])[:, many].T, patches, output, adding)
-            adding = True
+        # Every block has a sum of its own, so the blocks are larger than it.
+        blocks = columns.blocks(large, small, taps, groups, 4 * output.size)
+        with frame() as empty:
+            sums = empty((len(blocks), *output.shape), dw.dtype)
+
+            def weigh(part: tuple[np.ndarray, slice], few: slice = few, many: slice = many) -> None:
+                total, block = part
+                with frame() as empty:
+                    patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
+                    parallel.matmul(_rows(small[block])[:, many].T, patches, total)
+
+            parallel.run_blocks(weigh, list(zip(sums, blocks, strict=True)))
+            store(output, sums.sum(axis=0), accumulate)
 
 
 def _product(a: np.ndarray, b: np.ndarray, output: np.ndarray, accumulate: bool) -> None:
     if accumulate:
         with frame() as empty:
-            output += np.matmul(a, b, out=empty((len(a), b.shape[1]), output.dtype))
+            output += parallel.matmul(a, b, empty((len(a), b.shape[1]), output.dtype))
     else:
-        np.matmul(a, b, out=output)
+        parallel.matmul(a, b, output)
 
 
 def _rows(image: np.ndarray) -> np.ndarray:

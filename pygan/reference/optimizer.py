@@ -11,9 +11,8 @@ import math
 import numpy as np
 
 from . import shapes
-
-# Adam goes by blocks of this many parameters, whose intermediate results stay in the cache.
-BLOCK = 1 << 15
+from .parallel import run, split_work
+from .scratch import frame
 
 
 def adam_update(
@@ -47,24 +46,26 @@ def adam_update(
     b1, b2 = number(np.float32(beta1)), number(np.float32(beta2))
     t = int(step[0]) + 1
     rate = float(learning_rate[0]) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-    scratch = np.empty(min(BLOCK, w.size), w.dtype)
-    for start in range(0, w.size, BLOCK):
-        part = slice(start, start + BLOCK)
+
+    def update(part: slice) -> None:
         gradient = _decayed_then_clipped(
             w[part], g[part], weight_decay, rescale_grad, clip_gradient
         )
-        term = scratch[: len(gradient)]
-        m[part] *= b1
-        m[part] += np.multiply(gradient, 1 - b1, out=term)
-        v[part] *= b2
-        np.square(gradient, out=term)
-        term *= 1 - b2
-        v[part] += term
-        np.sqrt(v[part], out=term)
-        term += number(eps)
-        np.divide(m[part], term, out=term)
-        term *= number(rate)
-        w[part] -= term
+        with frame() as empty:
+            term = empty(gradient.shape, w.dtype)
+            m[part] *= b1
+            m[part] += np.multiply(gradient, 1 - b1, out=term)
+            v[part] *= b2
+            np.square(gradient, out=term)
+            term *= 1 - b2
+            v[part] += term
+            np.sqrt(v[part], out=term)
+            term += number(eps)
+            np.divide(m[part], term, out=term)
+            term *= number(rate)
+            w[part] -= term
+
+    run(update, split_work(w.size, 13 * w.size))
     step += 1
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from . import shapes
+from .parallel import run, split_work
 
 Pair = tuple[int, int]
 Index = tuple[slice, ...]
@@ -33,6 +34,21 @@ def pooling_forward(
     not `count_include_pad`. Raises ValueError for an unknown kind or shapes that do not fit.
     """
     _check("pooling_forward", x, y, kind, kernel, stride, pad)
+    run(
+        lambda part: _forward(x[part], y[part], kind, kernel, stride, pad, count_include_pad),
+        split_work(len(x), 2 * x.size),
+    )
+
+
+def _forward(
+    x: np.ndarray,
+    y: np.ndarray,
+    kind: str,
+    kernel: Pair,
+    stride: Pair,
+    pad: Pair,
+    count_include_pad: bool,
+) -> None:
     if kind == "max":
         _maximum(x, y, kernel, stride, pad)
         return
@@ -70,9 +86,30 @@ def pooling_backward(
     operator = "pooling_backward"
     _check(operator, dx, dy, kind, kernel, stride, pad)
     shapes.check_same(operator, dx=dx, x=x)
+    if kind == "max" and x is None:
+        raise ValueError(f"{operator}: max pooling needs its input x to find the maxima")
+
+    def backward(part: slice) -> None:
+        given = None if x is None else x[part]
+        _backward(
+            given, dy[part], dx[part], kind, kernel, stride, pad, count_include_pad, accumulate
+        )
+
+    run(backward, split_work(len(dx), 2 * dx.size))
+
+
+def _backward(
+    x: np.ndarray | None,
+    dy: np.ndarray,
+    dx: np.ndarray,
+    kind: str,
+    kernel: Pair,
+    stride: Pair,
+    pad: Pair,
+    count_include_pad: bool,
+    accumulate: bool,
+) -> None:
     if kind == "max":
-        if x is None:
-            raise ValueError(f"{operator}: max pooling needs its input x to find the maxima")
         if not accumulate:
             dx[...] = 0
         best = np.empty_like(dy)

@@ -35,6 +35,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .columns import Taps
+from .parallel import matmul, run, run_blocks, split_work
 from .scratch import Empty, frame
 from .store import store
 
@@ -71,20 +72,26 @@ def gather(large: np.ndarray, weight: np.ndarray, small: np.ndarray, accumulate:
     """small (N, P, Q, C') = or += patches of large (N, 2P, 2Q, C) times weight (C', 4, 4, C)."""
     with frame() as empty:
         kernel = _kernel_planes(weight, empty).transpose(0, 1, 3, 2)
-        for block in _blocks(small, TILES):
-            with frame():
-                result = _pairs(_product(_large_planes(large[block], empty), kernel, empty))
-                _store_corners(result, small[block], accumulate, empty)
+
+        def gather_block(block: slice) -> None:
+            with frame() as empty:
+                product = _product(_large_planes(large[block], empty), kernel, empty)
+                _store_corners(product, small[block], accumulate)
+
+        run_blocks(gather_block, list(_blocks(small, TILES)))
 
 
 def spread(small: np.ndarray, weight: np.ndarray, large: np.ndarray, accumulate: bool) -> None:
     """large (N, 2P, 2Q, C) = or += the patches small (N, P, Q, C') times weight (C', 4, 4, C)."""
     with frame() as empty:
         kernel = _kernel_planes(weight, empty)
-        for block in _blocks(small, TILES):
-            with frame():
+
+        def spread_block(block: slice) -> None:
+            with frame() as empty:
                 product = _product(_small_planes(small[block], empty), kernel, empty)
-                _store_units(product, large[block], accumulate, empty)
+                _store_units(product, large[block], accumulate)
+
+        run_blocks(spread_block, list(_blocks(small, TILES)))
 
 
 def weigh(large: np.ndarray, small: np.ndarray, dw: np.ndarray, accumulate: bool) -> None:
@@ -97,7 +104,7 @@ def weigh(large: np.ndarray, small: np.ndarray, dw: np.ndarray, accumulate: bool
                 a = _small_planes(small[block], empty).transpose(0, 1, 3, 2)
                 b = _large_planes(large[block], empty)
                 if block.start == 0:
-                    np.matmul(a, b, out=total)
+                    matmul(a, b, total)
                 else:
                     total += _product(a, b, empty)
         taps = _tap_pairs(dw)
@@ -106,7 +113,7 @@ def weigh(large: np.ndarray, small: np.ndarray, dw: np.ndarray, accumulate: bool
 
 def _product(a: np.ndarray, b: np.ndarray, empty: Empty) -> np.ndarray:
     """The nine matrix products of planes."""
-    return np.matmul(a, b, out=empty((3, 3, a.shape[2], b.shape[3]), a.dtype))
+    return matmul(a, b, empty((3, 3, a.shape[2], b.shape[3]), a.dtype))
 
 
 def _tiles(small: np.ndarray) -> tuple[int, int]:
@@ -151,14 +158,20 @@ def _small_planes(small: np.ndarray, empty: Empty) -> np.ndarray:
     return _sums(_corners(even), empty).reshape(3, 3, -1, channels)
 
 
-def _store_corners(result: np.ndarray, small: np.ndarray, accumulate: bool, empty: Empty) -> None:
-    """small (n, P, Q, C') = or += the pixels of tiles (2, 2, tiles, C')."""
-    _, height, width, _ = small.shape
-    even = _even(small, empty)
-    corners = _corners(even)
-    store(corners, result.reshape(corners.shape), accumulate and even is small)
-    if even is not small:
-        store(small, even[:, :height, :width], accumulate)
+def _store_corners(m: np.ndarray, small: np.ndarray, accumulate: bool) -> None:
+    """small (n, P, Q, C') = or += the pixels of tiles of m (3, 3, tiles, C'), which changes."""
+    n, height, width, channels = small.shape
+    m = m.reshape(3, 3, n, *_tiles(small), channels)
+
+    def store_part(part: slice) -> None:
+        with frame() as empty:
+            result, pixels = _pairs(m[:, :, part]), small[part]
+            even = _even(pixels, empty)
+            store(_corners(even), result, accumulate and even is pixels)
+            if even is not pixels:
+                store(pixels, even[:, :height, :width], accumulate)
+
+    run(store_part, split_work(n, 2 * m.size))
 
 
 def _kernel_planes(weight: np.ndarray, empty: Empty) -> np.ndarray:
@@ -167,12 +180,17 @@ def _kernel_planes(weight: np.ndarray, empty: Empty) -> np.ndarray:
 
 
 def _sums(pairs: np.ndarray, empty: Empty) -> np.ndarray:
-    """(a, a + b, b) on both axes: (3, 3, ...) of pairs (2, 2, ...)."""
-    planes = empty((3, 3, *pairs.shape[2:]), pairs.dtype)
-    planes[::2, ::2] = pairs
-    np.add(planes[::2, 0], planes[::2, 2], out=planes[::2, 1])
-    np.add(planes[0], planes[2], out=planes[1])
-    return planes
+    """(a, a + b, b) on both axes: (3, 3, n, ...) of pairs (2, 2, n, ...)."""
+    whole = empty((3, 3, *pairs.shape[2:]), pairs.dtype)
+
+    def add_up(part: slice) -> None:
+        planes = whole[:, :, part]
+        planes[::2, ::2] = pairs[:, :, part]
+        np.add(planes[::2, 0], planes[::2, 2], out=planes[::2, 1])
+        np.add(planes[0], planes[2], out=planes[1])
+
+    run(add_up, split_work(pairs.shape[2], 2 * whole.size))
+    return whole
 
 
 def _pairs(m: np.ndarray) -> np.ndarray:
@@ -204,9 +222,16 @@ def _padded(large: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray, np
 
 def _large_planes(large: np.ndarray, empty: Empty) -> np.ndarray:
     """(3, 3, tiles, 4C) of large (n, 2P, 2Q, C): differences of neighbouring units."""
-    n, height, width, channels = large.shape
-    planes = empty((3, 3, n, *_tiles_of_large(large), 2, 2 * channels), large.dtype)
-    with frame():
+    planes = empty((3, 3, len(large), *_tiles_of_large(large), 2, 2 * large.shape[3]), large.dtype)
+    parts = split_work(len(large), 3 * planes.size)
+    run(lambda part: _differences(large[part], planes[:, :, part]), parts)
+    return planes.reshape(3, 3, -1, 4 * large.shape[3])
+
+
+def _differences(large: np.ndarray, planes: np.ndarray) -> None:
+    """What _large_planes has, of some images: planes (3, 3, n, P'/2, Q'/2, 2, 2C)."""
+    _, height, width, _ = large.shape
+    with frame() as empty:
         padded, inside, units = _padded(large, empty)
         padded[:, 0] = padded[:, 1 + height :] = 0
         padded[:, :, 0] = padded[:, :, 1 + width :] = 0
@@ -228,7 +253,6 @@ def _large_planes(large: np.ndarray, empty: Empty) -> np.ndarray:
             even = odd_even if i == 1 else rows
             np.subtract(even[:, :, :-1], planes[i, 1], out=planes[i, 0])
             np.subtract(planes[i, 1], even[:, :, 1:], out=planes[i, 2])
-    return planes.reshape(3, 3, -1, 4 * channels)
 
 
 def _copy(view: np.ndarray, empty: Empty) -> np.ndarray:
@@ -237,14 +261,20 @@ def _copy(view: np.ndarray, empty: Empty) -> np.ndarray:
     return out
 
 
-def _store_units(m: np.ndarray, large: np.ndarray, accumulate: bool, empty: Empty) -> None:
+def _store_units(m: np.ndarray, large: np.ndarray, accumulate: bool) -> None:
     """large (n, 2P, 2Q, C) = or += the units of m (3, 3, tiles, 4C), added where they overlap."""
     m = m.reshape(3, 3, len(large), *_tiles_of_large(large), 2, 2 * large.shape[3])
-    _, inside, units = _padded(large, empty)
-    for row, rows in enumerate(_overlapping(m, empty)):  # (3, n, P'/2 or one more, Q'/2, 2, 2C)
-        for column, both in enumerate(_overlapping(rows, empty)):
-            units[:, row::2, column::2] = both
-    store(large, inside, accumulate)
+
+    def store_part(part: slice) -> None:
+        with frame() as empty:
+            _, inside, units = _padded(large[part], empty)
+            # (3, n, P'/2 or one more, Q'/2, 2, 2C)
+            for row, rows in enumerate(_overlapping(m[:, :, part], empty)):
+                for column, both in enumerate(_overlapping(rows, empty)):
+                    units[:, row::2, column::2] = both
+            store(large[part], inside, accumulate)
+
+    run(store_part, split_work(len(large), 2 * m.size))
 
 
 def _overlapping(m: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray]:

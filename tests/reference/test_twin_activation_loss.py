@@ -76,7 +76,7 @@ def test_results_do_not_depend_on_the_blocks(monkeypatch, kind):
         return y, dx
 
     whole = results()
-    monkeypatch.setattr("pygan.reference.activation.BLOCK", 5)
+    monkeypatch.setattr("pygan.reference.parallel.PASSES", 12)
     for computed, expected in zip(results(), whole, strict=True):
         # Library functions on a vector's last, partial part may round the other way.
         assert_within(computed, expected, rounding(4, np.float64) * (1 + np.abs(expected)))

@@ -16,7 +16,7 @@ from twin_support import (
 )
 
 from pygan import reference
-from pygan.reference import batch_norm
+from pygan.reference import batch_norm, parallel
 
 ACTIVATIONS = {
     None: lambda z, slope: z,
@@ -199,7 +199,7 @@ def test_float32_at_the_lessons_shapes(shape):
 
 def test_batches_whose_first_images_differ_from_the_rest():
     """The statistics start from a guess taken from the first rows: a wrong one is corrected."""
-    rows = batch_norm.BLOCK // 4
+    rows = 1 << 16
     for first, rest in ((0.0, 1e3), (1e3, 0.0), (0.0, 0.0)):
         x = numbers(1, 4 * rows, 4)
         x[:rows] += first
@@ -271,8 +271,8 @@ def test_exactly_zero_takes_the_derivative_of_the_negative_side(activation):
     assert (dbeta == 4 * (0 if activation == "relu" else 0.25)).all()
 
 
-@pytest.mark.parametrize("block", [1, 100])
-def test_results_do_not_depend_on_the_blocks(monkeypatch, block):
+@pytest.mark.parametrize("passes", [1, 300])
+def test_results_do_not_depend_on_the_parts(monkeypatch, passes):
     x, dy = numbers(1, 6, 7, 5), numbers(2, 6, 7, 5)
     gamma, beta = parameters(5)
     options = {"eps": EPS, "fix_gamma": False, "activation": "relu"}
@@ -287,7 +287,7 @@ def test_results_do_not_depend_on_the_blocks(monkeypatch, block):
         return y, mean, var, dx, dgamma, dbeta
 
     whole = results()
-    monkeypatch.setattr(batch_norm, "BLOCK", block)
+    monkeypatch.setattr(parallel, "PASSES", passes)
     monkeypatch.setattr(batch_norm, "WIDE", 5)
     for computed, expected in zip(results(), whole, strict=True):
         assert_within(computed, expected, rounding(42 * 4, np.float64) * 42)

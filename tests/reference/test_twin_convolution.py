@@ -17,7 +17,7 @@ from twin_support import (
 )
 
 from pygan import reference
-from pygan.reference import columns, shapes, winograd
+from pygan.reference import columns, parallel, shapes, winograd
 
 
 def written_out(large, weight, stride, pad, dilation, groups):
@@ -196,8 +196,8 @@ def test_results_do_not_depend_on_how_the_batch_is_cut_into_blocks(monkeypatch, 
 
     whole = results()
     monkeypatch.setattr(columns, "LEAST_ROWS", 1)
-    for block in (1, 2 * 16 * 9 * channels):
-        monkeypatch.setattr(columns, "BLOCK", block)
+    for least in (1, 2 * 16 * 9 * channels * columns.OPERATIONS_PER_NUMBER):
+        monkeypatch.setattr(parallel, "LEAST_OPERATIONS", least)
         for computed, expected in zip(results(), whole, strict=True):
             # At most 5 x 16 products a sum, of numbers below 5.
             assert_within(computed, expected, rounding(160, np.float64) * 80 * 25)

@@ -9,7 +9,7 @@ import pytest
 from twin_support import assert_within, numbers, rounding
 
 from pygan import reference
-from pygan.reference import optimizer
+from pygan.reference import parallel
 
 COUNT, STEPS = 37, 6
 OPTIONS = [
@@ -94,7 +94,7 @@ def test_adam_does_not_depend_on_its_blocks(monkeypatch):
         return w, m, v
 
     whole = run()
-    monkeypatch.setattr(optimizer, "BLOCK", 8)
+    monkeypatch.setattr(parallel, "PASSES", 8 * 13)
     for computed, expected in zip(run(), whole, strict=True):
         assert np.array_equal(computed, expected)
 

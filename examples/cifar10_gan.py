@@ -21,9 +21,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ from pygan.training.colour_classifier import ColourClassifier
 from pygan.training.command import run_system
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import Gan
-from pygan.training.sampling import picture_state
+from pygan.training.sampling import GENERATORS, Generator, picture_state
 from pygan.training.systems import System
 
 ITERATIONS = 10_000
@@ -340,6 +341,15 @@ def load_images(where: str, settings: Settings) -> ImageSet:
 SYSTEM = System(
     "cifar10", Cifar10Gan, Settings, Report, epochs=1, load=load_images, least_batches=ITERATIONS
 )
+
+
+def bind_sampler(device, count: int, settings: Mapping[str, Any]):
+    """noise (count, Z) -> images (count, 32, 32, 3), for `pygan.training.sampling`."""
+    known = Settings(**settings)
+    return generator(known.filters).bind(device, {"noise": (count, known.noise_size)}, "null")
+
+
+GENERATORS[Cifar10Gan.network] = Generator(bind_sampler, dataset="cifar10")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

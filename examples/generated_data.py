@@ -51,7 +51,14 @@ from pygan.training.comparison import (
     in_session,
     trained_gan,
 )
-from pygan.training.sampling import BATCH, draw_noise, open_sampler
+from pygan.training.sampling import (
+    BATCH,
+    described,
+    draw_noise,
+    generator_file,
+    open_sampler,
+    origin,
+)
 from pygan.training.systems import SYSTEMS
 
 NAME = "generated-data"
@@ -120,12 +127,12 @@ def draw_images(device: Any, path: Path, count: int, seed: int) -> tuple[ImageSe
     digits = np.arange(count) % CLASSES
     images = sampler.images(draw_noise(device, count, seed), digits)
     images = np.clip(np.rint(images * 255), 0, 255).astype(np.uint8)
-    source = f"the generator {path} after {metadata['batches_done']:,} batches"
+    source = f"{path}, {described(metadata)}"
     drawn = ImageSet(images, digits.astype(np.uint8), source)
-    origin = {"network": metadata["network"], "batches": metadata["batches_done"]}
     executor = sampler.executor
     parameters = digest(np.array(executor.arg_dict[name]) for name in executor.parameter_names)
-    return drawn, {**origin, "source": metadata["source"], "generator": parameters}
+    found = {**origin(metadata), "source": metadata["source"], "generator": parameters}
+    return drawn, found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,10 +175,11 @@ def compare(options: argparse.Namespace, session: Session) -> int:
     code, path = trained_gan(options, session, CONDITIONAL)
     if code:
         return code
-    drawn, origin = draw_images(device, path, chosen["generated"] or labelled, chosen["seed"])
+    path = generator_file(path)
+    drawn, found = draw_images(device, path, chosen["generated"] or labelled, chosen["seed"])
     picture = pictures.grid(drawn.images[: ROWS * CLASSES] / np.float32(255), ROWS, CLASSES, 2)
     lies = data, os.path.abspath(path)
-    plan = Plan(NAME, ways, batches, *lies, train.fingerprint, chosen, origin)
+    plan = Plan(NAME, ways, batches, *lies, train.fingerprint, chosen, found)
     session.progress.say(
         f"data: {train.describe()}; {labelled:,} of them are used\ndevice: {device.description}\n"
         f"generated: {drawn.describe()}\n"

@@ -17,10 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from pygan.training.command import run_part
 from pygan.training.folder import CHECKPOINT, RunFolder, read_log
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, Losses, load_network
 from pygan.training.gan_report import draw_gan_curves
-from pygan.training.sampling import draw_noise
+from pygan.training.sampling import GENERATORS, Generator, draw_noise
 from pygan.training.systems import SYSTEMS, System
 
 EPOCHS = 20
@@ -374,6 +375,14 @@ class Drawing:
             made = np.array(self.executor.forward(is_train=False, noise=noise)[0])[: len(part)]
             images[start : start + self.count] = np.clip(made, 0, 1)
         return images
+
+
+def bind_sampler(device, count: int, settings: Mapping[str, Any]):
+    """noise (count, 1, 1, 10) -> images (count, 28, 28, 1), for `pygan.training.sampling`."""
+    return Drawing(device, Settings(**settings), count).executor
+
+
+GENERATORS[StudyGan.network] = Generator(bind_sampler)
 
 
 HEADINGS = (

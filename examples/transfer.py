@@ -51,6 +51,7 @@ from pygan.training.comparison import (
     in_session,
     trained_gan,
 )
+from pygan.training.sampling import checkpoint_file
 from pygan.training.systems import SYSTEMS
 
 NAME = "transfer"
@@ -143,6 +144,7 @@ def compare(options: argparse.Namespace, session: Session) -> int:
     code, path = trained_gan(options, session, LESSON)
     if code:
         return code
+    path = checkpoint_file(path)
     layers, origin = read_layers(path)
     lies = data, os.path.abspath(path)
     plan = Plan(NAME, WAYS, batches, *lies, train.fingerprint, chosen, origin)

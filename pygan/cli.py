@@ -109,18 +109,16 @@ def train(options: argparse.Namespace) -> int:
 def average(options: argparse.Namespace) -> None:
     from pygan import device
     from pygan.training.averaging import average_run
+    from pygan.training.sampling import described
 
     chosen = device.get(options.device)
-    path, batches = average_run(chosen, options.run, options.last, options.out, options.seed)
-    print(
-        f"{path}: the mean of {len(batches)} generators, those after {batches[0]:,} to "
-        f"{batches[-1]:,} batches; 'pygan sample' and 'pygan quality' take it as --checkpoint"
-    )
+    path, metadata = average_run(chosen, options.run, options.last, options.out, options.seed)
+    print(f"{path}: {described(metadata)}; 'pygan sample' and 'pygan quality' draw with it")
 
 
 def sample(options: argparse.Namespace) -> None:
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, open_sampler
+    from pygan.training.sampling import BATCH, described, open_sampler
 
     chosen = device.get(options.device)
     sampler, metadata = open_sampler(chosen, options.checkpoint, BATCH)
@@ -146,8 +144,8 @@ def sample(options: argparse.Namespace) -> None:
     pictures.save_picture(pictures.grid(images, rows, columns, options.scale), options.out)
     of = "" if asked is None else f" of the digits {', '.join(map(str, digits))} in turn"
     print(
-        f"{options.out}: {count} images{of}, seed {options.seed}, of a generator trained for "
-        f"{metadata['batches_done']:,} batches; device {chosen.name}"
+        f"{options.out}: {count} images{of}, seed {options.seed}, of {described(metadata)}; device "
+        f"{chosen.name}"
     )
 
 
@@ -155,7 +153,7 @@ def interpolate(options: argparse.Namespace) -> None:
     import numpy as np
 
     from pygan import device, pictures
-    from pygan.training.sampling import BATCH, open_sampler
+    from pygan.training.sampling import BATCH, described, open_sampler
     from pygan.training.sampling import interpolate as walk
 
     chosen = device.get(options.device)
@@ -177,8 +175,8 @@ def interpolate(options: argparse.Namespace) -> None:
     pictures.save_picture(picture, options.out)
     print(
         f"{options.out}: {options.rows} {options.mode} walk{'s' if options.rows > 1 else ''} of "
-        f"{options.steps} images, seed {options.seed}, of a generator trained for "
-        f"{metadata['batches_done']:,} batches; device {chosen.name}"
+        f"{options.steps} images, seed {options.seed}, of {described(metadata)}; device "
+        f"{chosen.name}"
     )
 
 
@@ -228,15 +226,16 @@ def quality(options: argparse.Namespace) -> None:
 
     from pygan import checkpoint, device
     from pygan.training.judging import judge, table
+    from pygan.training.sampling import described
 
     chosen = device.get(options.device)
     result = judge(
         chosen, options.checkpoint, options.classifier, options.data, options.count, options.seed
     )
     print(
-        f"{result['generated_images']:,} images, seed {options.seed}, of {result['network']} "
-        f"after {result['batches']:,} batches, against {result['real_images']:,} real ones; "
-        f"device {chosen.name}; 95 % intervals"
+        f"{result['generated_images']:,} images, seed {options.seed}, of {result['network']}, "
+        f"{described(result)}, against {result['real_images']:,} real ones; device {chosen.name}; "
+        "95 % intervals"
     )
     print(table(result))
     if options.out:
@@ -448,7 +447,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="FILE",
-        help="a checkpoint, or the folder of a run for its newest",
+        help="a checkpoint, or the folder of a run: the mean of its generators where there is one "
+        "(averaged.safetensors), else its newest",
     )
 
 

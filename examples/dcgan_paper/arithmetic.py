@@ -17,7 +17,7 @@ from pygan.errors import PyganError
 from pygan.examples.dcgan_paper.attributes import ATTRIBUTES
 from pygan.training.classifier import CLASSES, DigitClassifier
 from pygan.training.judging import as_digits
-from pygan.training.sampling import BATCH, Sampler, open_sampler
+from pygan.training.sampling import BATCH, Sampler, open_sampler, origin
 
 EXEMPLARS = 3
 CONFIDENT = 0.9
@@ -87,8 +87,7 @@ def run(device: Any, options: argparse.Namespace):
         picked = random.permutation(len(terms))[:EQUATIONS_SHOWN]
         shown += [(attribute, terms[row]) for row in picked]
     numbers = {
-        "network": metadata["network"],
-        "batches": metadata["batches_done"],
+        **origin(metadata),
         "images_searched": options.images,
         "digits": np.bincount(pool.digits[pool.sure], minlength=CLASSES).tolist(),
         "attributes": results,

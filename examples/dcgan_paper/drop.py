@@ -19,6 +19,7 @@ from pygan.examples.dcgan_paper.attributes import horizontal_strokes
 from pygan.examples.dcgan_paper.cut import CutGenerator
 from pygan.training.classifier import DigitClassifier
 from pygan.training.judging import as_digits
+from pygan.training.sampling import origin
 
 LEARNED_FROM = 150
 """Images of the logistic regression, as in the paper."""
@@ -60,8 +61,7 @@ def run(device: Any, options: argparse.Namespace):
         for key in changes["random"]
     }
     numbers = {
-        "network": generator.metadata["network"],
-        "batches": generator.metadata["batches_done"],
+        **origin(generator.metadata),
         "maps": len(weights),
         "dropped": int(dropped.sum()),
         "places_told": told,

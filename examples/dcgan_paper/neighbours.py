@@ -15,7 +15,7 @@ import numpy as np
 from pygan import cli, pictures, quality
 from pygan.data import load_train_and_test
 from pygan.errors import PyganError
-from pygan.training.sampling import BATCH, open_sampler
+from pygan.training.sampling import BATCH, open_sampler, origin
 
 CHUNK = 1000
 
@@ -60,8 +60,7 @@ def run(device: Any, options: argparse.Namespace):
         if name == "drawn":
             mistakes = (nearest, wrong)
     numbers = {
-        "network": metadata["network"],
-        "batches": metadata["batches_done"],
+        **origin(metadata),
         "data": test.source,
         "test_images": len(test),
         "errors": errors,

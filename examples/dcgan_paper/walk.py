@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pygan import cli, pictures
-from pygan.training.sampling import BATCH, interpolate, open_sampler
+from pygan.training.sampling import BATCH, interpolate, open_sampler, origin
 
 CODES = 9
 
@@ -41,8 +41,7 @@ def run(device: Any, options: argparse.Namespace):
     steps = distances(drawn, np.roll(drawn, -1, axis=0))
     apart = distances(drawn, images(sampler.draw_noise(len(drawn), options.seed + 1)))
     numbers = {
-        "network": metadata["network"],
-        "batches": metadata["batches_done"],
+        **origin(metadata),
         "mode": options.mode,
         "steps": options.steps,
         "digit": digit,

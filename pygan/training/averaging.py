@@ -22,6 +22,7 @@ from pygan.training.sampling import BATCH, PICTURE_COUNTER, Sampler, open_sample
 
 EPOCHS = "checkpoints/epoch_*.safetensors"
 PART = "generator"
+LEAST = 2
 BATCHES = 50
 # The moving statistics forget where they started: momentum 0.9 leaves 0.9^50 = 0.5 % of it.
 FORGET = 50
@@ -35,15 +36,16 @@ def average_run(
     last: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-) -> tuple[Path, list[int]]:
+) -> tuple[Path, dict]:
     """Writes the mean of a run's generators after its last epochs, all but the first half unless
-    ``last`` says how many; to ``out``, or to averaged.safetensors in the run's folder.
+    ``last`` says how many; to ``out``, or to averaged.safetensors in the run's folder, from where
+    pictures are drawn then (`pygan.training.sampling.generator_file`).
 
-    Returns the file and the batches done of each. Raises CheckpointError and PyganError as
+    Returns the file and its metadata. Raises CheckpointError and PyganError as
     `average_generators` does, and PyganError where the run has fewer epochs.
     """
-    files = sorted(Path(folder).glob(EPOCHS))
-    count = max(2, (len(files) + 1) // 2) if last is None else last
+    files = epochs_of(folder)
+    count = max(LEAST, (len(files) + 1) // 2) if last is None else last
     if count > len(files):
         raise PyganError(
             f"{folder} holds the checkpoints of {len(files)} whole epochs, and {count} are needed"
@@ -51,7 +53,12 @@ def average_run(
     tensors, metadata = average_generators(device, files[-count:], seed)
     out = Path(folder) / AVERAGED if out is None else Path(out)
     checkpoint.save(out, tensors, metadata)
-    return out, metadata["averaged"]
+    return out, metadata
+
+
+def epochs_of(folder: str | Path) -> list[Path]:
+    """The checkpoints of a run's whole epochs, in order."""
+    return sorted(Path(folder).glob(EPOCHS))
 
 
 def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[dict, dict]:
@@ -62,7 +69,7 @@ def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[di
     Raises CheckpointError for damaged files and for generators that differ in more than their
     training, PyganError for fewer than two.
     """
-    if len(paths) < 2:
+    if len(paths) < LEAST:
         raise PyganError(
             f"the mean of {len(paths)} checkpoint is no mean; take at least two epochs of a run"
         )
@@ -87,7 +94,9 @@ def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[di
 
 def _statistics(device, sampler: Sampler, seed: int) -> dict[str, np.ndarray]:
     """The moving statistics of a sampler's generator, as its own training would leave them, but
-    over more batches."""
+    over more batches; none where it has no batch norm."""
+    if not sampler.executor.aux_dict:
+        return {}
     drawing = sampler.executor
     inputs = {name: tuple(drawing.arg_dict[name].shape) for name in drawing.input_names}
     training = drawing.symbol.bind(device, inputs, dict.fromkeys(inputs, "null"))

@@ -28,7 +28,6 @@ from pygan.quality import LEVEL, student_quantile
 from pygan.training import recording
 from pygan.training.command import run_part
 from pygan.training.folder import CHECKPOINT, RunFolder
-from pygan.training.sampling import checkpoint_file
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import System
 
@@ -72,23 +71,23 @@ def in_session(options: argparse.Namespace, work: Callable[[Session], int]) -> i
 
 
 def trained_gan(options: argparse.Namespace, session: Session, system: System) -> tuple[int, Path]:
-    """The checkpoint of the GAN that a comparison takes a network from: of the run that the user
-    named (``cli.add_gan_options``), or of one in OUT/COMMAND that is trained first; before it, that
+    """The run, or a checkpoint, of the GAN that a comparison takes a network from: what the user
+    named (``cli.add_gan_options``), or OUT/COMMAND, which is trained first; before it, that
     training's exit code.
 
     A comparison to resume takes the one that it began with, and does not train it further. Raises
     PyganError where ``--gan-batches`` differs from its.
     """
     if options.gan is not None:
-        return 0, checkpoint_file(options.gan)
+        return 0, Path(options.gan)
     folder = session.folder.path / system.command
     if session.resume:
         saved = checkpoint.load(session.folder.checkpoint)[1]["plan"]
         if options.gan_batches is not None:
             _require_saved("gan_batches", options.gan_batches, saved["origin"]["batches"])
-        return 0, Path(saved.get("gan", folder / CHECKPOINT))
+        return 0, Path(saved.get("gan", folder))
     own = {"epochs": None, "batch_size": None, "max_batches": None, "length": options.gan_batches}
-    return run_part(options, system, folder, **own), folder / CHECKPOINT
+    return run_part(options, system, folder, **own), folder
 
 
 @dataclass(frozen=True)

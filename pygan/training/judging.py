@@ -10,12 +10,12 @@ import numpy as np
 
 from pygan import quality
 from pygan.data import ImageSet, load_train_and_test
-from pygan.data.cifar10 import load_cifar10
+from pygan.data.cifar10 import CLASS_NAMES, load_cifar10
 from pygan.data.resize import grey, resized, scaled
 from pygan.training.classifier import DigitClassifier, TrainedClassifier
 from pygan.training.colour_classifier import ColourClassifier, load_balanced
 from pygan.training.conditional import CLASSES
-from pygan.training.sampling import BATCH, Sampler, open_sampler
+from pygan.training.sampling import BATCH, Sampler, open_sampler, origin
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ SUBJECTS = {
         scaled,
     ),
 }
-"""By the data that a generator's settings name; those that name none draw digits."""
+"""By the data that a generator's settings name, or else the generator itself."""
 
 
 def as_digits(images: np.ndarray) -> np.ndarray:
@@ -69,23 +69,28 @@ def judge(
     ``agreement`` is the share in which the classifier sees the digit asked for. ``reference`` has
     the same numbers for training images in place of generated ones (as many, or all there are):
     what perfect images would reach; its agreement is the classifier's with the true labels.
-    Images of another size are brought to the classifier's, and to grey for digits; the training
-    images of ``reference`` are brought to their size and back, for a fair comparison.
-    Raises CheckpointError, DataError, and PyganError for too few images.
+    A generator of one class is judged by that class alone. Images of another size are brought to
+    the classifier's, and to grey for digits; the training images of ``reference`` are brought to
+    their size and back, for a fair comparison. Raises CheckpointError, DataError, and PyganError
+    for too few images.
     """
     sampler, metadata = open_sampler(device, generator, BATCH)
-    subject = SUBJECTS[metadata["settings"].get("dataset", "mnist")]
+    settings = metadata["settings"]
+    subject = SUBJECTS[settings.get("dataset", sampler.generator.dataset)]
     network = subject.classifier(device)
     judged_by = network.load(classifier)
-    train, test = subject.load(where)
+    if "kind" in settings:  # one class of CIFAR-10
+        classes = [CLASS_NAMES.index(settings["kind"])]
+        train, test = (load_cifar10(where, split, classes) for split in ("train", "test"))
+    else:
+        train, test = subject.load(where)
     asked = np.arange(count) % CLASSES if sampler.takes_digits else None
     images = subject.as_seen(sampler.images(sampler.draw_noise(count, seed), asked))
     chosen = np.random.default_rng(seed).permutation(len(train))[:count]
     perfect = ImageSet(train.images[chosen], train.labels[chosen], train.source)
     real, _ = network(test.images)
     return {
-        "network": metadata["network"],
-        "batches": metadata["batches_done"],
+        **origin(metadata),
         "kind": subject.kind,
         "classifier_batches": judged_by["batches_done"],
         "device": device.name,

@@ -21,7 +21,7 @@ from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.executor import precision_scope
 from pygan.progress import Progress, Status
-from pygan.training import recording
+from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import SYSTEMS, System
@@ -71,6 +71,7 @@ def train(options: RunOptions, device, progress: Progress) -> Outcome:
 
     A state is saved at the beginning, after each epoch, and when stopped; ``resume`` goes on from
     it with the very numbers that an unbroken run has (on the same device and library versions).
+    A GAN of two whole epochs ends with the mean of its generators (`pygan.training.averaging`).
     Raises PyganError: see the classes in ``pygan.errors``. The checkpoint of the folder is whole
     whatever happens.
     """
@@ -111,7 +112,7 @@ class Run:
         images = self.system.load(self.where, self.settings)
         self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
-        progress.say(f"device: {device.description}")
+        progress.say(f"device: {device.description}\nseed: {self.settings.seed}")
         self.model = self._make_model(images)
         if said := recording.choose(options.graph, device, self.model):
             progress.say(said)
@@ -175,6 +176,8 @@ class Run:
             self.report.curves(self.folder, self.per_epoch)
             if result := self.report.result(self.folder):
                 self.progress.say(result)
+            if self.model.batches_done == self.total:
+                self._average()
         if self.model.batches_done < self.total:
             why = "stopped" if stop else "stopped as asked"
             if self.part:
@@ -190,6 +193,16 @@ class Run:
             )
         else:
             self.progress.say(f"done; pictures, log and checkpoints are in {self.folder.path}")
+
+    def _average(self) -> None:
+        """The mean of a GAN's generators, which draws better than the last of them."""
+        if self.system.network not in sampling.known_networks():
+            return
+        if len(averaging.epochs_of(self.folder.path)) < averaging.LEAST:
+            return
+        seed = self.settings.seed
+        path, metadata = averaging.average_run(self.device, self.folder.path, seed=seed)
+        self.progress.say(f"{path}: {sampling.described(metadata)}; 'pygan sample' draws with it")
 
     def _make_model(self, images: ImageSet) -> Any:
         try:

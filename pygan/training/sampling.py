@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from pygan import checkpoint, networks
 from pygan.errors import CheckpointError, PyganError
 from pygan.training import conditional, gan
+from pygan.training.folder import AVERAGED, CHECKPOINT
 from pygan.training.gan import NOISE_SIZE, copy_network, load_network, network_shapes
 
-CHECKPOINT_NAME = "checkpoint.safetensors"
 # Far beyond what training draws from the same seed.
 PICTURE_COUNTER = 1 << 60
 BATCH = 64
@@ -28,11 +29,13 @@ class Generator:
 
     bind(device, count, settings): its executor, for the settings of the run (their defaults where
     one is missing). noise: the name of its noise. black: what the darkest pixel is, -1 or 0.
+    dataset: what it draws, "mnist" or "cifar10", unless the settings of the run say so.
     """
 
     bind: Callable[[Any, int, Mapping[str, Any]], Any]
     noise: str = "noise"
     black: float = 0.0
+    dataset: str = "mnist"
 
 
 def _bind_dcgan(device, count: int, settings: Mapping[str, Any]):
@@ -57,6 +60,21 @@ GENERATORS = {
     FULLY_CONNECTED: Generator(_bind_fully_connected, black=-1.0),
 }
 """The generators that pictures are drawn with, by their networks' names in checkpoints."""
+SCRIPTS = {"cifar10-gan": "cifar10_gan", "lesson-study": "hyperparameter_study"}
+"""Networks that a script of ``pygan.examples`` has written out; imported, it adds its generator to
+``GENERATORS``."""
+
+
+def known_networks() -> list[str]:
+    """The names that `find_generator` knows."""
+    return sorted(GENERATORS.keys() | SCRIPTS)
+
+
+def find_generator(network: str) -> Generator:
+    """The generator of that name in checkpoints: of ``GENERATORS``, or of ``SCRIPTS``."""
+    if network not in GENERATORS:
+        import_module(f"pygan.examples.{SCRIPTS[network]}")
+    return GENERATORS[network]
 
 
 def picture_state(device, seed: int, further: int = 0):
@@ -78,7 +96,7 @@ def draw_noise(
 class Sampler:
     """A generator for pictures: ``count`` images at a time, by the moving statistics.
 
-    network: one of ``GENERATORS``. settings: those of its run, where they tell its size.
+    network: as for `find_generator`. settings: those of its run, where they tell its size.
     ``noise_shape`` is that of one image's noise, ``image_shape`` that of one image;
     ``takes_digits`` says whether it draws the digits asked for.
     """
@@ -92,7 +110,7 @@ class Sampler:
     ) -> None:
         self.device = device
         self.network = network
-        self.generator = GENERATORS[network]
+        self.generator = find_generator(network)
         self.executor = self.generator.bind(device, count, settings or {})
         self.count = count
         self.noise_shape = tuple(self.executor.arg_dict[self.generator.noise].shape[1:])
@@ -108,11 +126,11 @@ class Sampler:
         copy_network(generator, self.executor)
 
     def load(self, path: str | Path) -> dict:
-        """Takes over the generator of a checkpoint (a file, or a run's folder); its metadata.
+        """Takes over the generator of a checkpoint (`generator_file`); its metadata.
 
         Raises CheckpointError for a damaged file and for another network.
         """
-        path = checkpoint_file(path)
+        path = generator_file(path)
         tensors, metadata = checkpoint.load(path)
         _require_network(path, metadata, [self.network])
         self.load_tensors(path, tensors)
@@ -149,17 +167,19 @@ class Sampler:
             self.executor.forward(is_train=False, **padded)
             parts.append(np.array(self.executor.outputs[0])[:size])
         images = np.concatenate(parts)
-        return (images - black) / (1 - black) if black else images
+        # Some generators go beyond black and white.
+        return np.clip((images - black) / (1 - black) if black else images, 0, 1)
 
 
 def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
-    """The sampler that a checkpoint's own network needs, loaded, and the checkpoint's metadata.
+    """The sampler that a checkpoint's own network needs (`generator_file`), loaded, and the
+    checkpoint's metadata.
 
     Raises CheckpointError for a damaged file and for a network that draws no images.
     """
-    path = checkpoint_file(path)
+    path = generator_file(path)
     tensors, metadata = checkpoint.load(path)
-    _require_network(path, metadata, list(GENERATORS))
+    _require_network(path, metadata, known_networks())
     sampler = Sampler(device, count, metadata["network"], metadata["settings"])
     sampler.load_tensors(path, tensors)
     return sampler, metadata
@@ -168,7 +188,37 @@ def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
 def checkpoint_file(path: str | Path) -> Path:
     """A checkpoint's file, where ``path`` is that file or a run's folder."""
     path = Path(path)
-    return path / CHECKPOINT_NAME if path.is_dir() else path
+    return path / CHECKPOINT if path.is_dir() else path
+
+
+def generator_file(path: str | Path) -> Path:
+    """A generator's file, where ``path`` is that file or a run's folder. Of a folder, the mean of
+    its generators where there is one that ends with the run's last whole epoch, else the newest
+    state: the mean draws better than any of them (`pygan.training.averaging`)."""
+    newest = checkpoint_file(path)
+    mean = Path(path) / AVERAGED
+    if newest == Path(path) or not mean.exists():
+        return newest
+    state = checkpoint.load(newest)[1]
+    per_epoch = state["batches_per_epoch"]
+    whole_epochs = state["batches_done"] // per_epoch * per_epoch
+    return mean if checkpoint.load(mean)[1]["batches_done"] == whole_epochs else newest
+
+
+def origin(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Which generator a checkpoint holds, for results: network, batches trained for and, of a mean,
+    the batches of each."""
+    found = {"network": metadata["network"], "batches": metadata["batches_done"]}
+    return found | ({"averaged": metadata["averaged"]} if "averaged" in metadata else {})
+
+
+def described(metadata: Mapping[str, Any]) -> str:
+    """The same, or an `origin`, to be said: "a generator trained for 1,000 batches"."""
+    batches = metadata.get("averaged")
+    if batches is None:
+        done = metadata["batches_done"] if "batches_done" in metadata else metadata["batches"]
+        return f"a generator trained for {done:,} batches"
+    return f"the mean of {len(batches)} generators, after {batches[0]:,} to {batches[-1]:,} batches"
 
 
 def _require_network(path: Path, metadata: dict, known: list[str]) -> None:

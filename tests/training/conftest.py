@@ -9,6 +9,17 @@ import numpy as np
 import pytest
 from run_support import IMAGES, Trainer
 
+from pygan.training import averaging
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_batches():
+    """The mean that a GAN's run ends with has statistics of few batches, to be quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(averaging, "FORGET", 2)
+        patch.setattr(averaging, "BATCHES", 2)
+        yield
+
 
 @pytest.fixture(scope="session")
 def small_data(tmp_path_factory) -> Path:

@@ -17,20 +17,13 @@ from pygan.training.sampling import Sampler, open_sampler
 NUMPY = device.get("numpy")
 
 
-@pytest.fixture
-def few_batches(monkeypatch):
-    """Statistics of few batches, where it is not about them."""
-    monkeypatch.setattr(averaging, "FORGET", 2)
-    monkeypatch.setattr(averaging, "BATCHES", 2)
-
-
 def epochs(run):
     return sorted((run / "checkpoints").iterdir())
 
 
-def test_parameters_are_the_mean_and_the_file_is_a_checkpoint(few_batches, unbroken, tmp_path):
-    out, batches = average_run(NUMPY, unbroken, out=tmp_path / "mean.safetensors")
-    assert batches == [20, 30]  # the second half of three epochs
+def test_parameters_are_the_mean_and_the_file_is_a_checkpoint(unbroken, tmp_path):
+    out, told = average_run(NUMPY, unbroken, out=tmp_path / "mean.safetensors")
+    assert told["averaged"] == [20, 30]  # the second half of three epochs
     found, metadata = checkpoint.load(out)
     second, third = (checkpoint.load(path)[0] for path in epochs(unbroken)[1:])
     names = [name for name in third if name.startswith("generator/")]
@@ -45,8 +38,10 @@ def test_parameters_are_the_mean_and_the_file_is_a_checkpoint(few_batches, unbro
     assert sampler.images(sampler.draw_noise(4, 0)).shape == (4, 28, 28, 1)
 
 
-def test_statistics_are_those_of_the_mean_itself(unbroken):
+def test_statistics_are_those_of_the_mean_itself(unbroken, monkeypatch):
     """As if a batch had the whole distribution of noise: layer by layer, and in the images."""
+    monkeypatch.setattr(averaging, "FORGET", 50)
+    monkeypatch.setattr(averaging, "BATCHES", 50)
     path = epochs(unbroken)[-1]
     tensors, _ = average_generators(NUMPY, [path, path])
     count = 1000
@@ -67,12 +62,12 @@ def test_statistics_are_those_of_the_mean_itself(unbroken):
             assert array.min() > 0
 
 
-def test_the_command_for_a_conditional_generator(few_batches, labelled_data, tmp_path, capsys):
+def test_the_command_for_a_conditional_generator(labelled_data, tmp_path, capsys):
     run = tmp_path / "run"
     Trainer(labelled_data)(run, system="conditional", epochs=2)
     assert cli.main(["average", "--run", str(run), "--device", "numpy", "--last", "2"]) == 0
     text = capsys.readouterr().out
-    assert "averaged.safetensors: the mean of 2 generators, those after 10 to 20 batches" in text
+    assert "averaged.safetensors: the mean of 2 generators, after 10 to 20 batches" in text
     first = checkpoint.load(run / "averaged.safetensors")[0]
     assert cli.main(["average", "--run", str(run), "--device", "numpy"]) == 0
     again = checkpoint.load(run / "averaged.safetensors")[0]
@@ -84,6 +79,46 @@ def test_the_command_for_a_conditional_generator(few_batches, labelled_data, tmp
     # A new run in the folder leaves no mean of the old one.
     Trainer(labelled_data)(run, system="conditional", epochs=1, overwrite=True)
     assert not (run / "averaged.safetensors").exists()
+
+
+def test_a_gan_ends_with_its_mean_and_pictures_of_the_folder_are_drawn_with_it(
+    labelled_data, tmp_path, capsys
+):
+    trainer = Trainer(labelled_data)
+    run, picture = tmp_path / "run", tmp_path / "a.png"
+
+    def drawn_with(checkpoint_given) -> str:
+        command = ["sample", "--checkpoint", str(checkpoint_given), "--out", str(picture)]
+        assert cli.main([*command, "--device", "numpy", "--count", "10"]) == 0
+        return capsys.readouterr().out
+
+    trainer(run, system="conditional", epochs=2, max_batches=13)
+    assert not (run / "averaged.safetensors").exists()
+    assert "a generator trained for 13 batches" in drawn_with(run)
+    trainer(run, system="conditional", resume=True)
+    assert "averaged.safetensors: the mean of 2 generators, after 10 to 20 batches" in trainer.text
+    found, _ = checkpoint.load(run / "averaged.safetensors")
+    same, _ = average_generators(NUMPY, epochs(run), seed=5)
+    assert all(found[name].tobytes() == same[name].tobytes() for name in same)
+    assert "the mean of 2 generators, after 10 to 20 batches" in drawn_with(run)
+    mean = picture.read_bytes()
+    assert "a generator trained for 20 batches" in drawn_with(run / "checkpoint.safetensors")
+    assert picture.read_bytes() != mean
+    # In the third epoch there are newer generators than the mean's, but no newer epoch; then there
+    # is one.
+    trainer(run, system="conditional", resume=True, epochs=4, max_batches=25)
+    assert "the mean of 2 generators" in drawn_with(run)
+    trainer(run, system="conditional", resume=True, max_batches=30)
+    assert "a generator trained for 30 batches" in drawn_with(run)
+    trainer(run, system="conditional", resume=True)
+    assert "the mean of 2 generators, after 30 to 40 batches" in drawn_with(run)
+
+
+def test_only_gans_of_two_epochs_have_a_mean(labelled_data, tmp_path):
+    trainer = Trainer(labelled_data)
+    for system, count in (("lesson", 1), ("classifier", 2)):
+        trainer(tmp_path / system, system=system, epochs=count)
+        assert not (tmp_path / system / "averaged.safetensors").exists()
 
 
 def test_runs_that_cannot_be_averaged(small_data, unbroken, tmp_path):

@@ -14,11 +14,13 @@ from PIL import Image
 from run_support import assert_same_run
 
 import pygan.device
-from pygan import cli
+from pygan import checkpoint, cli
 from pygan.data import ImageSet
 from pygan.errors import DataError
 from pygan.examples import cifar10_gan as example
 from pygan.training.folder import read_log
+from pygan.training.gan import load_network
+from pygan.training.sampling import open_sampler
 
 SMALL = ["--filters", "2", "--batch-size", "4", "--device", "numpy", "--plain"]
 
@@ -261,9 +263,36 @@ def test_its_images_are_judged_against_test_images_of_the_class(cifar, unbroken,
     assert (found["real_images"], found["generated_images"]) == (15, 1000)
     assert found["frechet"]["value"] > 0 and sum(found["classes"]["histogram"]) == 1000
     assert "quality" not in json.loads((unbroken / "result.json").read_text())
+    # Its checkpoints are drawn with and judged as other generators' are.
+    command = ["--checkpoint", str(unbroken), "--device", "numpy"]
+    quality = ["--classifier", judge, "--data", str(data), "--count", "40"]
+    told = tmp_path / "quality.json"
+    assert cli.main(["quality", *command, *quality, "--out", str(told)]) == 0
+    found = json.loads(told.read_text())
+    assert (found["real_images"], found["averaged"]) == (15, [3, 6])
+    assert found["reference"]["generated_images"] == 15
     # A folder without test images is an error before any training.
     assert run(cifar, tmp_path / "none", "--classifier", judge) == 1
     assert not (tmp_path / "none" / "result.json").exists()
+
+
+def test_its_checkpoints_are_drawn_with(unbroken, tmp_path):
+    command = ["--device", "numpy", "--checkpoint", str(unbroken / "checkpoint.safetensors")]
+    walk = ["--rows", "1", "--steps", "3", "--scale", "1", "--out", str(tmp_path / "walk.png")]
+    assert cli.main(["interpolate", *command, *walk]) == 0
+    assert Image.open(tmp_path / "walk.png").size == (3 * 34 + 2, 34 + 2)
+    numpy = pygan.device.get("numpy")
+    sampler, _ = open_sampler(numpy, unbroken / "checkpoint.safetensors", 4)
+    noise = sampler.draw_noise(6, 0)
+    images = sampler.images(noise)
+    tensors, metadata = checkpoint.load(unbroken / "checkpoint.safetensors")
+    filters = metadata["settings"]["filters"]
+    executor = example.generator(filters).bind(numpy, {"noise": noise.shape}, "null")
+    load_network(executor, tensors, "generator")
+    raw = np.array(executor.forward(is_train=False, noise=noise)[0])
+    # Sums of another batch size's products; what lies outside black and white is cut off.
+    np.testing.assert_allclose(images, np.clip(raw, 0, 1), atol=1e-5)
+    assert raw.min() < 0
 
 
 def test_a_stopped_run_goes_on_to_the_bit(cifar, unbroken, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from run_support import Trainer, assert_same_run
 
-from pygan import checkpoint, cli, device, networks
+from pygan import checkpoint, cli, device, networks, pictures
 from pygan.data import load_digits
 from pygan.examples import hyperparameter_study as study
 from pygan.training.folder import read_log
@@ -210,6 +210,16 @@ def test_a_study_is_stopped_resumed_and_measured(data, judge, tmp_path, capsys):
     mean = np.mean([entry["frechet"] for entry in runs])
     assert f"{mean:.2f} (" in lines[2] and lines[3].startswith("| real digits | - |")
     assert Image.open(whole / "study.png").width == study.FIGURE_WIDTH
+
+    # A run of it is drawn with as other generators are.
+    place, picture = whole / "labels-wrong" / "seed_0", tmp_path / "a.png"
+    command = ["sample", "--checkpoint", str(place), "--device", "numpy", "--out", str(picture)]
+    assert cli.main([*command, "--count", "24", "--grid", "2x12"]) == 0
+    drawing = study.Drawing(device.get("numpy"), study.Settings(), 24)
+    drawing.load(checkpoint.load(place / "checkpoint.safetensors")[0])
+    expected = np.asarray(pictures.grid(drawing(24, seed=0), 2, 12, 2), int)
+    # Sums of another batch size's products may round to the next grey.
+    assert np.abs(np.asarray(Image.open(picture), int) - expected).max() <= 1
 
 
 def test_measured_images_are_those_of_the_checkpoint(images, tmp_path):

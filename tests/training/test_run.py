@@ -76,6 +76,7 @@ def test_resumed_runs_have_the_bits_of_an_unbroken_one(trainer, tmp_path, unbrok
 
 def test_another_seed_is_another_run(trainer, tmp_path, unbroken):
     trainer(tmp_path, max_batches=1, seed=6)
+    assert "\nseed: 6\n" in trainer.text
     assert trainer.log(tmp_path)[0] != read_log(unbroken / "log.jsonl", "batch")[0]
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from measuring import default_devices, devices, machine, measure, print_table, write_json
 from roofline import measure_roofline
-from steps import COMPARED_STEPS, STEPS, Start, Steps, losses_of, start_of
+from steps import COMPARED_STEPS, STEPS, Start, Steps, apart_from, losses_of, start_of
 from torch_step import (
     GROUPS,
     READ_EVERY,
@@ -42,8 +42,9 @@ from torch_step import (
 
 # Three Adam steps of 2e-4 from equal seeds. Sums in another order move a loss of about 0.7 by 1e-6;
 # Adam's first steps are the sign of a gradient, so a weight whose gradient rounds to the other side
-# of zero moves by 4e-4: a few such weights among 560,000 stay far below this bound.
-LOSS_TOLERANCE = 2e-3
+# of zero moves by 4e-4. A few such weights among the lesson's 560,000 stay far below this bound; on
+# DCGAN, whose losses reach 6, weights apart by one rounding move a third loss by 0.2 % of itself.
+LOSS_TOLERANCE = 4e-3
 # Narrower operands are allowed what PyTorch's are.
 PRECISIONS = {"float32": LOSS_TOLERANCE, "tf32": TOLERANCES["TF32"], "bf16": TOLERANCES["bf16"]}
 
@@ -100,7 +101,7 @@ def time_device(
     for _ in range(COMPARED_STEPS):
         gan.step()
     losses = losses_of(gan)
-    apart = float(np.abs(losses - start.losses).max())
+    apart = apart_from(start.losses, losses)
     if not apart <= PRECISIONS[how.precision]:  # NaN fails
         raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {start.losses}")
     step = Step(gan)
@@ -117,7 +118,7 @@ def time_device(
         "largest_loss_difference": apart,
         "launches": launches_of(gan),
         "host_seconds": host,
-        "peak_bytes": None if device.name == "numpy" else bytes_of(gan),
+        "peak_bytes": bytes_of(gan) + device.kept_bytes(),
     }
 
 

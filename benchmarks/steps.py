@@ -167,3 +167,8 @@ def _flops(
 def losses_of(gan: Any) -> np.ndarray:
     """(steps, 3): the losses that were not read yet."""
     return np.array([(each.d_fake, each.d_real, each.g) for each in gan.read_losses()])
+
+
+def apart_from(expected: np.ndarray, losses: np.ndarray) -> float:
+    """Largest difference of a loss, relative to it where it is above 1."""
+    return float((np.abs(losses - expected) / np.maximum(1, np.abs(expected))).max())

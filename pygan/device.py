@@ -60,6 +60,7 @@ class Device(Protocol):
     def cannot_record(self) -> str | None: ...
     def branch(self) -> Any: ...
     def passes(self, nbytes: int) -> AbstractContextManager[None]: ...
+    def kept_bytes(self) -> int: ...
 
 
 class NumpyArena:
@@ -149,6 +150,13 @@ class NumpyDevice:
 
         return sharing(nbytes >= SHARED_BYTES)
 
+    def kept_bytes(self) -> int:
+        """Working memory that the functions keep from call to call, for all executors together. It
+        grows to what the largest call wants, on every thread that makes such calls."""
+        from pygan.reference.scratch import kept_bytes
+
+        return kept_bytes()
+
     def __repr__(self) -> str:
         return "<pygan device numpy>"
 
@@ -237,6 +245,10 @@ class KernelDevice:
 
     def passes(self, nbytes: int) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def kept_bytes(self) -> int:
+        """None: the functions take what executors plan for them."""
+        return 0
 
     def __repr__(self) -> str:
         return f"<pygan device {self.name}{' (checked)' if self.check else ''}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import prod
 from typing import Any
@@ -48,7 +48,9 @@ class MemoryUse:
     """Bytes of an executor on its device.
 
     arrays is what inputs, activations and their gradients take as planned, unplanned what they
-    would take without sharing; shared executors count no parameters of their own.
+    would take without sharing; shared executors count no parameters of their own. kept is working
+    memory outside of the executor, not in the total: what device numpy's functions keep from call
+    to call, for all executors together, when this was asked.
     """
 
     parameters: int
@@ -57,6 +59,7 @@ class MemoryUse:
     arrays: int
     workspace: int
     unplanned: int
+    kept: int = field(default=0, compare=False)
 
     @property
     def total(self) -> int:
@@ -65,7 +68,8 @@ class MemoryUse:
     def __str__(self) -> str:
         parts = ("parameters", "gradients", "auxiliary", "arrays", "workspace")
         listed = ", ".join(f"{part} {getattr(self, part):,}" for part in parts)
-        return f"{self.total:,} bytes ({listed}; arrays without sharing {self.unplanned:,})"
+        text = f"{self.total:,} bytes ({listed}; arrays without sharing {self.unplanned:,})"
+        return text + (f" and {self.kept:,} kept for all executors" if self.kept else "")
 
 
 class Executor:
@@ -157,7 +161,7 @@ class Executor:
         self._adopt(landings, output_gradients or {}, "gradient of output", list(landings))
         self._allocate(inferred, shared)
         self._collect()
-        self._passes = device.passes(self.memory.unplanned)
+        self._passes = device.passes(self._planned.unplanned)
 
         self._training = self._bind_calls(self._graph.forward(training=True))
         self._inference = self._bind_calls(self._graph.forward(training=False))
@@ -225,7 +229,7 @@ class Executor:
         planned = plan(requests)
         workspace, workspace_apart = self._workspace_sizes()
         flat_bytes = [flat.nbytes if shared is None else 0 for flat in self._flats]
-        self.memory = MemoryUse(
+        self._planned = MemoryUse(
             *flat_bytes,
             arrays=planned.nbytes,
             workspace=aligned(workspace * itemsize) + aligned(workspace_apart * itemsize),
@@ -281,7 +285,7 @@ class Executor:
                     fill(self._memory[array], value=1.0)
 
     def _arena(self, inferred: InferredShapes) -> Any:
-        needed = self.memory.total
+        needed = self._planned.total
         information = self.device.memory_info()
         free = None if information is None else information[0]
         try:
@@ -292,7 +296,7 @@ class Executor:
             shapes = ", ".join(f"{n} {inferred.arguments[n]}" for n in self.input_names)
             available = "" if free is None else f", of which {free:,} bytes are free"
             raise OutOfDeviceMemory(
-                f"binding {self.symbol.name!r} for {shapes} needs {self.memory} on device "
+                f"binding {self.symbol.name!r} for {shapes} needs {self._planned} on device "
                 f"{self.device.name!r}{available}; reduce the batch size",
                 needed,
                 free,
@@ -342,6 +346,11 @@ class Executor:
         named = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
         self.output_dict = NamedArrays("output_dict", named)
         self.random_state = self._resolve(graph.random_state)
+
+    @property
+    def memory(self) -> MemoryUse:
+        """What this executor takes, and what its device keeps beside it."""
+        return replace(self._planned, kept=self.device.kept_bytes())
 
     @property
     def parameter_names(self) -> list[str]:

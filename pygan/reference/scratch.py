@@ -12,7 +12,9 @@ Frames nest; what an inner one took is free again after it.
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,12 +25,41 @@ ALIGNMENT = 64  # bytes: a line of the cache
 Empty = Callable[[Sequence[int], Any], np.ndarray]
 
 
+class _Size:
+    """Bytes of a thread's block, gone with the thread."""
+
+    nbytes = 0
+
+
+_sizes: weakref.WeakSet[_Size] = weakref.WeakSet()
+_sizes_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Another thread may have held the lock, which then nobody would release."""
+    global _sizes_lock
+    _sizes_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def kept_bytes() -> int:
+    """Working memory that the process keeps now, of all threads."""
+    with _sizes_lock:
+        return sum(size.nbytes for size in _sizes)
+
+
 class _Memory(threading.local):
     """One block, handed out from its start; `used` bytes are taken now, `most` ever."""
 
     def __init__(self) -> None:
         self.block = np.empty(0, np.uint8)
         self.used = self.most = 0
+        self.size = _Size()
+        with _sizes_lock:
+            _sizes.add(self.size)
 
     def empty(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """An array of the shape, not initialised; beside the block while that is too small."""
@@ -60,3 +91,4 @@ class frame:
         if self._start == 0 and memory.most > len(memory.block):
             block = np.empty(memory.most + ALIGNMENT, np.uint8)
             memory.block = block[-block.ctypes.data % ALIGNMENT :]
+            memory.size.nbytes = block.nbytes

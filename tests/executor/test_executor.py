@@ -351,6 +351,17 @@ class Counting:
         return noted
 
 
+def test_memory_names_what_the_functions_keep(numpy_device: Any) -> None:
+    executor = bound(numpy_device)
+    executor.forward(is_train=True)
+    executor.backward()
+    memory = executor.memory
+    assert memory.kept == numpy_device.kept_bytes() > 0
+    assert f"{memory.kept:,} kept" in str(memory)
+    parts = (memory.parameters, memory.gradients, memory.auxiliary, memory.arrays)
+    assert memory.total == sum(parts) + memory.workspace
+
+
 def test_one_arena_holds_everything_and_steps_allocate_nothing(device: Any) -> None:
     counting = Counting(device)
     executor = bound(counting)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import numpy as np
 import pytest
 
-from pygan.reference.scratch import frame
+from pygan.reference.scratch import frame, kept_bytes
 
 
 def test_arrays_of_open_frames_do_not_meet():
@@ -63,3 +64,26 @@ def test_threads_have_memory_of_their_own():
         thread.start()
         thread.join()
         assert (mine == 1).all()
+
+
+def test_what_is_kept_is_counted_for_every_thread_alive():
+    with frame() as empty:
+        empty((1 << 20,), np.float32)
+    before = kept_bytes()
+    assert before >= 4 << 20  # this thread's
+    taken, over = threading.Event(), threading.Event()
+
+    def other():
+        with frame() as empty:
+            empty((3 << 20,), np.uint8)
+        taken.set()
+        over.wait(timeout=60)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    assert taken.wait(timeout=60)
+    assert 3 << 20 <= kept_bytes() - before <= (3 << 20) + 4096
+    over.set()
+    thread.join()
+    gc.collect()
+    assert kept_bytes() == before

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="auto", help="folder of MNIST, 'download' or 'digits'")
     parser.add_argument("--device", default="auto", choices=cli.DEVICES)
     parser.add_argument("--batches", type=cli.positive, default=20 * 60_000 // BATCH)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=cli.seed, default=0)
     parser.add_argument("--classifier", help="a run of 'pygan train classifier'")
     parser.add_argument("--judged", type=cli.positive, default=10_000, help="images it judges")
     parser.add_argument("--out", default="conditional_gan.png")

@@ -39,6 +39,10 @@ class DataError(PyganError):
     """A data file or folder that is missing, damaged or of another kind."""
 
 
+class MissingDataError(DataError):
+    """A folder without the files of a data set, or of a part of it."""
+
+
 class CheckpointError(PyganError):
     """A checkpoint that cannot be written, read, or belongs to something else."""
 

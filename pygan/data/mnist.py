@@ -10,7 +10,7 @@ from pygan.data.idx import read_idx
 from pygan.data.image_set import ImageSet
 from pygan.data.lesson_csv import read_lesson_csv
 from pygan.data.scikit_digits import read_scikit_digits
-from pygan.errors import DataError
+from pygan.errors import DataError, MissingDataError
 
 SIDE = 28
 STEMS = {"train": "train", "test": "t10k"}
@@ -87,7 +87,7 @@ def _from_folder(folder: Path, split: str, reason: str = "") -> ImageSet:
                     *read_lesson_csv(place / name), f"the lesson's CSV {place / name}", reason
                 )
     stem = STEMS[split]
-    raise DataError(
+    raise MissingDataError(
         f"no digits in {folder}: looked there and in its mnist/ for {stem}-images-idx3-ubyte(.gz) "
         f"with {stem}-labels-idx1-ubyte(.gz), or {' or '.join(CSV_NAMES[split])}; "
         "--data download fetches MNIST, --data digits takes scikit-learn's digits"

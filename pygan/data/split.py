@@ -9,7 +9,7 @@ import numpy as np
 
 from pygan.data.image_set import ImageSet
 from pygan.data.mnist import load_digits
-from pygan.errors import DataError
+from pygan.errors import DataError, MissingDataError
 
 HELD_OUT = 6
 """One image in six is held out where a source has no test images: MNIST's own share."""
@@ -26,7 +26,7 @@ def load_train_and_test(where: str | os.PathLike = "auto") -> tuple[ImageSet, Im
     train = load_digits(where)
     try:
         test = load_digits(where, "test")
-    except DataError:
+    except MissingDataError:  # any other error, a damaged file, is the user's to know
         test = train
     if test.fingerprint != train.fingerprint:
         if ("scikit-learn" in test.source) != ("scikit-learn" in train.source):

@@ -153,6 +153,16 @@ def test_another_networks_checkpoint_is_refused(unbroken):
         classifier.load(unbroken)
 
 
+def test_a_damaged_test_file_is_no_reason_to_hold_training_images_out(labelled_data, tmp_path):
+    for file in labelled_data.iterdir():
+        for stem in ("train", "t10k"):
+            (tmp_path / file.name.replace("train", stem)).write_bytes(file.read_bytes())
+    damaged = tmp_path / "t10k-images-idx3-ubyte"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
+        load_train_and_test(tmp_path)
+
+
 def test_held_out_images_are_no_training_images(labelled_data):
     train, test = load_train_and_test(labelled_data)
     assert len(train) + len(test) == 40 and len(test) == 7

@@ -24,6 +24,8 @@ from .store import store
 
 # A wide row has at most this many numbers.
 WIDE = 8192
+# Numbers from which the centre of the statistics is guessed.
+SAMPLE = 1 << 14
 
 
 def batch_norm_forward_training(
@@ -115,25 +117,32 @@ def batch_norm_backward(
     batch_norm_update_moving has it.
     """
     operator = "batch_norm_backward"
-    _check(operator, x, activation, y=dy, gamma=gamma, beta=beta, mean=mean, var=var)
-    _check(operator, x, activation, y=dx, dgamma=dgamma, dbeta=dbeta)
-    given = [each is not None for each in (moving_mean, moving_var, momentum)]
-    if any(given) != all(given):
+    _check(
+        operator,
+        x,
+        activation,
+        y=dy,
+        dx=dx,
+        gamma=gamma,
+        beta=beta,
+        mean=mean,
+        var=var,
+        dgamma=dgamma,
+        dbeta=dbeta,
+    )
+    moves = moving_mean is not None
+    if moves != (moving_var is not None) or moves != (momentum is not None):
         raise ValueError(
             f"{operator}: moving_mean, moving_var and momentum (here {momentum}) go together: "
             "give all three, or none of them"
         )
-    if moving_mean is not None:
+    if moves:
         batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
     shapes.check_contiguous(operator, dx)
     channels = x.shape[-1]
     count = x.size // channels
     x_rows, dy_rows, repeat = _wide(x, dy)
-    inverse = _inverse_deviation(var, eps)
-    scale = inverse if fix_gamma else gamma * inverse
-    normalise = _Normalise(
-        mean, var, np.ones_like(gamma) if fix_gamma else gamma, beta, eps, repeat
-    )
+    normalise = _Normalise(mean, var, None if fix_gamma else gamma, beta, eps, repeat)
 
     # g is kept in dx, where that may be overwritten.
     in_place = dx is not None and not accumulate
@@ -155,18 +164,19 @@ def batch_norm_backward(
 
         run(sum_up, list(zip(parts, sums, products, strict=True)))
         sum_g = _fold(sums, channels)
-        sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * inverse
+        sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * normalise.inverse
 
         if dx is not None:
             dx_rows = dx.reshape(x_rows.shape)
             # dx = scale g - (constant + slope_of_x (x - mean))
-            slope_of_x = scale * inverse * sum_g_xhat / count
-            constant = scale * sum_g / count - slope_of_x * normalise.remainder
-            slope_of_x, constant, scale = (_tiled(a, repeat) for a in (slope_of_x, constant, scale))
+            scale = normalise.per_channel / count
+            slope_of_x = scale * normalise.inverse * sum_g_xhat
+            constant = _tiled(scale * sum_g - slope_of_x * normalise.remainder, repeat)
+            slope_of_x = _tiled(slope_of_x, repeat)
 
             def finish(part: slice) -> None:
                 g = g_rows[part]
-                g *= scale
+                g *= normalise.scale
                 if not use_global_stats:
                     with frame() as empty:
                         term = empty(g.shape, g.dtype)
@@ -213,24 +223,26 @@ class _Normalise:
     Where every |mean| is at most twice its deviation, z = x scale + shift is as exact and saves a
     pass over x. Otherwise the mean is subtracted first, since x scale would round by the size of
     the mean. `shifted` is the x that is meant, x or x - mean, and `remainder` what is still to be
-    subtracted from it: mean or 0.
+    subtracted from it: mean or 0. `inverse` (C,) is 1 / sqrt(var + eps), `per_channel` the scale;
+    gamma None stands for 1.
     """
 
     def __init__(
         self,
         mean: np.ndarray,
         var: np.ndarray,
-        gamma: np.ndarray,
+        gamma: np.ndarray | None,
         beta: np.ndarray,
         eps: float,
         repeat: int,
     ) -> None:
-        scale = gamma * _inverse_deviation(var, eps)
+        self.inverse = 1 / np.sqrt(var + var.dtype.type(eps))
+        self.per_channel = self.inverse if gamma is None else gamma * self.inverse
         small = _mean_is_small(mean, var)
         self.centre = None if small else _tiled(mean, repeat)
         self.remainder = mean if small else np.zeros_like(mean)
-        self.scale = _tiled(scale, repeat)
-        self.shift = _tiled(beta - self.remainder * scale, repeat)
+        self.scale = _tiled(self.per_channel, repeat)
+        self.shift = _tiled(beta - self.remainder * self.per_channel, repeat)
 
     def shifted(self, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
         return rows if self.centre is None else np.subtract(rows, self.centre, out=out)
@@ -257,37 +269,40 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
 
     With d = x - centre, mean = centre + E[d] and var = E[d^2] - E[d]^2, which loses at most a
     factor of five in precision where |E[d]| is within twice the deviation. The centre is 0 if that
-    will do for the first block of rows, else the mean of that block. If the whole array disagrees
-    with its first block, its mean is the next centre.
+    will do for the first rows, else their mean. If the whole array disagrees with its first rows,
+    its mean is the next centre.
     """
     channels = len(mean)
-    first = rows[_parts(rows)[0]]
-    centre = np.zeros_like(mean)
-    for sample in (first, rows, rows) if len(first) < len(rows) else (rows, rows):
-        sums, squares = _sums(sample, _tiled(centre, rows.shape[1] // channels))
+    repeat = rows.shape[1] // channels
+    first = rows[: max(1, SAMPLE // rows.shape[1])]
+    centre = None
+    for sample in (first, rows, rows) if rows.size > 8 * SAMPLE else (rows, rows):
+        sums, squares = _sums(sample, None if centre is None else _tiled(centre, repeat))
         n = count * len(sample) // len(rows)
-        missed = _fold(sums, channels) / n
-        np.add(centre, missed, out=mean)
-        np.subtract(_fold(squares, channels) / n, missed * missed, out=var)
+        missed = np.divide(_fold(sums, channels), n, out=mean)
+        np.divide(_fold(squares, channels), n, out=var)
+        var -= missed * missed
         np.maximum(var, 0, out=var)
-        if not _mean_is_small(missed, var):
+        small = _mean_is_small(missed, var)
+        if centre is not None:
+            mean += centre
+        if not small:
             centre = mean.copy()
         elif sample is rows:
             break
 
 
-def _sums(rows: np.ndarray, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(rows: np.ndarray, centre: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Sums over the rows of d = x - centre and of d^2, part by part: (parts, repeat C)."""
     parts = _parts(rows)
     sums, squares = np.empty((2, len(parts), rows.shape[1]), rows.dtype)
-    centred = centre.any()
 
     def add_up(part: tuple[slice, np.ndarray, np.ndarray]) -> None:
         which, total, square = part
         with frame() as empty:
             d = rows[which]
             squared = empty(d.shape, d.dtype)
-            if centred:
+            if centre is not None:
                 d = np.subtract(d, centre, out=squared)
             _sum_rows(d, total)
             _sum_rows(np.square(d, out=squared), square)
@@ -336,6 +351,8 @@ def _parts(rows: np.ndarray) -> list[slice]:
 
 def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
     """(C,) as a wide row (repeat C,)."""
+    if repeat == 1:
+        return channels
     wide = np.empty((repeat, len(channels)), channels.dtype)
     wide[...] = channels
     return wide.reshape(-1)
@@ -348,11 +365,7 @@ def _sum_rows(rows: np.ndarray, out: np.ndarray) -> None:
 
 def _fold(sums: np.ndarray, channels: int) -> np.ndarray:
     """Sum parts and the pixels of their wide rows: (parts, repeat C) to (C,)."""
-    return sums.sum(axis=0).reshape(-1, channels).sum(axis=0)
-
-
-def _inverse_deviation(var: np.ndarray, eps: float) -> np.ndarray:
-    return 1 / np.sqrt(var + var.dtype.type(eps))
+    return np.add.reduce(sums.reshape(-1, channels), axis=0)
 
 
 def _check(
@@ -360,6 +373,7 @@ def _check(
     x: np.ndarray,
     activation: str | None,
     y: np.ndarray | None = None,
+    dx: np.ndarray | None = None,
     **channel_arrays: np.ndarray | None,
 ) -> None:
     if activation is not None and activation not in activations.KINDS:
@@ -369,6 +383,8 @@ def _check(
         )
     if x.size == 0:
         raise ValueError(f"{operator}: x {x.shape} needs at least one row to have statistics")
-    shapes.check_shape(operator, "the other side", y, x.shape, f"x {x.shape}")
+    because = f"x {x.shape}"
+    for array in (y, dx):
+        shapes.check_shape(operator, "the other side", array, x.shape, because)
     for name, array in channel_arrays.items():
-        shapes.check_shape(operator, name, array, x.shape[-1:], f"x {x.shape}")
+        shapes.check_shape(operator, name, array, x.shape[-1:], because)

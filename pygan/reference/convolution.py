@@ -264,7 +264,8 @@ def _weigh(
         # Every block has a sum of its own, so the blocks are larger than it.
         blocks = columns.blocks(large, small, taps, groups, 4 * output.size)
         with frame() as empty:
-            sums = empty((len(blocks), *output.shape), dw.dtype)
+            alone = len(blocks) == 1 and not accumulate
+            sums = output[None] if alone else empty((len(blocks), *output.shape), dw.dtype)
 
             def weigh(part: tuple[np.ndarray, slice], few: slice = few, many: slice = many) -> None:
                 total, block = part
@@ -273,7 +274,8 @@ def _weigh(
                     parallel.matmul(_rows(small[block])[:, many].T, patches, total)
 
             parallel.run_blocks(weigh, list(zip(sums, blocks, strict=True)))
-            store(output, sums.sum(axis=0), accumulate)
+            if not alone:
+                store(output, sums.sum(axis=0), accumulate)
 
 
 def _product(a: np.ndarray, b: np.ndarray, output: np.ndarray, accumulate: bool) -> None:

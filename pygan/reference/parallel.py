@@ -40,6 +40,8 @@ PASSES = 1 << 19
 FEW = 4
 # Parts from which on work is shared where nothing is said about it.
 MANY = 16
+# A product with fewer results takes one thread the least time, however long its sums.
+LEAST_RESULTS = 1 << 12
 # A product of fewer operations stays on one thread in OpenBLAS whatever it is told.
 LEAST_OPERATIONS_OF_BLAS = 1 << 19
 
@@ -105,7 +107,13 @@ def run_blocks(task: Callable[[Item], None], blocks: Sequence[Item]) -> None:
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out (..., M, N) = a (..., M, K) @ b (..., K, N), in parts of rows or columns."""
     operations = 2 * out.size * a.shape[-1]
-    if _here.inside or _here.sharing is False or operations < LEAST_OPERATIONS_OF_BLAS:
+    if _here.inside or operations < LEAST_OPERATIONS_OF_BLAS:
+        return np.matmul(a, b, out=out)
+    if out.size < LEAST_RESULTS:
+        with sharing(True):
+            run(lambda _: np.matmul(a, b, out=out), (None,))
+        return out
+    if _here.sharing is False:
         return np.matmul(a, b, out=out)
     rows, columns = out.shape[-2:]
     parts = int(min(operations / LEAST_OPERATIONS, max(rows, columns) / LEAST_ROWS, MOST_PARTS))

@@ -29,14 +29,19 @@ METADATA_KEY = "pygan"
 
 
 def save(path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
-    """Writes tensors (any numpy number types) and JSON metadata to ``path``, atomically.
+    """Writes tensors (arrays of integers, floats or truth values, by name) and JSON metadata to
+    ``path``, atomically.
 
-    Raises CheckpointError where the disk is full or the folder cannot be written; the file that was
-    at ``path`` is then untouched.
+    Raises CheckpointError where the disk is full, the folder cannot be written, or a tensor or the
+    metadata is of another kind; the file that was at ``path`` is then untouched.
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
-    header = dict(metadata, format_version=FORMAT_VERSION)
+    arrays = {name: _storable(name, tensors[name], path) for name in sorted(tensors, key=str)}
+    try:
+        # As it will be read back: the digest is of what JSON keeps of it.
+        header = json.loads(json.dumps(dict(metadata, format_version=FORMAT_VERSION)))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not written: its metadata is no JSON: {error}") from None
     header["sha256"] = _digest(arrays, header)
     content = safetensors.numpy.save(arrays, {METADATA_KEY: json.dumps(header)})
     try:
@@ -151,6 +156,20 @@ def remove_parts(folder: str | Path, names: Iterable[str]) -> None:
             part.unlink(missing_ok=True)
 
 
+def _storable(name: Any, tensor: Any, path: Path) -> np.ndarray:
+    """A host array in C order and in the byte order that the file has."""
+    try:
+        array = np.asarray(tensor, order="C")
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not written: tensor {name!r}: {error}") from None
+    if not isinstance(name, str) or array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise CheckpointError(
+            f"{path} is not written: tensor {name!r} is of dtype {array.dtype}; names are texts, "
+            "and tensors hold integers, floats or truth values of up to 8 bytes"
+        )
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
 def _header(content: bytes) -> dict[str, Any] | None:
     # A safetensors file is an 8-byte little-endian length, then that many bytes of JSON.
     length = int.from_bytes(content[:8], "little")
@@ -163,5 +182,5 @@ def _digest(tensors: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> str
     for name in sorted(tensors):
         value = tensors[name]
         digest.update(repr((name, value.dtype.str, value.shape)).encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        digest.update(value.tobytes())
     return digest.hexdigest()

@@ -158,6 +158,11 @@ def interpolate(options: argparse.Namespace) -> None:
 
     chosen = device.get(options.device)
     total = options.rows * options.steps
+    if total > GRID_LIMIT:
+        raise PyganError(
+            f"--rows {options.rows:,} of --steps {options.steps:,} are {total:,} images; a picture "
+            f"holds at most {GRID_LIMIT:,}"
+        )
     sampler, metadata = open_sampler(chosen, options.checkpoint, min(total, BATCH))
     digits = options.digits
     if sampler.takes_digits and digits is None:
@@ -393,7 +398,7 @@ def _add_sample(commands) -> None:
     text = "draw images with a trained generator"
     draw = commands.add_parser("sample", help=text, description=text)
     _add_checkpoint(draw)
-    draw.add_argument("--count", type=positive, metavar="N", help="images (64, or the grid's)")
+    draw.add_argument("--count", type=_images, metavar="N", help="images (64, or the grid's)")
     draw.add_argument("--grid", type=_grid, metavar="RxC", help="rows and columns, such as 6x10")
     _add_digits(draw, "in turn, for a generator that draws the digits asked for (0-9)")
     _add_picture(draw, "samples.png")
@@ -482,6 +487,10 @@ def positive(text: str) -> int:
 
 def _scale(text: str) -> int:
     return _integer(text, 1, 64)
+
+
+def _images(text: str) -> int:
+    return _integer(text, 1, GRID_LIMIT)
 
 
 def _steps(text: str) -> int:

@@ -254,7 +254,9 @@ class Executor:
                 start += nbytes
         else:
             buffers = [shared.parameters, shared.gradients, shared.auxiliary]
-        self.parameters, self.gradients, self.auxiliary = buffers
+        self.parameters: Any = buffers[0]
+        self.gradients: Any = buffers[1]
+        self.auxiliary: Any = buffers[2]
         for flat, buffer in zip(self._flats, buffers, strict=True):
             for array, place in zip(flat.arrays, flat.places, strict=True):
                 self._memory[array] = buffer[place : place + array.size].reshape(array.shape)

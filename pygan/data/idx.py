@@ -48,7 +48,12 @@ def read_idx(path: str | Path, dimensions: int) -> np.ndarray:
     for extent in shape:
         elements *= extent
     expected += elements
-    if len(content) < expected or not whole:
+    if len(content) == expected and not whole:
+        raise DataError(
+            f"{path}: truncated: the end of the gzip stream, its checksum, is missing; copy or "
+            "download the file again"
+        )
+    if len(content) < expected:
         raise DataError(
             f"{path}: truncated: expected {expected:,} bytes for {'x'.join(map(str, shape))}, "
             f"found {len(content):,}; copy or download the file again"

@@ -33,6 +33,11 @@ def load_digits(where: str | os.PathLike = AUTO, split: str = "train") -> ImageS
     """
     if split not in STEMS:
         raise DataError(f"unknown split {split!r}; choose from {', '.join(STEMS)}")
+    if not isinstance(where, str | os.PathLike):
+        raise DataError(
+            f"digits are found in a folder, or by {AUTO!r}, {DOWNLOAD!r} or {DIGITS!r}, "
+            f"not {where!r}"
+        )
     if str(where) == AUTO:
         return _automatic(split)
     if str(where) == DOWNLOAD:
@@ -110,4 +115,10 @@ def _read_pair(images: Path, labels: Path):
             f"{images}: images of {height}x{width} pixels, expected {SIDE}x{SIDE}; "
             "the lesson's networks are made for that size"
         )
-    return pixels[..., None], read_idx(labels, dimensions=1)
+    digits = read_idx(labels, dimensions=1)
+    if digits.size and digits.max() > 9:
+        place = int(digits.argmax())
+        raise DataError(
+            f"{labels}: label {digits[place]} of image {place} is outside 0..9; these are no digits"
+        )
+    return pixels[..., None], digits

@@ -36,6 +36,41 @@ def test_round_trip_keeps_bits_types_and_metadata(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_what_numpy_holds_comes_back(tmp_path):
+    """Other byte orders, numbers without axes, and metadata that JSON writes in its own way."""
+    path = tmp_path / "a.safetensors"
+    tensors = {
+        "big": np.arange(3, dtype=">f4"),
+        "number": np.array(2.5, np.float32),
+        "turned": np.arange(6, dtype=np.int32).reshape(2, 3).T,
+        "list": [True, False],
+    }
+    checkpoint.save(path, tensors, {"pair": (1, 2), "by number": {10: "a", 9: "b"}})
+    loaded, metadata = checkpoint.load(path)
+    for name, value in tensors.items():
+        assert loaded[name].shape == np.shape(value)
+        np.testing.assert_array_equal(loaded[name], value)
+    assert metadata["pair"] == [1, 2] and metadata["by number"] == {"10": "a", "9": "b"}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        ({"x": np.array([None])}, {}, "'x' is of dtype object"),
+        ({"x": np.ones(2, complex)}, {}, "'x' is of dtype complex128"),
+        ({"x": [[1], [1, 2]]}, {}, "'x'.*inhomogeneous"),
+        ({3: np.ones(2)}, {}, "tensor 3.*names are texts"),
+        (TENSORS, {"rate": np.float32(1)}, "metadata.*float32"),
+    ],
+)
+def test_what_cannot_be_stored_keeps_the_last_one(tmp_path, tensors, metadata, message):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, TENSORS, {"batches": 3})
+    with pytest.raises(CheckpointError, match=f"not written.*{message}"):
+        checkpoint.save(path, tensors, metadata)
+    assert checkpoint.load(path)[1]["batches"] == 3
+
+
 SAVER = """
 import sys, numpy as np
 from pygan import checkpoint

@@ -144,6 +144,9 @@ def test_gzip_that_lost_its_last_bytes_is_truncated(tmp_path, digits):
     path.write_bytes(gzip.compress(idx_bytes(digits[0]))[:-4])  # only a part of the checksum
     with pytest.raises(DataError, match="truncated"):
         read_idx(path, 3)
+    path.write_bytes(gzip.compress(idx_bytes(digits[0]))[:-8])  # all of the bytes, no checksum
+    with pytest.raises(DataError, match="checksum, is missing"):
+        read_idx(path, 3)
 
 
 def test_damaged_gzip(tmp_path, digits):
@@ -180,6 +183,16 @@ def test_images_and_labels_of_different_sets(tmp_path, digits):
     write_idx(tmp_path, (digits[0], digits[1][:-1]))
     with pytest.raises(DataError, match=f"{COUNT} images but {COUNT - 1} labels"):
         load_digits(tmp_path)
+
+
+def test_labels_that_are_no_digits(tmp_path, digits):
+    labels = digits[1].copy()
+    labels[3] = 12
+    write_idx(tmp_path, (digits[0], labels))
+    with pytest.raises(DataError, match=r"label 12 of image 3 is outside 0\.\.9"):
+        load_digits(tmp_path)
+    with pytest.raises(DataError, match="not None"):
+        load_digits(None)
 
 
 def test_empty_set(tmp_path, digits):

@@ -141,6 +141,10 @@ def test_interpolate_command(tmp_path, unbroken, mode):
             ["sample", "--checkpoint", "RUN", "--count", "5", "--grid", "2x2"],
             "--count 5 images do not fit --grid 2x2",
         ),
+        (
+            ["interpolate", "--checkpoint", "RUN", "--rows", "5000"],
+            "--rows 5,000 of --steps 10 are 50,000 images; a picture holds at most 10,000",
+        ),
         (["train", "lesson", "--data", "nowhere"], "no such folder: nowhere"),
         (["train", "lesson", "--resume"], "no checkpoint to resume"),
     ],
@@ -169,6 +173,7 @@ def test_user_errors_are_one_line_and_code_1(
         (["train", "lesson", "--resume", "--overwrite"], "not allowed with"),
         (["sample", "--checkpoint", "a", "--grid", "6"], "such as 6x10"),
         (["sample", "--checkpoint", "a", "--grid", "1000x1000"], "more than 10,000 images"),
+        (["sample", "--checkpoint", "a", "--count", "10001"], "10001 is not between 1 and 10,000"),
         (["sample"], "--checkpoint"),
         (["interpolate", "--checkpoint", "a", "--steps", "1"], "1 is not between 2"),
     ],

@@ -17,7 +17,8 @@ EPOCHS ?=
 OUT ?= runs/lesson
 DEVICE ?= auto
 TRAIN_ARGS ?=
-# make test: what pytest gets besides the whole suite, for example PYTEST_ARGS="-k convolution".
+# make test: what pytest gets besides the whole suite, for example PYTEST_ARGS="-k convolution", or
+# PYTEST_ARGS="-n 0 -s" for one process whose output is seen.
 PYTEST_ARGS ?=
 # make gpu-record: for example RECORD_ARGS="--only tests step --out DIR".
 RECORD_ARGS ?=
@@ -35,7 +36,7 @@ train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digit
 	$(BIN)/pygan train lesson $(if $(DATA),--data "$(DATA)") --device $(DEVICE) $(if $(EPOCHS),--epochs $(EPOCHS)) --out "$(OUT)" $$resume $(TRAIN_ARGS)
 
 test: $(VENV)/.test ## run every test [PYTEST_ARGS]
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
 	@failed=0; \

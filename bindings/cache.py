@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -60,3 +63,15 @@ def read_checked(path: Path) -> bytes | None:
 def write_checked(path: Path, content: bytes) -> None:
     """Write `content` behind its SHA-256, so that a damaged file is noticed when it is read."""
     atomic_write(path, hashlib.sha256(content).digest() + content)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Holds back other processes and threads that are about to make `path`, or another file of its
+    folder, until this one has made it."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # without a lock the work is done twice, not wrongly
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context(open(path.parent / ".lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

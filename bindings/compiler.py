@@ -127,16 +127,24 @@ def cached(key: str, build: Callable[[], bytes]) -> bytes:
         return build()
     image = cache.read_checked(file)
     if image is None:
-        image = build()
-        try:
-            cache.write_checked(file, image)
-        except OSError as error:
-            warnings.warn(
-                f"the compiled kernel could not be kept in {file.parent} ({error}); "
-                f"set PYGAN_CACHE to a folder that can be written",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        with cache.one_at_a_time(file):
+            image = cache.read_checked(file)  # another process may have made it meanwhile
+            if image is None:
+                image = _built(build, file)
+    return image
+
+
+def _built(build: Callable[[], bytes], file: Path) -> bytes:
+    image = build()
+    try:
+        cache.write_checked(file, image)
+    except OSError as error:
+        warnings.warn(
+            f"the compiled kernel could not be kept in {file.parent} ({error}); "
+            f"set PYGAN_CACHE to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     return image
 
 

@@ -20,7 +20,24 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 # processes or other jobs, that makes small products a hundred times slower. Read when numpy loads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Beside other test processes (pytest-xdist) device `cpu` takes its share of the cores; at least
+# two, so that blocks still run side by side.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("PYGAN_CPU_THREADS", str(max(2, (os.cpu_count() or 1) // processes)))
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes ``-n auto`` (make test) means: one per core. 0, all tests in this process,
+    on one core, and where a GPU answers, which the tests then have to themselves."""
+    from pygan.bindings import probe
+
+    ours = getattr(os, "sched_getaffinity", None)
+    cores = len(ours(0)) if ours else os.cpu_count() or 1
+    alone = cores < 2 or probe.nvidia_driver().works
+    return 0 if alone else min(cores, 8)
 
 
 @pytest.fixture(scope="session")

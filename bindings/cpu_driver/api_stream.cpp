@@ -33,8 +33,8 @@ struct Capture {
     bool invalid = false;
     bool ended = false;  // its events draw no stream in any more
     unsigned long long number = 0;
-    std::set<StreamObject*> joined;    // streams that wait events drew in
-    std::set<StreamObject*> unjoined;  // of these, with work the origin does not wait for yet
+    std::set<StreamObject*> joined;   // streams that wait events drew in
+    std::set<StreamObject*> awaited;  // of these, with an event that another stream waits for
 };
 
 struct StreamObject {
@@ -124,6 +124,22 @@ std::vector<std::shared_ptr<GraphNode>> in_order(const GraphObject& graph) {
     return ordered;
 }
 
+// Whether the origin waits for everything captured, at once or through other streams, and for every
+// stream that was drawn in, be it without work. An event joins what came before it in its stream.
+bool all_joined(const Capture& capture) {
+    std::set<const GraphNode*> reached;
+    std::vector<const GraphNode*> waiting = capture.origin->latest;
+    while (!waiting.empty()) {
+        const GraphNode* node = waiting.back();
+        waiting.pop_back();
+        if (reached.insert(node).second)
+            waiting.insert(waiting.end(), node->after.begin(), node->after.end());
+    }
+    return reached.size() == capture.graph->nodes.size() &&
+           std::includes(capture.awaited.begin(), capture.awaited.end(), capture.joined.begin(),
+                         capture.joined.end());
+}
+
 CUresult refuse_capturing(CUstream stream, const char* what) {
     if (is_default(stream) || !stream->capture) return CUDA_SUCCESS;
     stream->capture->invalid = true;
@@ -146,7 +162,6 @@ CUresult submit(CUstream stream, int kind, Operation operation) {
             node->after = std::move(stream->latest);
             stream->latest = {node.get()};
             capture.graph->nodes.push_back(std::move(node));
-            if (stream != capture.origin) capture.unjoined.insert(stream);
             return CUDA_SUCCESS;
         }
         if (is_default(stream) && restricting_captures) {
@@ -293,13 +308,11 @@ CPU_DRIVER_API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsign
         stream->latest.clear();
         stream->capture = capture;
         capture->joined.insert(stream);
-        capture->unjoined.insert(stream);
     }
     for (const GraphNode* node : event->latest)
         if (std::find(stream->latest.begin(), stream->latest.end(), node) == stream->latest.end())
             stream->latest.push_back(node);
-    if (stream == capture->origin && event->captured_in)
-        capture->unjoined.erase(event->captured_in);
+    if (stream != event->captured_in) capture->awaited.insert(event->captured_in);
     return CUDA_SUCCESS;
 }
 
@@ -345,7 +358,10 @@ CPU_DRIVER_API CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
         if (registry().streams.count(other)) other->capture = nullptr;
     if (capture->mode != 2) --restricting_captures;
     if (capture->invalid) return fail(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "");
-    if (!capture->unjoined.empty()) return fail(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "");
+    if (!all_joined(*capture))
+        return fail(CUDA_ERROR_STREAM_CAPTURE_UNJOINED,
+                    "the stream does not wait for all work of the streams that it drew in: record "
+                    "an event behind their last work and wait for it");
     *graph = capture->graph.release();
     registry().graphs.insert(*graph);
     return CUDA_SUCCESS;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 FLAGS = [
     "-std=c++17",
     "-O2",
-    "-g",
+    "-g1",
     "-fPIC",
     "-fvisibility=hidden",
     "-pthread",
@@ -31,14 +32,30 @@ def sources() -> list[Path]:
     return sorted(HERE.glob("*.cpp"))
 
 
-def _key(compiler: str, extra: list[str]) -> str:
-    digest = hashlib.sha256()
-    headers = [*HERE.glob("*.h"), *(HERE / "include").glob("*.h")]
-    for path in [*sources(), *sorted(headers)]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+def _inputs(source: Path) -> list[Path]:
+    """A source and every header of the driver that it includes, directly or not."""
+    found = [source]
+    for path in found:  # grows meanwhile
+        for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+            header = (path.parent / name).resolve()
+            if header not in found:
+                found.append(header)
+    return found
+
+
+def _object_path(compiler: str, source: Path, extra: list[str]) -> Path:
+    """Where the object of `source` is kept. A macro makes another object only of a source that
+    looks at it, and a change only of those that read the changed file."""
+    texts = [path.read_text() for path in _inputs(source)]
+    looked_at = [
+        flag
+        for flag in extra
+        if not flag.startswith("-D") or any(flag[2:].partition("=")[0] in text for text in texts)
+    ]
     version = nvcc_standin.compiler_version(compiler)
-    digest.update("\0".join([compiler, version, *FLAGS, *LINK_FLAGS, *extra]).encode())
-    return digest.hexdigest()[:24]
+    parts = [compiler, version, nvcc_standin.c_library(), *FLAGS, *looked_at, source.name, *texts]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+    return nvcc_standin.cache_root() / "driver" / "objects" / f"{key}.o"
 
 
 def _run(command: list[str]) -> None:
@@ -56,28 +73,35 @@ def library(extra_flags: tuple[str, ...] = ()) -> Path:
     :raises nvcc_standin.CompileError: no compiler, or it refuses the sources
     """
     compiler = nvcc_standin.find_compiler()
-    extra = list(extra_flags)
-    folder = nvcc_standin.cache_root() / "driver" / _key(compiler, extra)
+    objects = {source: _object_path(compiler, source, list(extra_flags)) for source in sources()}
+    names = "\0".join([*(path.name for path in objects.values()), *LINK_FLAGS])
+    key = hashlib.sha256(names.encode()).hexdigest()[:24]
+    folder = nvcc_standin.cache_root() / "driver" / key
     result = folder / "libcuda.so.1"
     if result.exists():
         return result
     folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / "objects").mkdir(exist_ok=True)
     # Processes that start together wait for the first one's build instead of repeating it.
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if result.exists():
             return result
         with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as temporary:
-            objects = [Path(temporary) / f"{source.stem}.o" for source in sources()]
-            commands = [
-                [compiler, *FLAGS, *extra, "-c", str(source), "-o", str(target)]
-                for source, target in zip(sources(), objects, strict=True)
-            ]
+
+            def compile_object(source: Path) -> None:
+                target = objects[source]
+                if target.exists():
+                    return
+                built = Path(temporary) / target.name
+                _run([compiler, *FLAGS, *extra_flags, "-c", str(source), "-o", str(built)])
+                os.replace(built, target)
+
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-                list(pool.map(_run, commands))
-            built = Path(temporary) / "libcuda.so.1"
-            _run([compiler, "-o", str(built), *map(str, objects), *LINK_FLAGS])
-            os.replace(built, result)
+                list(pool.map(compile_object, objects))
+            linked = Path(temporary) / "libcuda.so.1"
+            _run([compiler, "-o", str(linked), *map(str, objects.values()), *LINK_FLAGS])
+            os.replace(linked, result)
     return result
 
 

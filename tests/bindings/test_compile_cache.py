@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -66,10 +68,24 @@ def test_built_once_and_again_when_damaged(own_cache: Path) -> None:
     for _ in range(2):
         assert compiler.cached("ab" * 32, build) == b"image" * 100
     assert len(built) == 1
-    (file,) = [path for path in own_cache.rglob("*") if path.is_file()]
+    (file,) = [path for path in own_cache.rglob("[!.]*") if path.is_file()]
     file.write_bytes(file.read_bytes()[:-1])  # a disk that lost the end
     assert compiler.cached("ab" * 32, build) == b"image" * 100
     assert len(built) == 2
+
+
+def test_those_who_want_one_image_at_a_time_share_one_build(own_cache: Path) -> None:
+    built = []
+
+    def build() -> bytes:
+        built.append(1)
+        time.sleep(0.2)  # long enough for the others to come
+        return b"image"
+
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: compiler.cached("ab" * 32, build), range(4)))
+    assert images == [b"image"] * 4
+    assert len(built) == 1
 
 
 def test_an_interrupted_write_leaves_the_old_file(

@@ -149,7 +149,7 @@ def test_ctrl_c_ends_an_endless_kernel(tmp_path: Path) -> None:
 
 def test_portable_fibers_behave_as_the_assembly_ones(tmp_path: Path) -> None:
     """The form for processors without an assembly switch, built here on purpose."""
-    library = build.library(("-DCPU_DRIVER_PORTABLE_FIBERS", "-O0"))
+    library = build.library(("-DCPU_DRIVER_PORTABLE_FIBERS",))
     program = "\n".join(
         [
             "import ctypes, os",

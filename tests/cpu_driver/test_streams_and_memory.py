@@ -195,6 +195,43 @@ def test_a_second_stream_joins_a_capture_through_events(drv: Any, cuda: Any) -> 
     assert (drv.from_device(x, 16, np.float32) == 5).all()
 
 
+def test_an_event_joins_what_came_before_it_only(drv: Any, cuda: Any) -> None:
+    x = drv.mem_alloc(64)
+    main, side, third = drv.Stream(), drv.Stream(), drv.Stream()
+    fork, join, handed = drv.Event(), drv.Event(), drv.Event()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+    def capture(*, late: bool = False, work: bool = True, through: bool = False) -> int:
+        succeed(cuda.cuStreamBeginCapture(main.handle, mode))
+        drv.memset_d32_async(x, 1, 4, main)
+        fork.record(main)
+        side.wait_for_event(fork)
+        if work:
+            drv.memset_d32_async(x, 2, 4, side)
+        if through:
+            third.wait_for_event(fork)
+            drv.memset_d32_async(x, 3, 4, third)
+            handed.record(third)
+            side.wait_for_event(handed)
+        join.record(side)
+        main.wait_for_event(join)
+        if late:
+            drv.memset_d32_async(x, 4, 4, side)
+        drv.memset_d32_async(x, 5, 4, main)
+        code, graph = cuda.cuStreamEndCapture(main.handle)
+        if int(code) == 0:
+            succeed(cuda.cuGraphDestroy(graph))
+        return int(code)
+
+    assert capture() == 0
+    assert capture(late=True) == 904  # work behind the event that main waits for
+    assert capture(work=False) == 0
+    assert capture(through=True) == 0  # main waits for third through side
+    assert capture(through=True, late=True) == 904
+    drv.memset_d32_async(x, 6, 4, side)  # a failed capture lets its streams go
+    assert (drv.from_device(x, 4, np.uint32) == 6).all()
+
+
 @pytest.mark.parametrize("joined", [True, False])
 def test_branches_run_in_either_order_that_their_events_allow(
     drv: Any, cuda: Any, monkeypatch: pytest.MonkeyPatch, joined: bool

@@ -1,5 +1,6 @@
 """Launchers of kernels/convolution.cu, of convolution_pipelined.cu where channels are multiples of
-4 or a layer is wide, and of convolution_few_channels.cu for gradients of images; the maths is in
+4 or a layer is wide, of convolution_few_channels.cu for gradients of images, and of
+convolution_few_channels_weight.cu for gradients of weights that images meet; the maths is in
 pygan.reference.convolution.
 
 Three kernels serve six passes. Each public function names its arrays by side: the large side is a
@@ -16,10 +17,14 @@ from ..context import device_name
 from . import tuning
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
+    BLOCK_CYCLES,
+    CACHED_BYTES,
+    CYCLES_PER_MICROSECOND,
     ENOUGH_BLOCKS,
     MOST_BLOCKS,
     MOST_SLICES,
     MULTIPROCESSORS,
+    SECOND_STAGE,
     SINGLES,
     TILES,
     Tile,
@@ -52,6 +57,13 @@ FEW_CHANNELS = 4
 FEW_COLUMNS = 64
 FEW_SHARED = 64 * 1024
 """Bytes of shared memory that every GPU since sm_75 gives a block."""
+
+FEW_WEIGHT_FILE = "convolution_few_channels_weight.cu"
+FEW_WEIGHT_COLUMNS = (16, 9)
+"""COLUMNS of kernels/convolution_few_channels_weight.cu."""
+
+ITEM_CYCLES = 1200
+"""Of a band of a weight gradient, in which its block waits for memory: an estimate."""
 
 BAND_CYCLES = 40
 """Pixels of a band whose products take as long as a band's beginning and end: an estimate."""
@@ -291,7 +303,10 @@ def _plan(
         if few is not None:
             general = _general_plan(kind, shape, product, elements, slices=1)
             return few._replace(unaligned=general)
-    plan = _pipelined_or_none(kind, shape, product, device)
+    plan = None
+    if kind == "backward_weight":
+        plan = _few_channels_weight_plan(shape)
+    plan = plan or _pipelined_or_none(kind, shape, product, device)
     if plan is not None:
         general = _general_plan(kind, shape, product, elements, plan.slices)
         if general.slices == plan.slices:
@@ -400,6 +415,60 @@ def _few_channels_plan(shape: Geometry) -> Plan | None:
     grid = (max(1, blocks), 1, 1)
     entry = "convolution_backward_data_few"
     return Plan(FEW_FILE, entry, {}, grid, THREADS, arguments, 1, shared_bytes=shared)
+
+
+def _few_channels_weight_plan(shape: Geometry) -> Plan | None:
+    """The kernel of convolution_few_channels_weight.cu, if a row of x and its sums fit a block;
+    with the bands and blocks that :func:`_few_weight_cycles` finds quickest."""
+    columns = shape.taps * shape.group_large
+    width = min(FEW_WEIGHT_COLUMNS, key=lambda width: -(-columns // width) * width)
+    padded = -(-columns // width) * width
+    lanes = THREADS * width // max(1, shape.small_channels // 4 * padded)
+    if (
+        shape.groups > 1
+        or shape.large_channels > FEW_CHANNELS
+        or columns > FEW_COLUMNS
+        or shape.small_channels % 4
+        or (shape.small_height, shape.small_width) == (1, 1)
+        or max(shape.height, shape.width) >= PIPELINED_EXTENT
+        or not lanes
+    ):
+        return None
+    sums = 4 * -(-lanes // 2) * padded * (shape.small_channels + 4)
+    reach = [(shape.kernel[i] - 1) * shape.dilation[i] + 1 for i in (0, 1)]
+    line = ((shape.small_width - 1) * shape.stride[1] + reach[1]) * shape.large_channels
+    best = None
+    for bands in range(1, shape.small_height + 1):
+        band = -(-shape.small_height // bands)
+        shared = max(sums, 4 * line * ((band - 1) * shape.stride[0] + reach[0]))
+        items = shape.batch * -(-shape.small_height // band)
+        if shared > FEW_SHARED or not 0 < items < 2**31:
+            continue
+        each = -(-items // MOST_SLICES)  # bands per block
+        slices = -(-items // each)
+        rounds = -(-band * shape.small_width // lanes)
+        cycles = _few_weight_cycles(slices, each, rounds, width, shape.small_channels * columns)
+        found = (cycles, bands, band, slices, shared)
+        best = found if best is None else min(best, found)
+    if best is None:
+        return None
+    _, _, band, slices, shared = best
+    entry, defines = "convolution_backward_weight_few", {} if width == 16 else {"COLUMNS": width}
+    arguments = (*shape.arguments()[:-1], band, lanes)
+    grid = (slices, 1, 1)
+    return Plan(FEW_WEIGHT_FILE, entry, defines, grid, THREADS, arguments, slices, shared)
+
+
+def _few_weight_cycles(slices: int, bands: int, rounds: int, columns: int, size: int) -> float:
+    """What the model expects of a weight gradient of `size` elements: `slices` blocks of `bands`
+    bands, in each of which a thread takes `rounds` pixels by `columns` columns. A round of 8 warps
+    is bound by its instructions, 5 per column (a load and four products) and about 10 beside."""
+    busy = -(-slices // MULTIPROCESSORS) * rounds * 2 * (5 * columns + 10)
+    cycles = BLOCK_CYCLES + bands * (ITEM_CYCLES + busy)
+    if slices > 1:
+        stage = SECOND_STAGE + 4 * size * (slices + 1) / CACHED_BYTES
+        cycles += stage * CYCLES_PER_MICROSECOND
+    return cycles
 
 
 def _plan_of(

@@ -142,6 +142,43 @@ def test_few_channels_in_several_bands(device: Any) -> None:
     check(device, "transposed_convolution_forward", case)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_of_few_channels_on_any_shape(device: Any, transposed: bool) -> None:
+    """The gradient of a weight between 1 to 4 channels and any number in fours: padding on every
+    side, bands that end early, columns that leave a thread idle."""
+    from pygan.bindings.operators.convolution import FEW_COLUMNS, FEW_WEIGHT_FILE, _plan
+
+    operator = f"{'transposed_' if transposed else ''}convolution_backward_weight"
+
+    def body(drawn: Any) -> None:
+        case, image, filters = drawn
+        case = replace(case, groups=1, large_channels=image, small_channels=filters)
+        sides = (case.large, case.weight, case.small)
+        plan = _plan(operator, "backward_weight", *sides, *case.attributes.values())
+        columns = case.kernel[0] * case.kernel[1] * image
+        assert (plan.file == FEW_WEIGHT_FILE) == (
+            columns <= FEW_COLUMNS and case.small_size != (1, 1)
+        )
+        check(device, operator, case)
+
+    drawn = st.tuples(cases(), st.integers(1, 4), st.sampled_from((4, 8, 20, 64)))
+    for_all(drawn, examples_for(device, 32), body)
+
+
+@pytest.mark.parametrize("batch", [3, 300])
+def test_weights_of_few_channels_in_several_bands(device: Any, batch: int) -> None:
+    """More bands than blocks, and rows that do not divide evenly into bands."""
+    from pygan.bindings.operators.convolution import FEW_WEIGHT_FILE, _plan
+
+    case = Case(batch, (7, 5), (3, 2), (1, 2), (1, 0), (1, 1), 1, 2, 8)
+    sides = (case.large, case.weight, case.small)
+    attributes = case.attributes.values()
+    plan = _plan("convolution_backward_weight", "backward_weight", *sides, *attributes)
+    assert plan.file == FEW_WEIGHT_FILE and plan.grid[0] > 1
+    assert (plan.grid[0] < batch) == (batch == 300)
+    check(device, "convolution_backward_weight", case)
+
+
 @pytest.mark.parametrize("layer", LESSON_LAYERS)
 def test_what_takes_the_fast_path(layer: str) -> None:
     """All layers but those whose images have one channel, and the noise of 10 numbers."""

@@ -102,19 +102,24 @@ def apply(x: np.ndarray, y: np.ndarray, kind: str | None, slope: float) -> None:
 
 
 def derivative(
-    x: np.ndarray | None, y: np.ndarray | None, kind: str, slope: float, out: np.ndarray
+    x: np.ndarray | None,
+    y: np.ndarray | None,
+    kind: str,
+    slope: float,
+    out: np.ndarray,
+    zero: np.ndarray | float = 0,
 ) -> np.ndarray:
     """out = derivative of `kind`, from the output y, or its sign from the input x if given.
 
-    y may be None for FROM_SIGN with x; out may be x or y.
+    y may be None for FROM_SIGN with x, whose input is then x - zero; out may be x or y.
     """
     # Where the slope lies in 0..1, minima and maxima choose the side: numpy's choice by a mask is
     # several times slower.
     of_sign = y if x is None else x
     if kind == "relu":
-        np.greater(of_sign, 0, out=out)
+        np.greater(of_sign, zero, out=out)
     elif kind == "leaky_relu":
-        np.greater(of_sign, 0, out=out)
+        np.greater(of_sign, zero, out=out)
         if 0 <= slope <= 1:
             np.clip(out, slope, 1, out=out)
         else:

@@ -156,9 +156,7 @@ def batch_norm_backward(
             g, rows = g_rows[which], x_rows[which]
             with frame() as empty:
                 z = empty(g.shape, g.dtype)
-                if activation is not None:
-                    normalise.apply(rows, z)
-                _activation_gradient(z, dy_rows[which], g, activation, slope)
+                normalise.gradient(rows, dy_rows[which], z, g, activation, slope)
                 _sum_rows(g, total)
                 np.einsum("ij,ij->j", g, normalise.shifted(rows, z), out=product)
 
@@ -252,6 +250,31 @@ class _Normalise:
         out += self.shift
         return out
 
+    def gradient(
+        self,
+        rows: np.ndarray,
+        dy: np.ndarray,
+        z: np.ndarray,
+        g: np.ndarray,
+        activation: str | None,
+        slope: float,
+    ) -> None:
+        """g = dy act'(z); z is scratch; g may be dy."""
+        if activation is None:
+            if g is not dy:
+                g[...] = dy
+            return
+        if activation in activations.FROM_SIGN:
+            # x scale + shift is above 0 where x scale is above -shift, rounded or not.
+            np.multiply(self.shifted(rows, z), self.scale, out=z)
+            activations.derivative(z, None, activation, slope, z, zero=-self.shift)
+        else:
+            self.apply(rows, z)
+            y = np.empty_like(z)
+            activations.apply(z, y, activation, slope)
+            activations.derivative(z, y, activation, slope, z)
+        np.multiply(z, dy, out=g)
+
     def activated(
         self, rows: np.ndarray, out: np.ndarray, activation: str | None, slope: float
     ) -> None:
@@ -313,22 +336,6 @@ def _sums(rows: np.ndarray, centre: np.ndarray | None) -> tuple[np.ndarray, np.n
 
 def _mean_is_small(mean: np.ndarray, var: np.ndarray) -> bool:
     return bool((mean * mean <= 4 * var).all())
-
-
-def _activation_gradient(
-    z: np.ndarray, dy: np.ndarray, g: np.ndarray, activation: str | None, slope: float
-) -> None:
-    """g = dy act'(z); z is overwritten; g may be dy."""
-    if activation is None:
-        if g is not dy:
-            g[...] = dy
-        return
-    y = None
-    if activation not in activations.FROM_SIGN:
-        y = np.empty_like(z)
-        activations.apply(z, y, activation, slope)
-    activations.derivative(z, y, activation, slope, z)
-    np.multiply(z, dy, out=g)
 
 
 def _wide(x: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

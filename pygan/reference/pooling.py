@@ -7,12 +7,14 @@ served; a window wholly in the padding gives the most negative number for max an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
 
 from . import shapes
 from .parallel import run, split_work
+from .scratch import frame
 
 Pair = tuple[int, int]
 Index = tuple[slice, ...]
@@ -53,16 +55,17 @@ def _forward(
         _maximum(x, y, kernel, stride, pad)
         return
     # A window's sum is separable: over its rows, in runs of W C numbers, then over its columns.
-    row_sums = np.empty((*y.shape[:2], *x.shape[2:]), y.dtype)
-    for target, source, axis in ((row_sums, x, 0), (y, row_sums, 1)):
-        for tap, (x_part, y_part) in enumerate(_axis_taps(x, y, axis, kernel, stride, pad)):
-            if tap == 0 and target[y_part].shape == target.shape:
-                target[...] = source[x_part]
-                continue
-            if tap == 0:
-                target[...] = 0
-            target[y_part] += source[x_part]
-    y *= _reciprocal_counts(x, y, kernel, stride, pad, count_include_pad)
+    with frame() as empty:
+        row_sums = empty((*y.shape[:2], *x.shape[2:]), y.dtype)
+        for target, source, axis in ((row_sums, x, 0), (y, row_sums, 1)):
+            for tap, (x_part, y_part) in enumerate(_axis_taps(x, y, axis, kernel, stride, pad)):
+                if tap == 0 and target[y_part].shape == target.shape:
+                    target[...] = source[x_part]
+                    continue
+                if tap == 0:
+                    target[...] = 0
+                target[y_part] += source[x_part]
+    y *= _reciprocals(x, y, kernel, stride, pad, count_include_pad)
 
 
 def pooling_backward(
@@ -125,23 +128,25 @@ def _backward(
             waiting[y_part] ^= hit
             dx[x_part] += hit * dy[y_part]
         return
-    share = dy * _reciprocal_counts(dx, dy, kernel, stride, pad, count_include_pad)
-    row_shares = np.empty((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
-    for target, source, axis in ((row_shares, share, 1), (dx, row_shares, 0)):
-        adding = accumulate and target is dx
-        # Windows that do not overlap are copied, which is cheaper than adding; those that leave no
-        # pixel out need no zeros below them.
-        copying = stride[axis] >= kernel[axis] and not adding
-        tiling = stride[axis] == kernel[axis] and target.shape[1 + axis] == (
-            kernel[axis] * source.shape[1 + axis]
-        )
-        if not adding and not (tiling and pad[axis] == 0):
-            target[...] = 0
-        for x_part, y_part in _axis_taps(dx, dy, axis, kernel, stride, pad):
-            if copying:
-                target[x_part] = source[y_part]
-            else:
-                target[x_part] += source[y_part]
+    with frame() as empty:
+        share = empty(dy.shape, dy.dtype)
+        np.multiply(dy, _reciprocals(dx, dy, kernel, stride, pad, count_include_pad), out=share)
+        row_shares = empty((*dy.shape[:2], *dx.shape[2:]), dx.dtype)
+        for target, source, axis in ((row_shares, share, 1), (dx, row_shares, 0)):
+            adding = accumulate and target is dx
+            # Windows that do not overlap are copied, which is cheaper than adding; those that leave
+            # no pixel out need no zeros below them.
+            copying = stride[axis] >= kernel[axis] and not adding
+            tiling = stride[axis] == kernel[axis] and target.shape[1 + axis] == (
+                kernel[axis] * source.shape[1 + axis]
+            )
+            if not adding and not (tiling and pad[axis] == 0):
+                target[...] = 0
+            for x_part, y_part in _axis_taps(dx, dy, axis, kernel, stride, pad):
+                if copying:
+                    target[x_part] = source[y_part]
+                else:
+                    target[x_part] += source[y_part]
 
 
 def _maximum(x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair) -> None:
@@ -171,17 +176,30 @@ def _taps(
             yield (*x_rows, x_columns[-1]), (*y_rows, y_columns[-1])
 
 
-def _reciprocal_counts(
+def _reciprocals(
     x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair, count_include_pad: bool
 ) -> np.ndarray:
-    """1 / pixels of each window, (P, Q, 1), or () where all have as many.
+    sizes = (*x.shape[1:3], *y.shape[1:3])
+    pairs = (tuple(kernel), tuple(stride), tuple(pad))
+    return _reciprocal_counts(sizes, *pairs, count_include_pad, y.dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _reciprocal_counts(
+    sizes: tuple[int, int, int, int],
+    kernel: Pair,
+    stride: Pair,
+    pad: Pair,
+    count_include_pad: bool,
+    dtype: np.dtype,
+) -> np.ndarray:
+    """1 / pixels of each window, (P, Q, 1), or () where all have as many; sizes (H, W, P, Q).
 
     A window without pixels counts 1: its sum is 0.
     """
     per_axis = []
-    for axis in (0, 1):
-        size = x.shape[1 + axis]
-        start = np.arange(y.shape[1 + axis]) * stride[axis] - pad[axis]
+    for axis, (size, windows) in enumerate(zip(sizes[:2], sizes[2:], strict=True)):
+        start = np.arange(windows) * stride[axis] - pad[axis]
         end = np.minimum(start + kernel[axis], size + pad[axis])
         if not count_include_pad:
             start, end = np.maximum(start, 0), np.minimum(end, size)
@@ -189,7 +207,9 @@ def _reciprocal_counts(
     counts = np.maximum(per_axis[0][:, None, None] * per_axis[1][None, :, None], 1)
     if (counts == counts[0, 0]).all():
         counts = counts[0, 0]
-    return (1 / counts).astype(y.dtype)
+    reciprocals = (1 / counts).astype(dtype)
+    reciprocals.setflags(write=False)
+    return reciprocals
 
 
 def _check(

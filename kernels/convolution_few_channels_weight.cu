@@ -143,7 +143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 //   grid (slices, at most batch * ceil(y_height / band)), block 256. With more than one block dw is
 //   the partial sums of sum_partials, which follows.
 //   groups is 1, y_channels a multiple of 4, dy starts at a multiple of 16 bytes;
-//   lanes = 256 / (y_channels / 4 * ceil(columns / COLUMNS)) is at least 1.
+//   1 <= lanes <= 256 / (y_channels / 4 * ceil(columns / COLUMNS))
 //   Dynamic shared memory, the larger of: 4 * ((band - 1) * stride_h + (R - 1) * dilation_h + 1) *
 //   ((y_width - 1) * stride_w + (S - 1) * dilation_w + 1) * x_channels bytes for the rows of x, and
 //   4 * ceil(lanes / 2) * ceil(columns / COLUMNS) * COLUMNS * (y_channels + 4) for the sums.

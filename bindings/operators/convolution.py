@@ -423,7 +423,9 @@ def _few_channels_weight_plan(shape: Geometry) -> Plan | None:
     columns = shape.taps * shape.group_large
     width = min(FEW_WEIGHT_COLUMNS, key=lambda width: -(-columns // width) * width)
     padded = -(-columns // width) * width
+    slot = 4 * padded * (shape.small_channels + 4)  # bytes of the sums that two lanes leave
     lanes = THREADS * width // max(1, shape.small_channels // 4 * padded)
+    lanes = min(lanes, 2 * (FEW_SHARED // slot))
     if (
         shape.groups > 1
         or shape.large_channels > FEW_CHANNELS
@@ -434,13 +436,12 @@ def _few_channels_weight_plan(shape: Geometry) -> Plan | None:
         or not lanes
     ):
         return None
-    sums = 4 * -(-lanes // 2) * padded * (shape.small_channels + 4)
     reach = [(shape.kernel[i] - 1) * shape.dilation[i] + 1 for i in (0, 1)]
     line = ((shape.small_width - 1) * shape.stride[1] + reach[1]) * shape.large_channels
     best = None
     for bands in range(1, shape.small_height + 1):
         band = -(-shape.small_height // bands)
-        shared = max(sums, 4 * line * ((band - 1) * shape.stride[0] + reach[0]))
+        shared = max(slot * -(-lanes // 2), 4 * line * ((band - 1) * shape.stride[0] + reach[0]))
         items = shape.batch * -(-shape.small_height // band)
         if shared > FEW_SHARED or not 0 < items < 2**31:
             continue

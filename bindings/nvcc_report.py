@@ -9,11 +9,14 @@ a line separated by ``|``; a file without such a line is compiled once, without 
     // variants: -DTILE=16 -DVECTOR=4 | -DTILE=32
 
 Sets that need newer hardware name the oldest architecture in brackets, ``// variants(sm_80): ...``;
-older ones pass them over.
+older ones pass them over. One with an ``a``, ``sm_90a``, has instructions that no later one has:
+such sets are compiled for it alone.
 
 The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
-where there is no nvcc. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked) into the
-cache folder; nothing is installed. Results are cached by content: a second run takes a moment.
+where there is no nvcc. Products of warpgroups that ptxas cannot leave under way (its remarks C7510
+and following) count as warnings. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked)
+into the cache folder; nothing is installed. Results are cached by content: a second run takes a
+moment.
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ REPORT_FLAGS = (
     *("-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"),
     "-D_GLIBCXX_BITS_SPECFUN_H=1",
 )
+SERIALIZED = re.compile(r"\(C75\d\d\)")
+"""ptxas's remarks about products of warpgroups."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +86,24 @@ class Report:
 def variants(source: str, arch: str | None = None) -> list[tuple[str, ...]]:
     """The sets of -D flags that a .cu text lists; the empty one where it lists none.
 
-    arch: leave out the sets that need a newer architecture.
+    arch: leave out the sets that need a newer architecture, or one that has what others lack.
     """
     found: list[tuple[str, ...]] = []
     lines = re.findall(r"^[ \t]*//[ \t]*variants(?:\((\w+)\))?:(.*)$", source, re.M)
     for oldest, line in lines:
-        if not oldest or arch is None or _generation(arch) >= _generation(oldest):
+        if not oldest or arch is None or _has(arch, oldest):
             found += [tuple(part.split()) for part in line.split("|")]
     for flag in (flag for flags in found for flag in flags):
         if not re.fullmatch(r"-D[A-Za-z_]\w*(=\S+)?", flag):
             raise ValueError(f"a variants line holds {flag!r}; only -DNAME or -DNAME=value may be")
     return list(dict.fromkeys(found)) if lines else [()]
+
+
+def _has(arch: str, needed: str) -> bool:
+    """Whether `arch` has the instructions of `needed`."""
+    if needed.endswith("a"):
+        return arch == needed
+    return _generation(arch) >= _generation(needed)
 
 
 def _generation(arch: str) -> int:
@@ -169,9 +181,12 @@ def _compile(nvcc: Path, path: Path, defines: Sequence[str], arch: str) -> list[
         text = compiler.cached(key, build).decode()
     except CompileError as error:
         return str(error)
+    what = f"{path.name} {' '.join(defines)} for {arch}"
+    if SERIALIZED.search(text):
+        return f"{what}: products of warpgroups wait for each other:\n{text}"
     usages = parse_usages(text, path.name, " ".join(defines))
     if not usages:
-        return f"{path.name} {' '.join(defines)} for {arch}: nvcc reported no entry point:\n{text}"
+        return f"{what}: nvcc reported no entry point:\n{text}"
     return usages
 
 

@@ -3,29 +3,26 @@
 ``precision="float32"`` is the launcher of convolution.py or fully_connected.py, untouched.
 ``"tf32"`` and ``"bf16"`` launch kernels/convolution_tensor_core.cu: operands rounded to 11 or 8
 significant bits as they enter the tensor cores, sums in float32, every array in memory float32.
+Where it was measured or asked for, they launch kernels/convolution_wgmma.cu (see wgmma.py).
 A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
-from . import convolution, fully_connected
-from .convolution import Product, product_of
-from .shapes import Pair, geometry, with_fewer_idle_taps
+from ..context import device_name
+from . import convolution, fully_connected, wgmma
+from .convolution import Product, aligned, product_of
+from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
-    BLOCK_CYCLES,
-    CACHED_BYTES,
-    CYCLES_PER_MICROSECOND,
+    LEAST_DEPTH,
     MOST_BLOCKS,
-    MULTIPROCESSORS,
-    SECOND_STAGE,
     SLICES,
-    STEP_LATENCY,
+    microseconds,
     partials_size,
     sum_partials,
     target,
@@ -62,9 +59,6 @@ TILES = (LARGE, WIDE, MEDIUM, NARROW)
 MMA_RATE = {"tf32": 160, "bf16": 320}
 """Products per cycle that mma.sync reaches on one of a multiprocessor's four schedulers: an
 estimate, 0.62 of what an H200's data sheet says of its newer instructions."""
-
-LEAST_DEPTH = 128
-"""Depth that makes a slice worth its share of a second launch."""
 
 
 class Family(NamedTuple):
@@ -128,14 +122,21 @@ fully_connected_backward_weight = _with_precision(fully_connected.fully_connecte
 
 
 class Plan(NamedTuple):
-    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth."""
+    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth.
 
+    `unaligned` is what runs instead, with as many slices, where an array does not begin at a
+    multiple of 16 bytes.
+    """
+
+    file: str
     kernel: str
     defines: dict[str, str | int]
     grid: tuple[int, int, int]
+    threads: int
     shared_bytes: int
     arguments: tuple[int, ...]
     slices: int
+    unaligned: Plan | None = None
 
 
 class Tiles(NamedTuple):
@@ -159,23 +160,9 @@ def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> fl
     instructions and of their mma.sync; blocks that share a multiprocessor take turns; nothing is
     quicker than its bytes pass through the cache."""
     tile, slices = tiles
-    blocks = -(-product.lines // tile.lines) * -(-product.columns // tile.columns)
-    blocks *= product.count * slices
-    steps = math.ceil(math.ceil(product.depth / tile.depth) / slices)
     products_of_warp = tile.lines * tile.columns * tile.depth / (THREADS // 32)
     busy = max(tile.issued[precision], products_of_warp / MMA_RATE[precision])
-    rounds, rest = divmod(-(-blocks // MULTIPROCESSORS), tile.resident)
-    cycles = 0.0
-    for together, times in ((tile.resident, rounds), (rest, 1)):
-        if together and times:
-            step = max(together * busy, busy + STEP_LATENCY)
-            cycles += times * (BLOCK_CYCLES + steps * step)
-    copied = 4 * blocks * steps * tile.depth * (tile.lines + tile.columns)
-    result = 4 * product.lines * product.columns * product.count
-    time = max(cycles / CYCLES_PER_MICROSECOND, (copied + result * slices) / CACHED_BYTES)
-    if slices > 1:
-        time += SECOND_STAGE + result * (slices + 1) / CACHED_BYTES
-    return time
+    return microseconds(tile, tile.depth, busy, slices, *product)
 
 
 @lru_cache(maxsize=4096)
@@ -189,6 +176,7 @@ def _plan(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    device: str | None = None,
 ) -> Plan:
     if precision not in PRECISIONS:
         raise ValueError(
@@ -201,11 +189,36 @@ def _plan(
     product = product_of(kind, shape)
     for what in ("lines", "columns", "depth"):
         countable(operator, what, getattr(product, what))
+    warpgroups = wgmma.tiles_for(kind, precision, shape, product, device)
     tile, slices = LARGE, 1
-    if product.count <= MOST_BLOCKS:
+    if warpgroups is not None:
+        slices = warpgroups.slices
+    elif product.count <= MOST_BLOCKS:
         tile, slices = tiles_for(precision, product)
-    down, across = -(-product.lines // tile.lines), -(-product.columns // tile.columns)
-    if max(across, product.count * slices) > MOST_BLOCKS:
+    plan = _tensor_core_plan(operator, kind, precision, shape, product, Tiles(tile, slices))
+    if warpgroups is None:
+        return plan
+    tile = warpgroups.tile
+    return Plan(
+        wgmma.FILE,
+        f"convolution_{kind}_wgmma",
+        tile.defines(precision),
+        _grid(product, tile, slices),
+        wgmma.THREADS,
+        tile.shared_bytes(precision),
+        (*shape.arguments(), slices),
+        slices,
+        unaligned=plan,
+    )
+
+
+def _tensor_core_plan(
+    operator: str, kind: str, precision: str, shape: Geometry, product: Product, tiles: Tiles
+) -> Plan:
+    """convolution_tensor_core.cu, which takes any channels at any address."""
+    tile, slices = tiles
+    grid = _grid(product, tile, slices)
+    if max(grid[1:]) > MOST_BLOCKS:
         raise ValueError(
             f"{operator}: {product.count} products (groups * phases of the stride) of "
             f"{product.columns} columns are more than a grid of tensor-core tiles has blocks "
@@ -213,13 +226,20 @@ def _plan(
         )
     names = ("TILE_M", "TILE_N", "TILE_K", "STAGES")
     return Plan(
+        FILE,
         f"convolution_{kind}_tensor_core",
         {"PRECISION": precision, **dict(zip(names, tile[:4], strict=True))},
-        (down, across, product.count * slices),
+        grid,
+        THREADS,
         _shared_bytes(kind, tile),
         (*shape.arguments(), slices),
         slices,
     )
+
+
+def _grid(product: Product, tile: Any, slices: int) -> tuple[int, int, int]:
+    down, across = -(-product.lines // tile.lines), -(-product.columns // tile.columns)
+    return down, across, product.count * slices
 
 
 def _shared_bytes(kind: str, tile: Tile) -> int:
@@ -250,7 +270,7 @@ def _plan_of(
     sides = (tuple(shapes[i]) for i in FAMILY[operator].order)
     sides = [(s[0], 1, 1, s[1]) if len(s) == 2 else s for s in sides]
     pairs = (tuple(stride), tuple(pad), tuple(dilation))
-    return _plan(operator, precision, *sides, *pairs, groups)
+    return _plan(operator, precision, *sides, *pairs, groups, device_name())
 
 
 def _launch(
@@ -273,7 +293,7 @@ def _launch(
     has_shape(operator, "bias", bias, out.shape[-1:], f"the output {tuple(out.shape)}")
     shapes = [None if array is None else array.shape for array in arrays]
     plan = _plan_of(operator, precision, shapes, **attributes)
-    _check_capability(operator, precision, out.context)
+    _check_capability(operator, precision, plan.file, out.context)
     written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
@@ -281,10 +301,12 @@ def _launch(
         inputs = (arrays[order[0]], arrays[order[2]])
     else:
         inputs = (arrays[0], arrays[1], bias)
-    kernel = out.context.kernel(FILE, plan.kernel, **plan.defines)
+    if plan.unaligned is not None and not aligned(*inputs, written):
+        plan = plan.unaligned
+    kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
     kernel(
         plan.grid,
-        THREADS,
+        plan.threads,
         *inputs,
         written,
         *plan.arguments,
@@ -296,7 +318,9 @@ def _launch(
 
 
 @lru_cache(maxsize=256)
-def _check_capability(operator: str, precision: str, context: Any) -> None:
+def _check_capability(operator: str, precision: str, file: str, context: Any) -> None:
+    if file == wgmma.FILE:
+        wgmma.check_capability(operator, precision, context)
     capability = context.device.compute_capability()
     if capability < LEAST_CAPABILITY:
         raise ValueError(

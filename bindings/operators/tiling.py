@@ -74,6 +74,9 @@ SINGLES = (Tile(64, 64, 3, 390, vector=1),)
 PIPELINED_THREADS = 128
 SLICES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
+LEAST_DEPTH = 128
+"""Depth that makes a slice of a product on tensor cores worth its share of a second launch."""
+
 MULTIPROCESSORS = 132
 LANES = 128
 """Products that a multiprocessor finishes in a cycle."""
@@ -126,17 +129,32 @@ def predicted_microseconds(
     take a step together in the time of their products, or in that of one block alone where it
     waits longer than the others need. Nothing is quicker than its bytes pass through the cache.
     """
-    blocks = -(-lines // tile.lines) * -(-columns // tile.columns) * products * slices
-    steps = math.ceil(math.ceil(depth / DEPTH_STEP) / slices)
     # A block's 4 warps have a scheduler each, which issues an instruction per cycle.
-    issued = tile.lines * tile.columns * DEPTH_STEP / LANES + tile.overhead
+    busy = tile.lines * tile.columns * DEPTH_STEP / LANES + tile.overhead
+    return microseconds(tile, DEPTH_STEP, busy, slices, lines, columns, depth, products)
+
+
+def microseconds(
+    tile: Any,
+    depth_step: int,
+    busy: float,
+    slices: int,
+    lines: int,
+    columns: int,
+    depth: int,
+    products: int,
+) -> float:
+    """The model for any kernel whose tiles have `lines`, `columns` and `resident` blocks on a
+    multiprocessor, of which one is `busy` for so many cycles in each step of `depth_step`."""
+    blocks = -(-lines // tile.lines) * -(-columns // tile.columns) * products * slices
+    steps = math.ceil(math.ceil(depth / depth_step) / slices)
     rounds, rest = divmod(-(-blocks // MULTIPROCESSORS), tile.resident)
     cycles = 0.0
     for together, times in ((tile.resident, rounds), (rest, 1)):
         if together and times:
-            step = max(together * issued, issued + STEP_LATENCY)
+            step = max(together * busy, busy + STEP_LATENCY)
             cycles += times * (BLOCK_CYCLES + steps * step)
-    copied = 4 * blocks * steps * DEPTH_STEP * (tile.lines + tile.columns)
+    copied = 4 * blocks * steps * depth_step * (tile.lines + tile.columns)
     result = 4 * lines * columns * products
     time = max(cycles / CYCLES_PER_MICROSECOND, (copied + result * slices) / CACHED_BYTES)
     if slices > 1:

@@ -80,6 +80,30 @@ def test_warnings_fail(nvcc: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "warns.cu(2)" in printed
 
 
+SERIALIZED = """#include "wgmma.cuh"
+extern "C" __global__ void k(float* y) {
+    float sums[32] = {};
+    Products<tf32, 64> products;
+    products.fence();
+    for (int i = 0; i < 8; i++) {
+        products.multiply_add(sums, descriptor<128>(0), descriptor<128>(8192));
+        products.end_group();
+        y[i] = sums[0];  // read before they are waited for
+    }
+    products.wait<0>();
+}
+"""
+
+
+def test_products_that_cannot_stay_under_way_fail(
+    nvcc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "serialized.cu"
+    file.write_text(SERIALIZED)
+    assert nvcc_report.main([str(file), "--arch", "sm_90a"]) == 1
+    assert "products of warpgroups wait for each other" in capsys.readouterr().err
+
+
 def test_shared_memory_and_registers_are_read() -> None:
     text = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function 'a' for 'sm_75'
@@ -113,12 +137,15 @@ def test_variants_of_a_file() -> None:
 
 
 def test_variants_for_newer_hardware_are_left_out_for_older() -> None:
-    listed = "// variants: -DA=1\n// variants(sm_80): -DA=2 | -DA=3\n// variants(sm_90a): -DA=4\n"
+    listed = "// variants: -DA=1\n// variants(sm_80): -DA=2 | -DA=3\n// variants(sm_90): -DA=4\n"
     assert nvcc_report.variants(listed) == [("-DA=1",), ("-DA=2",), ("-DA=3",), ("-DA=4",)]
     assert nvcc_report.variants(listed, "sm_75") == [("-DA=1",)]
     assert nvcc_report.variants(listed, "sm_80") == [("-DA=1",), ("-DA=2",), ("-DA=3",)]
     assert len(nvcc_report.variants(listed, "sm_100")) == 4
     assert nvcc_report.variants("// variants(sm_80): -DA", "sm_75") == []
+    # What only sm_90a has is compiled for nothing else.
+    kept = [nvcc_report.variants("// variants(sm_90a): -DA", a) for a in nvcc_report.ARCHITECTURES]
+    assert kept == [[], [], [("-DA",)], []]
     with pytest.raises(ValueError, match="compute_80"):
         nvcc_report.variants("// variants(compute_80): -DA", "sm_75")
 

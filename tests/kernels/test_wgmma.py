@@ -184,18 +184,21 @@ def machine_code(path: Path, defines: dict[str, Any]) -> dict[str, str]:
     return {re.match(r"\w+", part)[0]: part for part in parts}
 
 
+def instructions(precision: str, columns: int) -> tuple[str, ...]:
+    depth = {"tf32": 8, "bf16": 16}[precision]
+    return (
+        f"wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{precision}.{precision}",
+        "wgmma.fence.sync.aligned",
+        "wgmma.commit_group.sync.aligned",
+        "wgmma.wait_group.sync.aligned",
+        "fence.proxy.async.shared::cta",
+    )
+
+
 @both
 def test_a_gpu_gets_the_instructions(precision: str, columns: int) -> None:
     """The plain bodies are for the CPU driver alone, and products stay under way on a GPU."""
-    depth = {"tf32": 8, "bf16": 16}[precision]
-    product = f"wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{precision}.{precision}"
     for code in machine_code(TILE, {"PRECISION": precision, "TILE_N": columns}).values():
-        for instruction in (
-            product,
-            "wgmma.fence.sync.aligned",
-            "wgmma.commit_group.sync.aligned",
-            "wgmma.wait_group.sync.aligned",
-            "fence.proxy.async.shared::cta",
-        ):
+        for instruction in instructions(precision, columns):
             assert instruction in code, f"no {instruction}"
         assert "shfl" not in code

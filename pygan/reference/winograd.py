@@ -171,7 +171,7 @@ def _store_corners(m: np.ndarray, small: np.ndarray, accumulate: bool) -> None:
             if even is not pixels:
                 store(pixels, even[:, :height, :width], accumulate)
 
-    run(store_part, split_work(n, 2 * m.size))
+    run(store_part, split_work(n, m.size))
 
 
 def _kernel_planes(weight: np.ndarray, empty: Empty) -> np.ndarray:
@@ -189,7 +189,7 @@ def _sums(pairs: np.ndarray, empty: Empty) -> np.ndarray:
         np.add(planes[::2, 0], planes[::2, 2], out=planes[::2, 1])
         np.add(planes[0], planes[2], out=planes[1])
 
-    run(add_up, split_work(pairs.shape[2], 2 * whole.size))
+    run(add_up, split_work(pairs.shape[2], whole.size))
     return whole
 
 
@@ -223,7 +223,7 @@ def _padded(large: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray, np
 def _large_planes(large: np.ndarray, empty: Empty) -> np.ndarray:
     """(3, 3, tiles, 4C) of large (n, 2P, 2Q, C): differences of neighbouring units."""
     planes = empty((3, 3, len(large), *_tiles_of_large(large), 2, 2 * large.shape[3]), large.dtype)
-    parts = split_work(len(large), 3 * planes.size)
+    parts = split_work(len(large), planes.size)
     run(lambda part: _differences(large[part], planes[:, :, part]), parts)
     return planes.reshape(3, 3, -1, 4 * large.shape[3])
 
@@ -274,7 +274,7 @@ def _store_units(m: np.ndarray, large: np.ndarray, accumulate: bool) -> None:
                     units[:, row::2, column::2] = both
             store(large[part], inside, accumulate)
 
-    run(store_part, split_work(len(large), 2 * m.size))
+    run(store_part, split_work(len(large), m.size))
 
 
 def _overlapping(m: np.ndarray, empty: Empty) -> tuple[np.ndarray, np.ndarray]:

@@ -113,6 +113,24 @@ def _start(device: Any) -> Callable[[], float]:
     return read
 
 
+def host_seconds(
+    device: Any, work: Callable[[], Any], read: Callable[[], Any], samples: int
+) -> Timing:
+    """The host's time for a step, the device not waited for: four at a time, so that no queue of
+    launches fills. `read` empties what steps leave, outside of the timing."""
+    times = []
+    for _ in range(samples):
+        read()
+        device.synchronize()
+        started = time.perf_counter()
+        for _ in range(4):
+            work()
+        times.append((time.perf_counter() - started) / 4)
+        device.synchronize()
+    times.sort()
+    return Timing(times[samples // 2], times[samples // 10], times[-1 - samples // 10], samples, 4)
+
+
 def difference(name: str, got: Any, expected: np.ndarray, tolerance: float) -> float:
     """The largest |got - expected| as a share of `tolerance` times the largest |expected|.
 
@@ -147,7 +165,7 @@ def machine() -> dict[str, Any]:
     except OSError:
         pass
     versions = {"python": platform.python_version()}
-    for name in ("numpy", "pycuda", "torch"):
+    for name in ("numpy", "pycuda", "torch", "jax"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

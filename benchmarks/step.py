@@ -1,7 +1,7 @@
-"""One whole training step of a GAN, per device, beside PyTorch where it is installed.
+"""One whole training step of a GAN, per device, beside PyTorch and JAX where they are installed.
 
     python benchmarks/step.py [--network lesson|dcgan] [--batch N] [--devices numpy cpu] [--graph]
-                              [--precisions float32 tf32 bf16] [--torch [GROUP ...]]
+                              [--precisions float32 tf32 bf16] [--torch [GROUP ...]] [--jax]
                               [--budget SECONDS] [--json FILE] [--quick]
 
 A step draws noise, runs the generator, updates the discriminator on generated and on real images,
@@ -11,10 +11,11 @@ update for each kind of image, DCGAN's one for both.
 
 `--graph` also times the step recorded once as a CUDA graph and replayed, as `pygan train` does on a
 GPU. `--torch` times PyTorch's variants, all or by group: eager, graph (CUDA graphs made by hand),
-compile and autotune (torch.compile). Every one starts from the same weights, and its losses over
-three steps from the same noise and images are compared with numpy's before it is timed; after the
-timing they must be numbers. A device that is wrong makes the exit code 1, a peer that is wrong, or
-that cannot run here, is named under `not_measured`, and so is what `--budget` left no time for.
+compile and autotune (torch.compile). `--jax` times the step under jax.jit, one in a call and 20.
+Every one starts from the same weights, and its losses over three steps from the same noise and
+images are compared with numpy's before it is timed; after the timing they must be numbers. A device
+that is wrong makes the exit code 1, a peer that is wrong, or that cannot run here, is named under
+`not_measured`, and so is what `--budget` left no time for.
 """
 
 from __future__ import annotations
@@ -26,18 +27,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax_step
 import numpy as np
-from measuring import default_devices, devices, machine, measure, print_table, write_json
-from roofline import measure_roofline
-from steps import COMPARED_STEPS, STEPS, Start, Steps, apart_from, losses_of, start_of
-from torch_step import (
-    GROUPS,
-    READ_EVERY,
-    TOLERANCES,
-    VARIANTS,
-    Session,
+import torch_step
+from measuring import (
+    default_devices,
+    devices,
     host_seconds,
-    import_torch,
+    machine,
+    measure,
+    print_table,
+    write_json,
+)
+from roofline import measure_roofline
+from steps import (
+    COMPARED_STEPS,
+    READ_EVERY,
+    STEPS,
+    TOLERANCES,
+    Start,
+    Steps,
+    difference_of_losses,
+    losses_of,
+    start_of,
 )
 
 # Three Adam steps of 2e-4 from equal seeds. Sums in another order move a loss of about 0.7 by 1e-6;
@@ -100,10 +112,7 @@ def time_device(
     gan.start_epoch(0)
     for _ in range(COMPARED_STEPS):
         gan.step()
-    losses = losses_of(gan)
-    apart = apart_from(start.losses, losses)
-    if not apart <= PRECISIONS[how.precision]:  # NaN fails
-        raise AssertionError(f"losses differ from numpy's by {apart:.3g}: {losses} {start.losses}")
+    apart = difference_of_losses(losses_of(gan), start, PRECISIONS[how.precision])
     step = Step(gan)
     timing = measure(device, [step], samples=how.samples, seconds=how.seconds)
     on_gpu = device.name == "cuda"
@@ -163,7 +172,9 @@ class Run:
                 for precision in self._precisions(device.name):
                     self._add_device(device, graph, precision)
         if options.torch is not None:
-            self._add_torch(options.torch or GROUPS)
+            self._add_torch(options.torch or torch_step.GROUPS)
+        if options.jax:
+            self._add_jax()
 
     def _precisions(self, device: str) -> Sequence[str]:
         """numpy has float32 alone; a GPU all, unless some were asked for."""
@@ -184,14 +195,24 @@ class Run:
 
     def _add_torch(self, groups: Sequence[str]) -> None:
         try:
-            torch = import_torch()
+            torch = torch_step.import_torch()
         except RuntimeError as error:
             raise SystemExit(f"--torch: {error}") from error
-        session = Session(torch, self.steps, self.images, self.start, self.batch)
+        session = torch_step.Session(torch, self.steps, self.images, self.start, self.batch)
+        self._add_peers(session, [v for v in torch_step.VARIANTS if v.group in groups])
+
+    def _add_jax(self) -> None:
+        try:
+            jax = jax_step.import_jax()
+        except RuntimeError as error:
+            raise SystemExit(f"--jax: {error}") from error
+        session = jax_step.Session(jax, self.steps, self.images, self.start, self.batch)
+        self._add_peers(session, jax_step.VARIANTS)
+
+    def _add_peers(self, session: Any, variants: Sequence[Any]) -> None:
         how = How(self.options, session.place)
-        for variant in VARIANTS:
-            if variant.group in groups:
-                self._try(variant.name, lambda v=variant: session.time(v, how.samples, how.seconds))
+        for variant in variants:
+            self._try(variant.name, lambda v=variant: session.time(v, how.samples, how.seconds))
 
     def _try(self, name: str, measured: Callable[[], dict[str, Any]]) -> None:
         """A peer's failure is not pygan's: it is named, and the others go on."""
@@ -202,8 +223,8 @@ class Run:
         try:
             self._add(name, measured())
         except Exception as error:  # whatever a compiler or a driver throws
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.missing.append(f"{name}: {lines[0][:300]}")
+            text = " ".join(str(error).split()) or type(error).__name__
+            self.missing.append(f"{name}: {text[:600]}")
             self.write()
 
     def _add(self, name: str, figure: dict[str, Any]) -> None:
@@ -265,8 +286,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")
     parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
     parser.add_argument(
-        "--torch", nargs="*", choices=GROUPS, help="also the same step in PyTorch, all or by group"
+        "--torch",
+        nargs="*",
+        choices=torch_step.GROUPS,
+        help="also the same step in PyTorch, all or by group",
     )
+    parser.add_argument("--jax", action="store_true", help="also the same step in JAX")
     parser.add_argument(
         "--budget", type=float, metavar="S", help="seconds after which no peer is begun"
     )

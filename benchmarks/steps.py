@@ -13,6 +13,12 @@ import numpy as np
 from cases import NETWORKS, Network
 
 COMPARED_STEPS = 3
+READ_EVERY = 20
+# Largest difference of a loss to numpy's over three steps (apart_from). float32: see step.py. TF32
+# keeps 10 bits of a factor and bfloat16 7 of every value, 2^-11 and 2^-8 a rounding: on losses near
+# 0.7, through ten layers and three updates whose first steps have the size of the learning rate
+# whatever the gradient's, some ten roundings of each are allowed.
+TOLERANCES = {"fp32": 4e-3, "TF32": 10 * 2.0**-11, "bf16": 10 * 2.0**-8}
 SEED = 11
 DCGAN_IMAGES = 1024
 """Images of 64x64 pixels on the device: as many as any batch here, a few are as good as all."""
@@ -162,6 +168,23 @@ def _flops(
         for kernel, layer in zip(kernels, layers, strict=True):
             passes += count * kernel.size * layer[size] ** 2
     return 2.0 * batch * passes
+
+
+def difference_of_losses(found: np.ndarray, start: Start, tolerance: float) -> float:
+    """The largest difference of first losses, (steps, 3), to numpy's. AssertionError where it is
+    more than the tolerance."""
+    apart = apart_from(start.losses, found)
+    if not apart <= tolerance:  # NaN fails
+        raise AssertionError(
+            f"losses differ from numpy's by {apart:.3g}, more than {tolerance:.3g}: "
+            f"{found.tolist()}, numpy {start.losses.tolist()}"
+        )
+    return apart
+
+
+def ending(weights: dict[str, np.ndarray], end: str) -> list[np.ndarray]:
+    """The parameters whose names end so, in the order of the layers."""
+    return [array for name, array in weights.items() if name.endswith(end)]
 
 
 def losses_of(gan: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ gradient is left out where D learns, and D's weight gradients where G does.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,22 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from measuring import Timing, measure
+from measuring import host_seconds, measure
 from peers import TorchDevice
-from steps import COMPARED_STEPS, Start, Steps, apart_from
-
-READ_EVERY = 20
-# Largest difference of a loss to numpy's over three steps (apart_from). float32: see step.py. TF32
-# keeps 10 bits of a factor and bfloat16 7 of every value, 2^-11 and 2^-8 a rounding: on losses near
-# 0.7, through ten layers and three updates whose first steps have the size of the learning rate
-# whatever the gradient's, some ten roundings of each are allowed.
-TOLERANCES = {"fp32": 4e-3, "TF32": 10 * 2.0**-11, "bf16": 10 * 2.0**-8}
+from steps import COMPARED_STEPS, READ_EVERY, TOLERANCES, Start, Steps, difference_of_losses, ending
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of running PyTorch. compile: a mode of torch.compile, "" for none. graph: the step
-    recorded by hand as a CUDA graph. fused: the optimizer's own fused kernel."""
+    """One way of running PyTorch. compile: a mode of torch.compile, "" for none. graph: the step,
+    compiled or not, recorded by hand as a CUDA graph. fused: the optimizer's own fused kernel."""
 
     name: str
     group: str
@@ -62,6 +56,9 @@ def _variants() -> Iterator[Variant]:
             name = f"torch compile {mode}" + ("" if precision == "fp32" else f" {precision}")
             only = precision == "TF32" or mode == "reduce-overhead"
             yield Variant(name, group, True, precision, fused=True, compile=mode, only_cuda=only)
+    for precision in ("fp32", "TF32", "bf16"):
+        name = "torch compile default, graph" + ("" if precision == "fp32" else f" {precision}")
+        yield Variant(name, "compile", True, precision, True, "default", graph=True, only_cuda=True)
 
 
 VARIANTS = tuple(_variants())
@@ -106,9 +103,15 @@ class Session:
         tf32 = variant.precision == "TF32"
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
+        # What the variant before compiled and recorded, or left in a cycle, is not this one's.
+        torch.compiler.reset()
+        gc.collect()
+        before = 0
         if self.on_gpu:
+            torch.cuda.synchronize()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
         began = time.perf_counter()
         with self.device.stream():
             step = TorchStep(self, variant)
@@ -116,10 +119,10 @@ class Session:
             work: Callable[[], None] = step.recorded() if variant.graph else step
             timing = measure(self.device, [work], samples=samples, seconds=seconds)
             host = host_seconds(self.device, work, step.read, samples) if self.on_gpu else None
-            launches = self._launches(work) if self.on_gpu else None
+            peak = torch.cuda.max_memory_allocated() - before if self.on_gpu else None
+            launches = self._launches(step, work) if self.on_gpu else None
         if not np.isfinite(step.read()).all():
             raise AssertionError("losses after the timing are no numbers")
-        peak = torch.cuda.max_memory_allocated() if self.on_gpu else None
         return {
             "description": self.description,
             "seconds": timing,
@@ -135,41 +138,29 @@ class Session:
         start = self.start
         for noise, real in zip(start.noises, start.reals, strict=True):
             step.keep(step.train(step.tensor(noise), step.tensor(real)))
-        found = step.read()[-COMPARED_STEPS:]
-        apart = apart_from(start.losses, found)
-        if not apart <= tolerance:  # NaN fails
-            raise AssertionError(
-                f"losses differ from numpy's by {apart:.3g}, more than {tolerance:.3g}: "
-                f"{found.tolist()}, numpy {start.losses.tolist()}"
-            )
-        return apart
+        return difference_of_losses(step.read()[-COMPARED_STEPS:], start, tolerance)
 
-    def _launches(self, work: Callable[[], None]) -> int:
-        """Kernels, copies and fills that the GPU executes for one step."""
+    def _launches(self, step: TorchStep, work: Callable[[], None]) -> int | None:
+        """Kernels, copies and fills that the GPU executes for one step; None where it may not be
+        profiled."""
         profiler = self.torch.profiler
-        with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
-            work()
-            self.torch.cuda.synchronize()
+        step.count_from_here()  # so that no losses are read
+        try:
+            with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as profile:
+                work()
+                self.torch.cuda.synchronize()
+            events = profile.events()
+        except RuntimeError:
+            return None
         on_device = self.torch.autograd.DeviceType.CUDA
-        return sum(event.device_type == on_device for event in profile.events())
-
-
-def host_seconds(
-    device: Any, work: Callable[[], Any], read: Callable[[], Any], samples: int
-) -> Timing:
-    """The host's time for a step, the device not waited for: four at a time, so that no queue of
-    launches fills. `read` empties what steps leave, outside of the timing."""
-    times = []
-    for _ in range(samples):
-        read()
-        device.synchronize()
-        started = time.perf_counter()
-        for _ in range(4):
-            work()
-        times.append((time.perf_counter() - started) / 4)
-        device.synchronize()
-    times.sort()
-    return Timing(times[samples // 2], times[samples // 10], times[-1 - samples // 10], samples, 4)
+        # Ranges that PyTorch names for people lie on the device's time line too.
+        return (
+            sum(
+                event.device_type == on_device and not getattr(event, "is_user_annotation", False)
+                for event in events
+            )
+            or None
+        )
 
 
 class TorchStep:
@@ -241,12 +232,15 @@ class TorchStep:
 
     def train(self, noise: Any, real: Any) -> Sequence[Any]:
         """D learns from generated and from real images, then G through D. The three losses."""
+        if self.variant.compile and not self.variant.graph:
+            # What the last step made may be overwritten now; within a step nothing may, though G's
+            # backward runs only after three passes through D.
+            self.torch.compiler.cudagraph_mark_step_begin()
         fake_label, real_label = self._labels
         adam_g, adam_d = self._adams
         with self._precision():
             generated = self._generate(noise)
         losses = []
-        adam_d.zero_grad(set_to_none=True)
         for image, label in ((generated.detach(), fake_label), (real, real_label)):
             with self._precision():
                 loss = self._judge(image, label)
@@ -257,11 +251,13 @@ class TorchStep:
                 adam_d.zero_grad(set_to_none=True)
         for parameter in self._trained[1]:
             parameter.requires_grad_(False)
-        adam_g.zero_grad(set_to_none=True)
         with self._precision():
             loss = self._judge(generated, real_label)
         loss.backward()
         adam_g.step()
+        # Gradients end with the step that made them: the next makes its own, in memory that a
+        # recorded graph owns.
+        adam_g.zero_grad(set_to_none=True)
         for parameter in self._trained[1]:
             parameter.requires_grad_(True)
         return [*losses, loss.detach()]
@@ -287,10 +283,12 @@ class TorchStep:
         self.keep(self.train(noise, real.to(memory_format=self._layout)))
 
     def __call__(self) -> None:
-        if self.variant.compile == "reduce-overhead":
-            self.torch.compiler.cudagraph_mark_step_begin()
         self.launches()
         self._count()
+
+    def count_from_here(self) -> None:
+        """The losses are read after the 20th step from now."""
+        self._steps = 0
 
     def _count(self) -> None:
         self._steps += 1
@@ -298,9 +296,10 @@ class TorchStep:
             self.read()
 
     def recorded(self) -> Callable[[], None]:
-        """The step as a CUDA graph made by hand, as PyTorch's notes on graphs describe it."""
+        """The step as a CUDA graph made by hand, as PyTorch's notes on graphs describe it: warmed
+        up and recorded on one stream that is not the default one, gradients made anew inside."""
         torch = self.torch
-        for _ in range(3):  # warm-up: the optimizers' state and cuDNN's choices must exist
+        for _ in range(11):  # the optimizers' state, what is compiled, cuDNN's choices
             self.launches()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
@@ -319,10 +318,6 @@ def _weight(array: np.ndarray) -> np.ndarray:
     return array.transpose(0, 3, 1, 2).copy()
 
 
-def _ending(weights: dict[str, np.ndarray], ending: str) -> list[np.ndarray]:
-    return [array for name, array in weights.items() if name.endswith(ending)]
-
-
 def _filled(torch: Any, parameter: Any, array: np.ndarray) -> None:
     with torch.no_grad():
         parameter.copy_(torch.from_numpy(array))
@@ -332,12 +327,13 @@ def _normalisation(torch: Any, beta: np.ndarray, eps: float) -> Any:
     made = torch.nn.BatchNorm2d(len(beta), eps=eps)
     _filled(torch, made.bias, beta)
     made.weight.requires_grad_(False)  # fix_gamma
+    made.num_batches_tracked = None  # nothing reads the count: momentum is a number
     return made
 
 
 def _generator(torch: Any, steps: Steps, weights: dict[str, np.ndarray]) -> Any:
     nn, layers = torch.nn, []
-    kernels, betas = _ending(weights, "_weight"), _ending(weights, "_beta")
+    kernels, betas = ending(weights, "_weight"), ending(weights, "_beta")
     for index, (array, layer) in enumerate(zip(kernels, steps.shapes.generator, strict=True)):
         weight = _weight(array)
         c_in, c_out, size, _ = weight.shape
@@ -351,8 +347,8 @@ def _generator(torch: Any, steps: Steps, weights: dict[str, np.ndarray]) -> Any:
 
 def _discriminator(torch: Any, steps: Steps, weights: dict[str, np.ndarray]) -> Any:
     nn, layers = torch.nn, []
-    kernels, biases = _ending(weights, "_weight"), _ending(weights, "_bias")
-    betas = iter(_ending(weights, "_beta"))
+    kernels, biases = ending(weights, "_weight"), ending(weights, "_bias")
+    betas = iter(ending(weights, "_beta"))
     for index, (array, layer) in enumerate(
         zip(kernels, steps.shapes.discriminator, strict=True), 1
     ):

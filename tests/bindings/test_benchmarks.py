@@ -216,7 +216,8 @@ def test_a_training_step_is_timed_on_every_device(
         assert figure["images_per_second"] > 0
         rate = 1e-9 * record["flops_per_step"] / figure["seconds"]["median"]
         assert figure["gflops"] == pytest.approx(rate)
-    assert figures["numpy"]["launches"] is figures["numpy"]["peak_bytes"] is None
+    assert figures["numpy"]["launches"] is None
+    assert figures["numpy"]["peak_bytes"] > 100_000
     assert figures[launched]["launches"] == figures[replayed]["launches"] > 50
     assert figures[launched]["peak_bytes"] > 100_000
     assert (figures[replayed]["host_seconds"] is None) == (context.name == "cpu")
@@ -227,7 +228,10 @@ def test_a_wrong_step_is_reported(repository: Path, monkeypatch, context, capsys
     import step
 
     ops = pygan.device.get(context.name).ops
-    monkeypatch.setattr(ops, "random_normal", lambda state, out: ops.fill(out, value=100.0))
+    name = "sigmoid_cross_entropy_forward"
+    right = getattr(ops, name)
+    wrong = lambda *arrays, scale, **options: right(*arrays, scale=1.1 * scale, **options)  # noqa: E731
+    monkeypatch.setattr(ops, name, wrong)
     arguments = ["--quick", "--devices", context.name, "--samples", "1"]
     assert step.main(arguments) == 1
     assert "losses differ from numpy's" in capsys.readouterr().err
@@ -247,6 +251,52 @@ def test_steps_of_pytorch_start_with_the_losses_of_numpy(run_script, tmp_path: P
             assert any(text == "torch graph NHWC: needs a GPU" for text in record["not_measured"])
         assert not any("differ" in text for text in record["not_measured"])
         assert {"torch NCHW", "torch NHWC", "torch NHWC fused Adam"} <= record["devices"].keys()
+
+
+def test_steps_of_jax_start_with_the_losses_of_numpy(run_script, tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    for network in ("lesson", "dcgan"):
+        out = tmp_path / f"{network}.json"
+        arguments = ("--jax", "--samples", "1", "--json", str(out))
+        done = run_script(
+            "step.py", "--quick", "--network", network, "--devices", "numpy", *arguments
+        )
+        assert done.returncode == 0, done.stderr
+        record = json.loads(out.read_text())
+        if jax.default_backend() == "cpu":  # what cannot run is named
+            assert record["not_measured"] == ["jax TF32: needs a GPU", "jax scan TF32: needs a GPU"]
+        assert {"jax", "jax scan", "jax bf16", "jax scan bf16"} <= record["devices"].keys()
+        for name in ("jax", "jax scan"):  # so close only by the same arithmetic
+            assert 0 < record["devices"][name]["largest_loss_difference"] < 1e-3
+            assert record["devices"][name]["peak_bytes"] > 100_000
+
+
+def test_a_peer_that_fails_does_not_stop_the_others(repository: Path, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    import step
+
+    def broken(_, variant, *__):
+        if variant.name == "first":
+            raise RuntimeError("a compiler's\nlong complaint")
+        return {
+            "description": "a peer",
+            "seconds": step.measure(pygan.device.get("numpy"), [lambda: None], samples=1),
+            "images_per_second": 1.0,
+            "launches": None,
+            "host_seconds": None,
+            "peak_bytes": None,
+        }
+
+    monkeypatch.setattr(step.jax_step, "import_jax", lambda: None)
+    monkeypatch.setattr(step.jax_step.Session, "__init__", lambda *_: None)
+    monkeypatch.setattr(step.jax_step.Session, "place", "cpu", raising=False)
+    monkeypatch.setattr(step.jax_step.Session, "time", broken)
+    variants = tuple(step.jax_step.Variant(name) for name in ("first", "second"))
+    monkeypatch.setattr(step.jax_step, "VARIANTS", variants)
+    assert step.main(["--quick", "--devices", "numpy", "--samples", "1", "--jax"]) == 0
+    said = capsys.readouterr()
+    assert "first: a compiler's long complaint" in said.err
+    assert "| second" in said.out
 
 
 def test_useful_operations_of_a_step(repository: Path, monkeypatch) -> None:

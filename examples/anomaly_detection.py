@@ -14,7 +14,6 @@ sensitivity and specificity are those of the other half.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw_extremes(codec, test, scores["VAE"], folder / "reconstructions.png")
     entry = {"device": device.name, "held_out_images": len(test), "detectors": results}
     path = folder / "result.json"
-    checkpoint.atomic_write(path, (json.dumps(entry, indent=2) + "\n").encode())
+    checkpoint.write_json(path, entry)
     print(f"{table(results)}\n{folder / 'roc.png'}, {folder / 'reconstructions.png'}, {path}")
     return 0
 

@@ -12,7 +12,6 @@ the code alone tells the digits (5 nearest neighbours of scikit-learn among the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     draw(shown, test.labels, folder / "autoencoders.png")
     entry = {"device": device.name, "held_out_images": len(test), "networks": results}
     path = folder / "result.json"
-    checkpoint.atomic_write(path, (json.dumps(entry, indent=2) + "\n").encode())
+    checkpoint.write_json(path, entry)
     print(f"{table(results)}\n{folder / 'autoencoders.png'}, {path}")
     return 0
 

@@ -19,7 +19,6 @@ order each time round.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -309,7 +308,7 @@ class Report:
         }
         if self.judge:
             entry["quality"] = self.judge(self._draw(JUDGED), self.model.settings.seed)
-        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        checkpoint.write_json(folder.result, entry)
         listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         if self.judge:
             distance = entry["quality"]["frechet"]

@@ -11,7 +11,6 @@ progress and a log. Mirza and Osindero, "Conditional generative adversarial nets
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import pygan.device
-from pygan import cli, initializer, optimizer, pictures, quality
+from pygan import checkpoint, cli, initializer, optimizer, pictures, quality
 from pygan import symbol as sym
 from pygan.data import ResidentImages, load_train_and_test
 from pygan.training.classifier import DigitClassifier
@@ -199,7 +198,7 @@ def run(options: argparse.Namespace) -> None:
         covered = result["quality"]["classes"]["covered"]
         print(f"the classifier sees the digit asked for in {seen:.2%}; {covered} of 10 covered")
     where = Path(options.out).with_suffix(".json")
-    where.write_text(json.dumps(result, indent=2) + "\n")
+    checkpoint.write_json(where, result)
     print(where)
 
 

@@ -13,7 +13,6 @@ discriminator hands back to it, and the real images of the batch.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -232,7 +231,7 @@ class Report:
             "averaged_batches": len(latest),
             **means,
         }
-        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        checkpoint.write_json(folder.result, entry)
         listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
         return f"{folder.result}: last {len(latest)} batches: {listed}"
 

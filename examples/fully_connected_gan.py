@@ -11,7 +11,6 @@ epoch a row. Goodfellow et al., "Generative adversarial nets" (2014), used such 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -154,7 +153,7 @@ class Report:
             "batches_per_epoch": per_epoch,
             "epochs": rows,
         }
-        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        checkpoint.write_json(folder.result, entry)
         lines = ["epoch  batches  D loss  G loss   D(x)  D(G(z))"]
         for row in rows:
             lines.append(

@@ -15,7 +15,6 @@ Each setting is a run in a folder of its own; the same command with --resume goe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -658,15 +657,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "real_digits": reference[0],
     }
-    _write_text(folder / "result.json", json.dumps(entry, indent=2))
-    _write_text(folder / "study.md", markdown_table(rows))
+    checkpoint.write_json(folder / "result.json", entry)
+    checkpoint.atomic_write(folder / "study.md", (markdown_table(rows) + "\n").encode())
     print_table(rows, options.plain)
     print(f"{folder / 'study.png'}, {folder / 'study.md'}, {folder / 'result.json'}")
     return 0
-
-
-def _write_text(path: Path, text: str) -> None:
-    checkpoint.atomic_write(path, (text + "\n").encode())
 
 
 if __name__ == "__main__":

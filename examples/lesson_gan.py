@@ -10,7 +10,6 @@ tell). ``pygan train lesson`` is the same training with checkpoints, progress an
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import pygan.device
-from pygan import cli, initializer, networks, optimizer, pictures, symbol
+from pygan import checkpoint, cli, initializer, networks, optimizer, pictures, symbol
 from pygan.data import ImageSet, ResidentImages, load_digits
 from pygan.errors import DataError
 
@@ -123,7 +122,7 @@ def run(options: argparse.Namespace) -> None:
         "pairs_with_the_real_one_higher": float(share),
     }
     where = Path(options.out).with_suffix(".json")
-    where.write_text(json.dumps(result, indent=2) + "\n")
+    checkpoint.write_json(where, result)
     print(where)
 
 

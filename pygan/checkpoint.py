@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pygan.errors import CheckpointError
+from pygan.errors import CheckpointError, PyganError
 
 FORMAT_VERSION = 1
 METADATA_KEY = "pygan"
@@ -147,6 +147,15 @@ def atomic_write(path: str | Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def write_json(path: str | Path, entry: Mapping[str, Any]) -> None:
+    """Writes results, such as a run's result.json, as `atomic_write` does. Raises PyganError where
+    they cannot be written."""
+    try:
+        atomic_write(path, (json.dumps(entry, indent=2) + "\n").encode())
+    except OSError as error:
+        raise PyganError(f"{path} could not be written: {error.strerror or error}") from None
 
 
 def remove_parts(folder: str | Path, names: Iterable[str]) -> None:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from pathlib import Path
 
 from pygan.errors import PyganError
 
@@ -227,8 +226,6 @@ def summary(options: argparse.Namespace) -> None:
 
 
 def quality(options: argparse.Namespace) -> None:
-    import json
-
     from pygan import checkpoint, device
     from pygan.training.judging import judge, table
     from pygan.training.sampling import described
@@ -244,8 +241,7 @@ def quality(options: argparse.Namespace) -> None:
     )
     print(table(result))
     if options.out:
-        content = json.dumps(result, indent=2) + "\n"
-        checkpoint.atomic_write(Path(options.out), content.encode())
+        checkpoint.write_json(options.out, result)
 
 
 def doctor(options: argparse.Namespace) -> int:

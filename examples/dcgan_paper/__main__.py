@@ -16,7 +16,6 @@ Each writes NAME.png and NAME.json into --out. No image is augmented, as in the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,8 +63,7 @@ def run(options: argparse.Namespace) -> None:
     picture, result = (folder / f"{options.experiment}.{ending}" for ending in ("png", "json"))
     draw(picture)
     entry = {"experiment": options.experiment, "seed": options.seed, "device": device.name}
-    content = json.dumps(entry | numbers, indent=2) + "\n"
-    checkpoint.atomic_write(result, content.encode())
+    checkpoint.write_json(result, entry | numbers)
     print(f"{text}\n{picture}, {result}")
 
 

@@ -6,7 +6,6 @@ squared error, and a weighted prior or penalty of the code.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -208,7 +207,7 @@ class AutoencoderReport:
             "device": self.model.device.name,
             "settings": self.model.settings.as_dict(),
         }
-        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        checkpoint.write_json(folder.result, entry)
         error = numbers["held_out_error"]
         return f"mean squared error of held-out digits {error:.5f}; {folder.result}"
 

@@ -44,6 +44,8 @@ def average_run(
     Returns the file and its metadata. Raises CheckpointError and PyganError as
     `average_generators` does, and PyganError where the run has fewer epochs.
     """
+    if not Path(folder).is_dir():
+        raise PyganError(f"{folder} is no folder of a run")
     files = epochs_of(folder)
     count = max(LEAST, (len(files) + 1) // 2) if last is None else last
     if count > len(files):

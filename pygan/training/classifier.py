@@ -7,7 +7,6 @@ same for colour images.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +224,7 @@ class ClassifierReport:
             "device": self.model.device.name,
             "settings": settings,
         }
-        checkpoint.atomic_write(folder.result, (json.dumps(entry, indent=2) + "\n").encode())
+        checkpoint.write_json(folder.result, entry)
         return f"{self._text()}; {folder.result}"
 
     def _text(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import time
@@ -332,8 +331,7 @@ class Comparison:
             "by_batches": by_batches(self.finished, self.plan.ways),
             "trainings": self.finished,
         }
-        content = (json.dumps(entry, indent=2) + "\n").encode()
-        checkpoint.atomic_write(self.folder.result, content)
+        checkpoint.write_json(self.folder.result, entry)
         path = self.folder.path / "comparison.png"
         lines = [] if done else ["not all trainings are done; --resume goes on"]
         files = [str(self.folder.result)]

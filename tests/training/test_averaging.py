@@ -125,6 +125,8 @@ def test_runs_that_cannot_be_averaged(small_data, unbroken, tmp_path):
     Trainer(small_data)(tmp_path / "other", epochs=1, seed=6)
     with pytest.raises(PyganError, match="of 1 whole epochs, and 2 are needed"):
         average_run(NUMPY, tmp_path / "other")
+    with pytest.raises(PyganError, match="nowhere is no folder of a run"):
+        average_run(NUMPY, "nowhere")
     with pytest.raises(PyganError, match="of 3 whole epochs, and 4 are needed"):
         average_run(NUMPY, unbroken, last=4)
     with pytest.raises(PyganError, match="at least two"):

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from pygan import checkpoint
-from pygan.errors import CheckpointError
+from pygan.errors import CheckpointError, PyganError
 
 TENSORS = {
     "network/weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -170,3 +170,10 @@ def test_another_network_is_listed_by_name_and_shape(tmp_path):
     assert "network/gamma (2,) is unknown here" in text
     assert "network/weight is (3, 4), expected (4, 3)" in text
     assert "other/x" not in text
+
+
+def test_results_that_cannot_be_written_are_a_line_that_names_the_file(tmp_path):
+    checkpoint.write_json(tmp_path / "result.json", {"a": 1})
+    assert (tmp_path / "result.json").read_text() == '{\n  "a": 1\n}\n'
+    with pytest.raises(PyganError, match=r"nowhere/result.json could not be written: No such file"):
+        checkpoint.write_json(tmp_path / "nowhere" / "result.json", {})

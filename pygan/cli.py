@@ -112,7 +112,10 @@ def average(options: argparse.Namespace) -> None:
 
     chosen = device.get(options.device)
     path, metadata = average_run(chosen, options.run, options.last, options.out, options.seed)
-    print(f"{path}: {described(metadata)}; 'pygan sample' and 'pygan quality' draw with it")
+    print(
+        f"{path}: {described(metadata)}, seed {options.seed}; 'pygan sample' and 'pygan quality' "
+        "draw with it"
+    )
 
 
 def sample(options: argparse.Namespace) -> None:

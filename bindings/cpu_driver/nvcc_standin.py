@@ -58,6 +58,7 @@ PLAIN_FLAGS = ["-O3", "-march=native"]
 CHECK_FLAGS = [
     "-O1",
     "-gdwarf-4",
+    "-g1",  # lines and inlined functions; variables would take the compiler a third longer
     "-fno-omit-frame-pointer",
     "-fsanitize=thread,bounds,alignment",
     "-fno-sanitize-recover=bounds,alignment",

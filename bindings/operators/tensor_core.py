@@ -198,17 +198,23 @@ def _plan(
     plan = _tensor_core_plan(operator, kind, precision, shape, product, Tiles(tile, slices))
     if warpgroups is None:
         return plan
-    tile = warpgroups.tile
+    return _wgmma_plan(kind, precision, shape, product, warpgroups)._replace(unaligned=plan)
+
+
+def _wgmma_plan(
+    kind: str, precision: str, shape: Geometry, product: Product, tiles: wgmma.Tiles
+) -> Plan:
+    """convolution_wgmma.cu, for what wgmma.can_be_taken() says."""
+    tile, slices = tiles
     return Plan(
         wgmma.FILE,
-        f"convolution_{kind}_wgmma",
+        wgmma.entry(kind),
         tile.defines(precision),
         _grid(product, tile, slices),
         wgmma.THREADS,
         tile.shared_bytes(precision),
         (*shape.arguments(), slices),
         slices,
-        unaligned=plan,
     )
 
 

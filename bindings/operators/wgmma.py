@@ -118,6 +118,11 @@ def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> fl
     return microseconds(tile, DEPTH_STEP, busy, slices, *product)
 
 
+def entry(kind: str) -> str:
+    """The kernel's name."""
+    return f"convolution_{kind}_wgmma"
+
+
 def check_capability(operator: str, precision: str, context: Any) -> None:
     capability = context.device.compute_capability()
     if capability != CAPABILITY:

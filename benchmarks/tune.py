@@ -1,12 +1,19 @@
 """Measures which tile and how many slices are quickest for the convolutions of a network here.
 
     python benchmarks/tune.py [--device cuda] [--network lesson dcgan] [--batch N ...]
-                              [--only NAME ...] [--candidates 12] [--dry] [--quick]
+                              [--only NAME ...] [--precision float32 ...] [--candidates 12]
+                              [--dry] [--quick]
 
 For each pass of each layer the tiles and slices that the model of bindings/operators/tiling.py
 predicts to be quickest are run: first compared bit for bit with the general path, which adds in the
 same order, then timed. The quickest goes into ``tuning.json`` in the cache folder, under the
 device's name, and later processes launch it; other shapes and devices keep the model's choice.
+On a GPU of compute capability 9.0 each pass is then measured in TF32 and bf16, too: Hopper's own
+instructions (kernels/convolution_wgmma.cu) with the tiles that bindings/operators/wgmma.py predicts
+to be quickest against mma.sync, which they must agree with up to the order of sums. Where they are
+quicker they are written down, and launched from then on; where not, mma.sync stays.
+``--precision`` names what to measure.
+
 ``--dry`` writes nothing. Other work on the GPU while this runs makes the choices worse, not wrong:
 every choice gives right results, and none changes after it was written until this is run again.
 
@@ -19,11 +26,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from cases import NETWORKS, Network
 from measuring import devices, measure, print_table
+
+NOT_TAKEN = [0, 0, 0]
+"""In the table: measured, and another kernel was quicker."""
 
 KINDS = ("forward", "backward_data", "backward_weight")
 
@@ -82,64 +93,164 @@ class Pass:
             for one in read
         ]
 
+        self.product = convolution.product_of(kind, shape)
+
+    def run(self, plan: Any, absolute: bool = False) -> np.ndarray:
+        """What `plan` makes of the inputs, or of their absolute values."""
+        inputs = self._inputs
+        if absolute:
+            inputs = [
+                None if one is None else self.device.from_numpy(np.abs(np.asarray(one)))
+                for one in inputs
+            ]
+        out = self.device.from_numpy(np.full(self.result, np.nan, np.float32))
+        self._launch(plan, inputs, out, self._workspace(plan))
+        return np.asarray(out)
+
+    def seconds(self, plan: Any, how: dict[str, Any]) -> float:
+        """The median time of a launch, second stage included."""
+        out = self.device.empty(self.result)
+        workspace = self._workspace(plan)
+        call = partial(self._launch, plan, self._inputs, out, workspace)
+        return float(measure(self.device, [call], **how).median)
+
+    def _launch(self, plan: Any, inputs: Sequence[Any], out: Any, workspace: Any) -> None:
+        self._convolution._launch(self.kind, plan, tuple(inputs), out, None, False, workspace)
+
+    def _workspace(self, plan: Any) -> Any:
+        size = int(np.prod(self.result)) * plan.slices
+        return self.device.empty(size) if plan.slices > 1 else None
+
+
+class Pipelined:
+    """The fast path of float32: which tile and how many slices."""
+
+    precision = "float32"
+
+    def __init__(self, one: Pass) -> None:
+        from pygan.bindings.operators import convolution
+
+        self._pass, self._convolution = one, convolution
+        self.key = one.kind
+
     @property
     def tuned(self) -> bool:
         """Whether the pass has tiles to choose from."""
-        sides = (self.layer.large, self.layer.weight, self.layer.small)
-        pairs = ((self.layer.stride,) * 2, (self.layer.pad,) * 2, (1, 1))
-        plan = self._convolution._plan(self.kind, self.kind, *sides, *pairs, 1)
+        layer = self._pass.layer
+        pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
+        kind, sides = self._pass.kind, (layer.large, layer.weight, layer.small)
+        plan = self._convolution._plan(kind, kind, *sides, *pairs, 1)
         return plan.file == self._convolution.PIPELINED_FILE
 
     def candidates(self, most: int) -> list[tuple[Any, int]]:
         """(tile, slices), what the model predicts to be quickest first."""
         from pygan.bindings.operators import tiling
 
-        lines, columns, depth, count = self._convolution.as_pipelined(self.kind, self.shape)
-        fours = self._convolution.can_be_pipelined(self.kind, self.shape)
+        kind, shape = self._pass.kind, self._pass.shape
+        lines, columns, depth, count = self._convolution.as_pipelined(kind, shape)
+        fours = self._convolution.can_be_pipelined(kind, shape)
         steps = max(1, -(-depth // tiling.DEPTH_STEP) // tiling.LEAST_STEPS)
+        tiles = tiling.TILES if fours else tiling.SINGLES
         ranked = sorted(
             (tiling.predicted_microseconds(tile, slices, lines, columns, depth, count), i, slices)
-            for i, tile in enumerate(tiling.TILES if fours else tiling.SINGLES)
+            for i, tile in enumerate(tiles)
             for slices in tiling.SLICES
             if slices <= min(steps, tiling.MOST_BLOCKS // count)
         )
-        tiles = tiling.TILES if fours else tiling.SINGLES
         return [(tiles[i], slices) for _, i, slices in ranked[:most]]
 
-    def seconds(self, tile: Any, slices: int, how: dict[str, Any]) -> float:
-        """The median time of a launch, second stage included, after its result was checked."""
-        poison = np.full(self.result, np.nan, np.float32)
-        out, again = (self.device.from_numpy(poison) for _ in range(2))
-        workspace = self.device.empty(out.size * slices) if slices > 1 else None
-        plan = self._convolution.pipelined_plan(self.kind, self.shape, tile, slices)
-        product = self._convolution.product_of(self.kind, self.shape)
-        general = self._convolution._general_plan(self.kind, self.shape, product, out.size, slices)
+    def plan(self, tile: Any, slices: int) -> Any:
+        return self._convolution.pipelined_plan(self._pass.kind, self._pass.shape, tile, slices)
 
-        def launch(plan: Any, to: Any) -> None:
-            self._convolution._launch(
-                self.kind, plan, tuple(self._inputs), to, None, False, workspace
-            )
+    def agrees(self, plan: Any) -> bool:
+        """With the general path, bit for bit."""
+        one = self._pass
+        general = self._convolution._general_plan(
+            one.kind, one.shape, one.product, int(np.prod(one.result)), plan.slices
+        )
+        return one.run(plan).tobytes() == one.run(general).tobytes()
 
-        launch(plan, out)
-        launch(general, again)
-        if np.asarray(out).tobytes() != np.asarray(again).tobytes():
-            raise AssertionError(
-                f"{self.layer.name} {self.kind}: tile {tile.lines} x {tile.columns} with {slices} "
-                f"slices differs from the general path; nothing was written"
-            )
-        return float(measure(self.device, [lambda: launch(plan, out)], **how).median)
+    def other(self) -> None:
+        """The general path is not what these tiles compete with."""
 
 
-def tune(one: Pass, most: int, how: dict[str, Any]) -> tuple[list[int], list[str]]:
+class Warpgroups:
+    """wgmma in a precision of the tensor cores: whether, which tile, and how many slices."""
+
+    def __init__(self, one: Pass, precision: str) -> None:
+        from pygan.bindings.operators import tensor_core, wgmma
+
+        self._pass, self._tensor_core, self._wgmma = one, tensor_core, wgmma
+        self.precision = precision
+        self.key = f"{precision} wgmma {one.kind}"
+
+    @property
+    def tuned(self) -> bool:
+        return self._wgmma.can_be_taken(self._pass.kind, self._pass.shape, self._pass.product)
+
+    def candidates(self, most: int) -> list[tuple[Any, int]]:
+        return list(self._wgmma.candidates(self.precision, self._pass.product)[:most])
+
+    def plan(self, tile: Any, slices: int) -> Any:
+        one = self._pass
+        tiles = self._wgmma.Tiles(tile, slices)
+        return self._tensor_core._wgmma_plan(
+            one.kind, self.precision, one.shape, one.product, tiles
+        )
+
+    def agrees(self, plan: Any) -> bool:
+        """With mma.sync, whose operands are the same: each of both sums errs by a cut-off bit for
+        every 8 products."""
+        one, mma = self._pass, self.other()
+        allowed = one.product.depth / 4 * 2.0**-23 * one.run(mma, absolute=True)
+        return bool((np.abs(one.run(plan) - one.run(mma)) <= allowed).all())
+
+    def other(self) -> Any:
+        """mma.sync, as it is launched where wgmma is not."""
+        one = self._pass
+        tiles = self._tensor_core.tiles_for(self.precision, one.product)
+        return self._tensor_core._tensor_core_plan(
+            one.kind, one.kind, self.precision, one.shape, one.product, tiles
+        )
+
+
+def tune(
+    one: Pass, way: Pipelined | Warpgroups, most: int, how: dict[str, Any]
+) -> tuple[list[int], list[str]]:
     """(what goes into the table, a row for people)."""
-    candidates = one.candidates(most)
-    times = [one.seconds(tile, slices, how) for tile, slices in candidates]
+    candidates = way.candidates(most)
+    times = []
+    for tile, slices in candidates:
+        plan = way.plan(tile, slices)
+        if not way.agrees(plan):
+            raise AssertionError(
+                f"{one.layer.name} {way.key}: tile {tile.lines} x {tile.columns} with {slices} "
+                f"slices differs from what it must agree with; nothing was written"
+            )
+        times.append(one.seconds(plan, how))
     best = times.index(min(times))
     named = [f"{tile.lines} x {tile.columns}, {slices}" for tile, slices in candidates]
     tile, slices = candidates[best]
-    row = [one.layer.name, one.kind, named[best], f"{times[best] * 1e6:.3g} us"]
+    row = [one.layer.name, way.key, named[best], f"{times[best] * 1e6:.3g} us"]
     row += [named[0], f"{times[0] / times[best]:.2f}"]
-    return [tile.lines, tile.columns, slices], row
+    other = way.other()
+    if other is None:
+        return [tile.lines, tile.columns, slices], [*row, "-"]
+    ratio = one.seconds(other, how) / times[best]
+    row.append(f"{ratio:.2f}")
+    return [tile.lines, tile.columns, slices] if ratio > 1 else NOT_TAKEN, row
+
+
+def has_wgmma(device: Any) -> bool:
+    from pygan.bindings.operators import wgmma
+
+    return bool(device.context.device.compute_capability() == wgmma.CAPABILITY)
+
+
+def default_precisions(device: Any) -> tuple[str, ...]:
+    """All on a GPU with wgmma; on the CPU driver, whose times mean nothing, the first."""
+    every = device.name == "cuda" and has_wgmma(device)
+    return ("float32", "tf32", "bf16") if every else ("float32",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,6 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--batch", nargs="+", type=int, help="default: the network's own")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="layers, as G2 D1 FC")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=("float32", "tf32", "bf16"),
+        help="default: float32, and all three on a GPU of compute capability 9.0",
+    )
     parser.add_argument("--candidates", type=int, default=12, help="tiles and slices per pass")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     parser.add_argument("--quick", action="store_true", help="small shapes, one candidate or two")
@@ -157,6 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     (device,) = devices([options.device])
     how = {"samples": 3 if options.quick else 7, "seconds": 0.0 if options.quick else 0.01}
+    precisions = options.precision or default_precisions(device)
+    if set(precisions) != {"float32"} and not has_wgmma(device):
+        parser.error("tf32 and bf16 have tiles to choose from on compute capability 9.0 alone")
     most = min(2, options.candidates) if options.quick else options.candidates
     choices, rows = {}, []
     for name in options.network:
@@ -167,12 +287,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 for kind in KINDS:
                     one = Pass(device, kind, layer)
-                    if one.tuned:
-                        choice, row = tune(one, most, how)
-                        choices[tuning.key(kind, one.shape)] = choice
-                        rows.append([name, str(batch), *row])
+                    for precision in precisions:
+                        way = (
+                            Pipelined(one) if precision == "float32" else Warpgroups(one, precision)
+                        )
+                        if way.tuned:
+                            choice, row = tune(one, way, most, how)
+                            choices[tuning.key(way.key, one.shape)] = choice
+                            rows.append([name, str(batch), *row])
     titles = ["network", "batch", "layer", "pass", "tile, slices", "time"]
-    titles += ["model's choice", "its time over the best"]
+    titles += ["model's choice", "its time over the best", "mma.sync's over the best"]
     print_table(f"Tiles on {device_name()}", titles, rows)
     path = tuning.cached_path()
     if options.dry or not choices or path is None:

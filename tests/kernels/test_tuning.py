@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pygan.bindings.operators import convolution, tuning
+from pygan.bindings.operators import convolution, tuning, wgmma
 from pygan.bindings.operators.shapes import geometry
 from pygan.bindings.operators.tiling import TILES
 
@@ -23,6 +23,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A table of the test's own, so that none of the machine's is read or written."""
     path = tmp_path / tuning.CACHED
     monkeypatch.setattr(tuning, "cached_path", lambda: path)
+    monkeypatch.delenv("PYGAN_WGMMA", raising=False)
     tuning.tables.cache_clear()
     convolution._plan.cache_clear()
     yield path
@@ -86,3 +87,40 @@ def test_tuning_on_the_cpu_driver(
     assert "choices written" in capsys.readouterr().out
     (choices,) = json.loads(table.read_text()).values()
     assert choices and all(key.split()[0] in tune.KINDS for key in choices)
+
+
+def test_wgmma_is_measured_against_mma_sync(
+    table: Path, monkeypatch: pytest.MonkeyPatch, device: Any
+) -> None:
+    """What was quicker is written down, under a key of its own that a plan then finds."""
+    if device.check:
+        pytest.skip("the script takes device cpu or cuda")
+    if device.context.device.compute_capability() != wgmma.CAPABILITY:
+        pytest.skip("wgmma is for GPUs of compute capability 9.0")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "tune", raising=False)
+    import tune
+
+    monkeypatch.setattr(tune, "KINDS", ("backward_weight",))
+    name = device.context.name
+    options = ["--device", name, "--quick", "--network", "lesson", "--only", "D4"]
+    assert tune.main([*options, "--precision", "tf32", "--candidates", "1"]) == 0
+    (choices,) = json.loads(table.read_text()).values()
+    assert all(key.startswith("tf32 wgmma backward_weight ") for key in choices)
+    tiles = [[tile.lines, tile.columns] for tile in wgmma.TILES]
+    assert choices and all(each[:2] in tiles or each == tune.NOT_TAKEN for each in choices.values())
+
+    # A kernel that computes something else is not written down, however quick it is.
+    monkeypatch.setattr(tune.Warpgroups, "agrees", lambda *_: False)
+    with pytest.raises(AssertionError, match="differs from what it must agree with"):
+        tune.main([*options, "--precision", "tf32", "--candidates", "1"])
+
+
+def test_what_was_measured_to_be_slower_is_not_taken(table: Path) -> None:
+    shape = geometry("x", *SIDES, *ATTRIBUTES)
+    key = tuning.key("tf32 wgmma forward", shape)
+    for choice, taken in (([128, 64, 2], True), ([0, 0, 0], False)):
+        tuning.write(table, "Some GPU", {key: choice})
+        product = convolution.product_of("forward", shape)
+        found = wgmma.tiles_for("forward", "tf32", shape, product, "Some GPU")
+        assert (found is not None) == taken

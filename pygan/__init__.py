@@ -18,6 +18,7 @@ _MODULES = (
     "device",
     "drawing",
     "errors",
+    "exchange",
     "executor",
     "initializer",
     "layout",

@@ -1,4 +1,4 @@
-"""The command line: train, average, sample, interpolate, quality, summary, devices, doctor.
+"""The command line: train, average, sample, interpolate, quality, export, summary, devices, doctor.
 
 Exit codes: 0 done, 1 an error the user can put right (printed without a traceback), 2 wrong
 arguments, 128 + n stopped by signal n after saving.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
-from pygan.errors import PyganError
+from pygan.errors import GraphError, PyganError
 
 DEVICES = ("auto", "numpy", "cpu", "cuda")
 TRAINED = {
@@ -187,6 +187,29 @@ def interpolate(options: argparse.Namespace) -> None:
     )
 
 
+def export(options: argparse.Namespace) -> None:
+    import safetensors.numpy
+
+    from pygan import checkpoint, device, exchange
+    from pygan.training.sampling import described, open_sampler
+
+    sampler, metadata = open_sampler(device.get(options.device), options.checkpoint, 1)
+    state = exchange.to_torch(sampler.executor)
+    checkpoint.atomic_write(Path(options.out), safetensors.numpy.save(state))
+    numbers = sum(array.size for array in state.values())
+    # All that is printed is Python, so that it can be a file.
+    print(f"# {options.out}: {len(state)} arrays, {numbers:,} numbers, of {described(metadata)}")
+    try:
+        modules = exchange.torch_modules(sampler.executor)
+    except GraphError as error:
+        print(f"# no modules to go with them: {error}")
+        return
+    print("\nfrom collections import OrderedDict\n")
+    print("from safetensors.torch import load_file\nfrom torch import nn\n")
+    print(f"generator = {modules}")
+    print(f'generator.load_state_dict(load_file("{options.out}"))\ngenerator.eval()')
+
+
 def summary(options: argparse.Namespace) -> None:
     from pygan import networks
     from pygan.training.autoencoder import input_shapes
@@ -284,6 +307,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_interpolate(commands)
     _add_quality(commands)
+
+    text = "write a trained generator for PyTorch, and print the modules that take it"
+    out = commands.add_parser("export", help=text, description=text)
+    _add_checkpoint(out)
+    out.add_argument(
+        "--out", default="generator.safetensors", metavar="FILE", help="safetensors (%(default)s)"
+    )
+    _add_device(out)
+    out.set_defaults(command=export)
 
     text = "print a network's layers, output shapes and parameters"
     table = commands.add_parser("summary", help=text, description=text)

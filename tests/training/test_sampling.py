@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from pygan import checkpoint, cli, device, doctor
 from pygan.errors import CheckpointError, PyganError
+from pygan.layout import to_nchw
 from pygan.training.gan import bind_generator
-from pygan.training.sampling import Sampler, draw_noise, interpolate
+from pygan.training.sampling import Sampler, draw_noise, interpolate, open_sampler
 
 GAP = 2
 SIDE = 28
@@ -129,6 +131,20 @@ def test_interpolate_command(tmp_path, unbroken, mode):
     command += ["--rows", "2", "--steps", "4", "--mode", mode, "--scale", "2", "--out", str(out)]
     assert cli.main(command) == 0
     assert Image.open(out).size == (4 * (2 * SIDE + GAP) + GAP, 2 * (2 * SIDE + GAP) + GAP)
+
+
+def test_export_command(tmp_path, unbroken, capsys):
+    """The file holds the generator under PyTorch's names; the modules that take it are printed."""
+    out = tmp_path / "generator.safetensors"
+    command = ["export", "--checkpoint", str(unbroken), "--device", "numpy", "--out", str(out)]
+    assert cli.main(command) == 0
+    state = load_file(out)
+    sampler, _ = open_sampler(device.get("numpy"), unbroken, 1)
+    weight = np.asarray(sampler.executor.arg_dict["gen_deconv4_weight"])
+    assert np.array_equal(state["gen_deconv4.weight"], to_nchw(weight))
+    printed = capsys.readouterr().out
+    assert str(out) in printed and '("gen_deconv1", nn.ConvTranspose2d(10, 256, (4, 4),' in printed
+    compile(printed, "printed", "exec")
 
 
 @pytest.mark.parametrize(

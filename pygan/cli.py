@@ -195,7 +195,10 @@ def export(options: argparse.Namespace) -> None:
 
     sampler, metadata = open_sampler(device.get(options.device), options.checkpoint, 1)
     state = exchange.to_torch(sampler.executor)
-    checkpoint.atomic_write(Path(options.out), safetensors.numpy.save(state))
+    try:
+        checkpoint.atomic_write(options.out, safetensors.numpy.save(state))
+    except OSError as error:
+        raise PyganError(f"{options.out} could not be written: {error.strerror}") from None
     numbers = sum(array.size for array in state.values())
     # All that is printed is Python, so that it can be a file.
     print(f"# {options.out}: {len(state)} arrays, {numbers:,} numbers, of {described(metadata)}")

@@ -161,6 +161,10 @@ def test_export_command(tmp_path, unbroken, capsys):
             ["interpolate", "--checkpoint", "RUN", "--rows", "5000"],
             "--rows 5,000 of --steps 10 are 50,000 images; a picture holds at most 10,000",
         ),
+        (
+            ["export", "--checkpoint", "RUN", "--out", "nowhere/a"],
+            "nowhere/a could not be written: No such file",
+        ),
         (["train", "lesson", "--data", "nowhere"], "no such folder: nowhere"),
         (["train", "lesson", "--resume"], "no checkpoint to resume"),
     ],

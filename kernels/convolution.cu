@@ -40,7 +40,7 @@
 
 #include "convolution_passes.cuh"
 
-constexpr int DIRECT_THREADS = 256;
+constexpr int DIRECT_THREADS = 256, DIRECT_RESIDENT = 5;
 
 // Source: patches of images (batch, height, width, pitch). Line = position of a (batch, grid_h,
 // grid_w) grid, depth = (tap_h, tap_w, channel); outside an image lie zeros.
@@ -196,32 +196,38 @@ struct General {
     }
 };
 
-// y (or, with slices > 1, partials of it) from x and w; bias (K) or null.
+// y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
+// becomes of the sums is told in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS)
     convolution_forward(const float* __restrict__ x, const float* __restrict__ w,
                         const float* __restrict__ bias, float* y, int batch, int height, int width,
                         int x_channels, int y_height, int y_width, int y_channels, int kernel_h,
                         int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-                        int dilation_h, int dilation_w, int groups, int slices, int accumulate) {
+                        int dilation_h, int dilation_w, int groups, int slices, int accumulate,
+                        const float* activated, int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<General>(layer, x, w, {y, bias, 0, 0, slices, accumulate});
+    forward<General>(
+        layer, x, w,
+        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
-// dx (or, with slices > 1, partials of it) from dy and w; bias (C) or null: with a bias this is
-// the forward of a transposed convolution.
+// dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
+// with a bias this is the forward of a transposed convolution.
 extern "C" __global__ void __launch_bounds__(THREADS)
     convolution_backward_data(const float* __restrict__ dy, const float* __restrict__ w,
                               const float* __restrict__ bias, float* dx, int batch, int height,
                               int width, int x_channels, int y_height, int y_width, int y_channels,
                               int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h,
                               int pad_w, int dilation_h, int dilation_w, int groups, int slices,
-                              int accumulate) {
+                              int accumulate, const float* activated, int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<General>(layer, dy, w, {dx, bias, 0, 0, slices, accumulate});
+    backward_data<General>(
+        layer, dy, w,
+        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
@@ -235,18 +241,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<General>(layer, x, dy, {dw, nullptr, 0, 0, slices, accumulate});
+    backward_weight<General>(
+        layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
 
 // The first versions: one thread per element of the result, arguments as above.
 
-extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
+extern "C" __global__ void __launch_bounds__(DIRECT_THREADS, DIRECT_RESIDENT)
     convolution_forward_direct(const float* __restrict__ x, const float* __restrict__ w,
                                const float* __restrict__ bias, float* y, int batch, int height,
                                int width, int x_channels, int y_height, int y_width, int y_channels,
                                int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h,
                                int pad_w, int dilation_h, int dilation_w, int groups,
-                               int accumulate) {
+                               int accumulate, const float* activated, int activation,
+                               float slope) {
     const Offset index = static_cast<Offset>(blockIdx.x) * DIRECT_THREADS + threadIdx.x;
     if (index >= static_cast<Offset>(batch) * y_height * y_width * y_channels) return;
     const int k = static_cast<int>(index % y_channels);
@@ -254,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
     const int group_x = x_channels / groups;
     const int group = k / (y_channels / groups);
 
-    float sum = bias != nullptr ? bias[k] : 0.0f;
+    float sum = 0.0f;
     for (int r = 0; r < kernel_h; ++r) {
         const int h = at.h * stride_h - pad_h + r * dilation_h;
         for (int s = 0; s < kernel_w; ++s) {
@@ -267,16 +275,18 @@ extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
             for (int c = 0; c < group_x; ++c) sum = fmaf(from[c], weight[c], sum);
         }
     }
-    y[index] = accumulate ? y[index] + sum : sum;
+    const Epilogue epilogue = {bias, activated, Activation(activation), slope, accumulate};
+    store<1>(y + index, epilogue.finish<true, 1>({{sum}}, y + index, index, k));
 }
 
-extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
+extern "C" __global__ void __launch_bounds__(DIRECT_THREADS, DIRECT_RESIDENT)
     convolution_backward_data_direct(const float* __restrict__ dy, const float* __restrict__ w,
                                      const float* __restrict__ bias, float* dx, int batch,
                                      int height, int width, int x_channels, int y_height,
                                      int y_width, int y_channels, int kernel_h, int kernel_w,
                                      int stride_h, int stride_w, int pad_h, int pad_w,
-                                     int dilation_h, int dilation_w, int groups, int accumulate) {
+                                     int dilation_h, int dilation_w, int groups, int accumulate,
+                                     const float* activated, int activation, float slope) {
     const Offset index = static_cast<Offset>(blockIdx.x) * DIRECT_THREADS + threadIdx.x;
     if (index >= static_cast<Offset>(batch) * height * width * x_channels) return;
     const int c = static_cast<int>(index % x_channels);
@@ -284,7 +294,7 @@ extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
     const int group_x = x_channels / groups, group_y = y_channels / groups;
     const int group = c / group_x;
 
-    float sum = bias != nullptr ? bias[c] : 0.0f;
+    float sum = 0.0f;
     for (int r = 0; r < kernel_h; ++r) {
         const int from_h = at.h + pad_h - r * dilation_h;
         for (int s = 0; s < kernel_w; ++s) {
@@ -300,7 +310,8 @@ extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
             }
         }
     }
-    dx[index] = accumulate ? dx[index] + sum : sum;
+    const Epilogue epilogue = {bias, activated, Activation(activation), slope, accumulate};
+    store<1>(dx + index, epilogue.finish<true, 1>({{sum}}, dx + index, index, c));
 }
 
 extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
@@ -341,8 +352,10 @@ extern "C" __global__ void __launch_bounds__(DIRECT_THREADS)
 //   convolution_backward_weight  grid (ceil(Kg / TILE_M), ceil(R*S*Cg / TILE_N), groups * slices)
 //     block THREADS = TILE_M / MICRO_M * TILE_N / MICRO_N (256 for 64 x 64 tiles).
 //     slices == 1: the result is written, or added to with accumulate != 0.
-//     slices > 1: the written pointer is a workspace of slices copies of the result; bias and
-//     accumulate are left to sum_partials.
+//     slices > 1: the written pointer is a workspace of slices copies of the result; accumulate and
+//     the end of a sum (epilogue.cuh) are left to sum_partials.
+//     activation, by number: with more than FEW_SUMS sums a thread none, relu or leaky_relu; where
+//     activated is given, any but softplus.
 //   *_direct                     grid (ceil(elements of the result / 256)), block 256.
 //   Positions of a grid (N*H*W, N*P*Q), taps * channels and every coordinate * dilation or stride
 //   stay below 2^31 - 64; tensors may be larger. No dynamic shared memory; static shared memory of

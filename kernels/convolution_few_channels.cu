@@ -20,6 +20,7 @@
 // second half a thread keeps its column, so that half of the divisions are made once per band.
 
 #include "common.cuh"
+#include "epilogue.cuh"
 
 constexpr int THREADS = 256;
 constexpr int PIXELS = 8;  // of z per thread and turn, at 4 columns: 32 sums in registers
@@ -46,16 +47,18 @@ struct Reaching {
 };
 
 // dx (batch, height, width, x_channels) from dy (batch, y_height, y_width, y_channels) and
-// w (y_channels, kernel_h, kernel_w, x_channels); bias (x_channels) or null. `band` rows of dx per
-// block.
+// w (y_channels, kernel_h, kernel_w, x_channels); bias (x_channels), and activated as dx,
+// or null (epilogue.cuh). `band` rows of dx per block.
 extern "C" __global__ void __launch_bounds__(THREADS)
     convolution_backward_data_few(const float* __restrict__ dy, const float* __restrict__ w,
                                   const float* __restrict__ bias, float* dx, int batch, int height,
                                   int width, int x_channels, int y_height, int y_width,
                                   int y_channels, int kernel_h, int kernel_w, int stride_h,
                                   int stride_w, int pad_h, int pad_w, int dilation_h,
-                                  int dilation_w, int band, int accumulate) {
+                                  int dilation_w, int band, int accumulate, const float* activated,
+                                  int activation, float slope) {
     extern __shared__ float4 shared[];
+    const Epilogue epilogue = {bias, activated, Activation(activation), slope, accumulate};
     const int columns = kernel_h * kernel_w * x_channels;
     const int quads = ceil_div(columns, 4);
     const int pitch = quads | 1;     // odd: neighbouring pixels start in different banks
@@ -134,9 +137,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     sum += from[q * (pitch * 4) + (tap + s) * x_channels + channel];
                 }
             }
-            if (bias != nullptr) sum += __ldg(bias + channel);
-            float* const to = dx + out + static_cast<Offset>(h - top) * line + i;
-            *to = accumulate ? *to + sum : sum;
+            const Offset index = out + static_cast<Offset>(h - top) * line + i;
+            store<1>(dx + index, epilogue.finish<true, 1>({{sum}}, dx + index, index, channel));
         }
     }
 }
@@ -145,4 +147,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 //   grid (batch * ceil(height / band)), block 256, dynamic shared memory of 16 bytes *
 //   (y_channels * quads + rows * y_width * (quads | 1)) with quads = ceil(R*S*C / 4) and rows =
 //   ((band - 1) + (R - 1) * dilation_h) / stride_h + 1, the most that reach a band.
-//   groups is 1, y_channels a multiple of 4, dy starts at a multiple of 16 bytes.
+//   groups is 1, any activation, y_channels a multiple of 4, dy starts at a multiple of 16 bytes.

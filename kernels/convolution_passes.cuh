@@ -66,6 +66,7 @@ __device__ __forceinline__ void forward(const Layer& layer, const float* __restr
     const typename Way::FilterRows right(w + static_cast<Offset>(group) * group_y * depth,
                                          blockIdx.y * TILE_N, group_y, depth, range.begin);
     const auto sums = Way::product(left, right, range);
+    result.epilogue.activation = read_late(result.epilogue.activation);
     store_lines(sums, result, lines, group_y, group * group_y,
                 Rows{group * group_y, layer.y_channels});
 }
@@ -101,6 +102,7 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const float* _
                                            layer.kernel_w, group_x, group_y, vertical, horizontal,
                                            blockIdx.y * TILE_N, range.begin);
     const auto sums = Way::product(left, right, range);
+    result.epilogue.activation = read_late(result.epilogue.activation);
     store_lines(sums, result, lines, group_x, group * group_x,
                 PhasePixels{layer, vertical, horizontal, group * group_x});
 }

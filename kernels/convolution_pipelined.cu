@@ -43,31 +43,38 @@ struct Pipelined {
     }
 };
 
-// y (or, with slices > 1, partials of it) from x and w; bias (K) or null.
+// y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
+// becomes of the sums is told in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     convolution_forward_pipelined(const float* __restrict__ x, const float* __restrict__ w,
                                   const float* __restrict__ bias, float* y, int batch, int height,
                                   int width, int x_channels, int y_height, int y_width,
                                   int y_channels, int kernel_h, int kernel_w, int stride_h,
                                   int stride_w, int pad_h, int pad_w, int dilation_h,
-                                  int dilation_w, int groups, int slices, int accumulate) {
+                                  int dilation_w, int groups, int slices, int accumulate,
+                                  const float* activated, int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<Pipelined>(layer, x, w, {y, bias, 0, 0, slices, accumulate});
+    forward<Pipelined>(
+        layer, x, w,
+        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
-// dx (or, with slices > 1, partials of it) from dy and w; bias (C) or null: with a bias this is
-// the forward of a transposed convolution.
+// dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
+// with a bias this is the forward of a transposed convolution.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) convolution_backward_data_pipelined(
     const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,
     float* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-    int dilation_h, int dilation_w, int groups, int slices, int accumulate) {
+    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
+    int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<Pipelined>(layer, dy, w, {dx, bias, 0, 0, slices, accumulate});
+    backward_data<Pipelined>(
+        layer, dy, w,
+        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
@@ -81,7 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<Pipelined>(layer, x, dy, {dw, nullptr, 0, 0, slices, accumulate});
+    backward_weight<Pipelined>(
+        layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
 
 // Launch contract
@@ -92,8 +100,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 //                                                groups * stride_h * stride_w * slices)
 //   convolution_backward_weight_pipelined  grid (ceil(R*S*Cg / TILE_M), ceil(Kg / TILE_N),
 //                                                groups * slices)
-//   Block 128. Slices, bias and accumulate as in convolution.cu, and the same limits; besides, both
-//   sides with their padding, and taps * dilation, stay below MOST_EXTENT, channels below 2^24.
-//   With VECTOR=4, forward needs Cg, the others Cg and Kg to be multiples of 4, and all arrays (a
-//   workspace among them) start at multiples of 16 bytes. No dynamic shared memory; static shared
-//   memory STAGES * TILE_K * (TILE_M + TILE_N) * 4 bytes, at most 48 KiB.
+//   Block 128. Slices, activation and accumulate as in convolution.cu, and the same limits;
+//   besides, both sides with their padding, and taps * dilation, stay below MOST_EXTENT, channels
+//   below 2^24. With VECTOR=4, forward needs Cg, the others Cg and Kg to be multiples of 4, and all
+//   arrays (a workspace among them) start at multiples of 16 bytes. No dynamic shared memory;
+//   static shared memory STAGES * TILE_K * (TILE_M + TILE_N) * 4 bytes, at most 48 KiB.

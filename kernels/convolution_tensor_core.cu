@@ -50,31 +50,38 @@ struct TensorCore {
     }
 };
 
-// y (or, with slices > 1, partials of it) from x and w; bias (K) or null.
+// y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
+// becomes of the sums is told in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     convolution_forward_tensor_core(const float* __restrict__ x, const float* __restrict__ w,
                                     const float* __restrict__ bias, float* y, int batch, int height,
                                     int width, int x_channels, int y_height, int y_width,
                                     int y_channels, int kernel_h, int kernel_w, int stride_h,
                                     int stride_w, int pad_h, int pad_w, int dilation_h,
-                                    int dilation_w, int groups, int slices, int accumulate) {
+                                    int dilation_w, int groups, int slices, int accumulate,
+                                    const float* activated, int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<TensorCore>(layer, x, w, {y, bias, 0, 0, slices, accumulate});
+    forward<TensorCore>(
+        layer, x, w,
+        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
-// dx (or, with slices > 1, partials of it) from dy and w; bias (C) or null: with a bias this is
-// the forward of a transposed convolution.
+// dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
+// with a bias this is the forward of a transposed convolution.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_data_tensor_core(
     const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,
     float* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-    int dilation_h, int dilation_w, int groups, int slices, int accumulate) {
+    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
+    int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<TensorCore>(layer, dy, w, {dx, bias, 0, 0, slices, accumulate});
+    backward_data<TensorCore>(
+        layer, dy, w,
+        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
@@ -86,7 +93,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<TensorCore>(layer, x, dy, {dw, nullptr, 0, 0, slices, accumulate});
+    backward_weight<TensorCore>(
+        layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
 
 // Launch contract
@@ -99,8 +107,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
 //                                                  groups * slices)
 //     block THREADS = 128. Compute capability 8.0.
 //     slices == 1: the result is written, or added to with accumulate != 0.
-//     slices > 1: the written pointer is a workspace of slices copies of the result; bias and
-//     accumulate are left to sum_partials.
+//     slices > 1: the written pointer is a workspace of slices copies of the result; accumulate and
+//     the end of a sum (epilogue.cuh) are left to sum_partials.
+//     activation, by number: with more than FEW_SUMS sums a thread none, relu or leaky_relu; where
+//     activated is given, any but softplus.
 //   Counts as in convolution.cu. Dynamic shared memory: STAGES slabs of both operands; a slab of L
 //   lines is 4 * L * (TILE_K + 8) bytes where memory runs along the depth, else
 //   4 * TILE_K * (L + 4).

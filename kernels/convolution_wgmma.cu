@@ -105,22 +105,25 @@ struct Warpgroups {
     }
 };
 
-// y (or, with slices > 1, partials of it) from x and w; bias (K) or null.
+// y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
+// becomes of the sums is told in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     convolution_forward_wgmma(const float* __restrict__ x, const float* __restrict__ w,
                               const float* __restrict__ bias, float* y, int batch, int height,
                               int width, int x_channels, int y_height, int y_width, int y_channels,
                               int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h,
                               int pad_w, int dilation_h, int dilation_w, int groups, int slices,
-                              int accumulate) {
+                              int accumulate, const float* activated, int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<Warpgroups>(layer, x, w, {y, bias, 0, 0, slices, accumulate});
+    forward<Warpgroups>(
+        layer, x, w,
+        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
-// dx (or, with slices > 1, partials of it) from dy and w; bias (C) or null: with a bias this is
-// the forward of a transposed convolution.
+// dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
+// with a bias this is the forward of a transposed convolution.
 extern "C" __global__ void __launch_bounds__(THREADS, TILE_N == 64 ? 2 : 1)
     convolution_backward_data_wgmma(const float* __restrict__ dy, const float* __restrict__ w,
                                     const float* __restrict__ bias, float* dx, int batch,
@@ -128,11 +131,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILE_N == 64 ? 2 : 1)
                                     int y_width, int y_channels, int kernel_h, int kernel_w,
                                     int stride_h, int stride_w, int pad_h, int pad_w,
                                     int dilation_h, int dilation_w, int groups, int slices,
-                                    int accumulate) {
+                                    int accumulate, const float* activated, int activation,
+                                    float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<Warpgroups>(layer, dy, w, {dx, bias, 0, 0, slices, accumulate});
+    backward_data<Warpgroups>(
+        layer, dy, w,
+        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
@@ -146,7 +152,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<Warpgroups>(layer, x, dy, {dw, nullptr, 0, 0, slices, accumulate});
+    backward_weight<Warpgroups>(
+        layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
 
 // Launch contract
@@ -157,7 +164,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 //                                            groups * stride_h * stride_w * slices)
 //   convolution_backward_weight_wgmma  grid (ceil(Kg / TILE_M), ceil(R*S*Cg / TILE_N),
 //                                            groups * slices)
-//   Block 256. Slices, bias and accumulate as in convolution_tensor_core.cu, and the limits
+//   Block 256. Slices, and what becomes of sums, as in convolution_tensor_core.cu, and the limits
 //   of convolution_pipelined.cu: forward needs Cg, the others Cg and Kg to be multiples of 4, and
 //   all arrays (a workspace among them) start at multiples of 16 bytes; both sides with their
 //   padding, and taps * dilation, stay below MOST_EXTENT. Dynamic shared memory: 3 * 32 * (TILE_M +

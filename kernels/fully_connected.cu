@@ -32,7 +32,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int slice = blockIdx.z, slices = gridDim.z;
     const Sums sums = tile_product(left, right, depth_range(inputs, slice, slices));
     const Offset size = static_cast<Offset>(batch) * outputs;
-    store_matrix(sums, {y, bias, size, slice, slices, accumulate}, batch, outputs);
+    store_matrix(sums,
+                 {y, size, slice, slices, {bias, nullptr, Activation::none, 0.0f, accumulate}},
+                 batch, outputs);
 }
 
 // dy (batch, outputs), w (outputs, inputs), dx (batch, inputs).
@@ -44,7 +46,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int slice = blockIdx.z, slices = gridDim.z;
     const Sums sums = tile_product(left, right, depth_range(outputs, slice, slices));
     const Offset size = static_cast<Offset>(batch) * inputs;
-    store_matrix(sums, {dx, nullptr, size, slice, slices, accumulate}, batch, inputs);
+    store_matrix(sums,
+                 {dx, size, slice, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}},
+                 batch, inputs);
 }
 
 // x (batch, inputs), dy (batch, outputs), dw (outputs, inputs).
@@ -56,7 +60,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int slice = blockIdx.z, slices = gridDim.z;
     const Sums sums = tile_product(left, right, depth_range(batch, slice, slices));
     const Offset size = static_cast<Offset>(outputs) * inputs;
-    store_matrix(sums, {dw, nullptr, size, slice, slices, accumulate}, outputs, inputs);
+    store_matrix(sums,
+                 {dw, size, slice, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}},
+                 outputs, inputs);
 }
 
 // Launch contract

@@ -17,6 +17,7 @@
 // 5 microseconds to 2.
 
 #include "common.cuh"
+#include "epilogue.cuh"
 
 constexpr int COLUMNS = 32;   // channels per block of bias_backward: one 128-byte line
 constexpr int ROWS = 8;       // rows that a block reads at a time
@@ -50,23 +51,31 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
     }
 }
 
+__device__ __forceinline__ void finish(float sum, const Epilogue& epilogue, float* y, Offset index,
+                                       int channels) {
+    const int channel = static_cast<int>(index % channels);
+    store<1>(y + index, epilogue.finish<true, 1>({{sum}}, y + index, index, channel));
+}
+
 // partials (slices, size), y (size); bias (channels) or null, where channels divides size.
+// activated, activation and slope as in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sum_partials(const float* __restrict__ partials, const float* __restrict__ bias, float* y,
-                 long long size, int channels, int slices, int accumulate) {
+                 long long size, int channels, int slices, int accumulate, const float* activated,
+                 int activation, float slope) {
     const Offset index = static_cast<Offset>(blockIdx.x) * THREADS + threadIdx.x;
     if (index >= size) return;
     float sum = 0.0f;
 #pragma unroll 8
     for (int slice = 0; slice < slices; ++slice) sum += partials[slice * size + index];
-    if (bias != nullptr) sum += bias[index % channels];
-    y[index] = accumulate ? y[index] + sum : sum;
+    finish(sum, {bias, activated, Activation(activation), slope, accumulate}, y, index, channels);
 }
 
 // As sum_partials: thread (row, column) adds slices row, row + ROWS, ..., and row 0 the rows.
 extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
     sum_many_partials(const float* __restrict__ partials, const float* __restrict__ bias, float* y,
-                      long long size, int channels, int slices, int accumulate) {
+                      long long size, int channels, int slices, int accumulate,
+                      const float* activated, int activation, float slope) {
     __shared__ float folded[ROWS][COLUMNS];
     const int column = threadIdx.x % COLUMNS;
     const int row = threadIdx.x / COLUMNS;
@@ -82,8 +91,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* ROWS)
     if (row == 0 && index < size) {
 #pragma unroll
         for (int i = 1; i < ROWS; ++i) sum += folded[i][column];
-        if (bias != nullptr) sum += bias[index % channels];
-        y[index] = accumulate ? y[index] + sum : sum;
+        finish(sum, {bias, activated, Activation(activation), slope, accumulate}, y, index,
+               channels);
     }
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "epilogue.cuh"
 
 #ifndef TILE_K
 #define TILE_K 16  // depth per step, and what slices are multiples of
@@ -24,53 +25,43 @@ __device__ __forceinline__ DepthRange depth_range(int depth, int slice, int slic
     return {begin, min(begin + length, depth)};
 }
 
-// The end of every product: the sum goes to `out`, or, where the depth is cut into slices, to
-// this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
-// does what bias and accumulate ask for).
+// The end of every product: the sum goes to `out`, or, where the depth is cut into slices, as it is
+// to this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
+// finishes their sum).
 struct Result {
-    float* out;         // the result, or the first of `slices` copies of it
-    const float* bias;  // one per channel, or null
-    Offset size;        // elements of the result
+    float* out;   // the result, or the first of `slices` copies of it
+    Offset size;  // elements of the result
     int slice, slices;
-    int accumulate;
+    Epilogue epilogue;
 
-    __device__ void store(Offset index, int channel, float sum) const {
-        if (slices > 1) {
-            out[slice * size + index] = sum;
-            return;
-        }
-        if (bias != nullptr) sum += __ldg(bias + channel);
-        out[index] = accumulate ? out[index] + sum : sum;
-    }
     // RUN sums of neighbouring channels at once: the first `left` of them, where a run of channels
     // has `run` in all. With RUN = 4, and run, channel and index multiples of 4, that is 16 bytes.
-    template <int RUN>
-    __device__ void store_run(Offset index, int channel, const float (&sums)[RUN], int left,
-                              int run) const {
+    template <bool SMOOTH, int RUN>
+    __device__ __forceinline__ void store_run(Offset index, int channel, const Pack<RUN>& sums,
+                                              int left, int run) const {
         if (RUN != 4 || run % 4 != 0) {
             UNROLL
             for (int j = 0; j < RUN; ++j) {
-                if (j < left) store(index + j, channel + j, sums[j]);
+                if (j < left) put<SMOOTH, 1>(index + j, channel + j, {{sums.at[j]}});
             }
-            return;
+        } else if (left > 0) {
+            put<SMOOTH, RUN>(index, channel, sums);
         }
-        if constexpr (RUN == 4) {
-            if (left <= 0) return;
-            float4 four = {sums[0], sums[1], sums[2], sums[3]};
-            float4* to = reinterpret_cast<float4*>(out + (slices > 1 ? slice * size : 0) + index);
-            if (slices == 1 && bias != nullptr) {
-                four.x += __ldg(bias + channel), four.y += __ldg(bias + channel + 1);
-                four.z += __ldg(bias + channel + 2), four.w += __ldg(bias + channel + 3);
-            }
-            if (slices == 1 && accumulate) {
-                const float4 old = *to;
-                four.x = old.x + four.x, four.y = old.y + four.y;
-                four.z = old.z + four.z, four.w = old.w + four.w;
-            }
-            *to = four;
+    }
+
+  private:
+    template <bool SMOOTH, int N>
+    __device__ __forceinline__ void put(Offset index, int channel, const Pack<N>& sums) const {
+        if (slices > 1) {
+            ::store<N>(out + (slice * size + index), sums);
+        } else {
+            ::store<N>(out + index, epilogue.finish<SMOOTH>(sums, out + index, index, channel));
         }
     }
 };
+
+// Most sums of a thread whose ends may be any activation.
+constexpr int FEW_SUMS = 8;
 
 // Stores the calling thread's sums, a class with
 //     LINES, COLUMNS             how many there are in both directions
@@ -81,6 +72,7 @@ struct Result {
 template <class Sums, class Place>
 __device__ __forceinline__ void store_lines(const Sums& sums, const Result& result, int lines,
                                             int columns, int first_channel, const Place& place) {
+    constexpr bool SMOOTH = Sums::LINES * Sums::COLUMNS <= FEW_SUMS;
     UNROLL
     for (int i = 0; i < Sums::LINES; ++i) {
         const int line = Sums::line(i);
@@ -89,11 +81,11 @@ __device__ __forceinline__ void store_lines(const Sums& sums, const Result& resu
         UNROLL
         for (int j = 0; j < Sums::COLUMNS; j += Sums::RUN) {
             const int column = Sums::column(j);
-            float run[Sums::RUN];
+            Pack<Sums::RUN> run;
             UNROLL
-            for (int k = 0; k < Sums::RUN; ++k) run[k] = sums.at(i, j + k);
-            result.store_run(start + column, first_channel + column, run, columns - column,
-                             columns);
+            for (int k = 0; k < Sums::RUN; ++k) run.at[k] = sums.at(i, j + k);
+            result.template store_run<SMOOTH>(start + column, first_channel + column, run,
+                                              columns - column, columns);
         }
     }
 }

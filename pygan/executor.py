@@ -89,7 +89,9 @@ class Executor:
     then need no copy. They must stay valid whenever this executor runs.
     output_gradients: arrays, by output name, in which an output's gradient arrives instead of in
     memory of this executor's; unlike that, they still hold it when the pass is over.
-    fuse: whether batch norm takes the activation that follows into its kernels.
+    fuse: whether batch norms and convolutions take the activation that follows into their kernels,
+    and a convolution's data gradient the derivative of the activation before it, where nothing else
+    reads what lies between.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside

@@ -18,16 +18,23 @@ from pygan.operators import (
     Arrays,
     BatchNorm,
     Call,
+    Convolution,
     Gradient,
     LeakyReLU,
     Operator,
     Shape,
     Shapes,
+    TransposedConvolution,
 )
 from pygan.symbol import InferredShapes, Node, Symbol
 
 # What only an optimizer reads after the pass, and always the last array of its call.
 FINAL = ("_backward_weight", "bias_backward")
+
+CONVOLUTIONS = (Convolution, TransposedConvolution)
+
+DERIVED = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
+"""Activations whose derivative a data gradient can take along, as the kernel interface has it."""
 
 Key = tuple[int, int]
 """A node's output: (id of the node, output index)."""
@@ -86,6 +93,8 @@ class LoweredGraph:
         fused = _fused(nodes, self._consumers) if fuse else {}
         for node in nodes:
             self._lower(node, shapes, fused, set(head_keys))
+        if fuse:
+            _fuse_derivatives(self.steps, self._consumers)
         self._make_gradients(set(head_keys))
         self.heads = self._make_heads(symbol, head_keys)
         self._let_losses_run_ahead()
@@ -107,13 +116,11 @@ class LoweredGraph:
         if id(node) in fused:
             return  # its activation follows and makes the step
         operator, source = node.operator, node
-        normalization = next(
-            (parent for parent, _ in node.inputs if fused.get(id(parent)) is node), None
-        )
-        if normalization is not None:
+        taken = next((parent for parent, _ in node.inputs if fused.get(id(parent)) is node), None)
+        if taken is not None:
             kind, slope = node.operator.function()
-            operator = replace(normalization.operator, activation=kind, slope=slope)
-            source = normalization
+            operator = replace(taken.operator, activation=kind, slope=slope)
+            source = taken
         input_keys = tuple((id(parent), index) for parent, index in source.inputs)
         output_keys = tuple((id(node), index) for index in range(len(operator.outputs)))
         inputs = tuple(self._arrays[key] for key in input_keys)
@@ -301,14 +308,38 @@ def _count_consumers(nodes: list[Node], heads: list[Key]) -> dict[Key, int]:
 
 
 def _fused(nodes: list[Node], consumers: Mapping[Key, int]) -> dict[int, Node]:
-    """Batch norms (by id) that the one activation reading them takes along."""
+    """Batch norms and convolutions (by id) that the one activation reading them takes along."""
     fused = {}
     for node in nodes:
         if isinstance(node.operator, Activation | LeakyReLU):
             parent, _ = node.inputs[0]
-            if isinstance(parent.operator, BatchNorm) and consumers[id(parent), 0] == 1:
+            takes = isinstance(parent.operator, BatchNorm)
+            if isinstance(parent.operator, CONVOLUTIONS):
+                # A slope below 0 folds two inputs onto one output, and only the output is kept.
+                takes = node.operator.function()[1] >= 0
+            if takes and consumers[id(parent), 0] == 1:
                 fused[id(parent)] = node
     return fused
+
+
+def _fuse_derivatives(steps: list[Step], consumers: Mapping[Key, int]) -> None:
+    """Where one convolution alone reads what the activation of another gave, its gradient takes
+    the derivative along."""
+    makers = {step.output_keys[0]: step for step in steps}
+    for step in steps:
+        maker = makers.get(step.input_keys[0])
+        if maker is None or not isinstance(step.operator, CONVOLUTIONS):
+            continue
+        made = maker.operator
+        if (
+            isinstance(made, CONVOLUTIONS)
+            and made.activation in DERIVED
+            and consumers[maker.output_keys[0]] == 1
+        ):
+            step.operator = replace(
+                step.operator, data_activation=made.activation, data_slope=made.slope
+            )
+            maker.operator = replace(made, derived=True)
 
 
 # Memory

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..context import device_name
 from . import tuning
+from .epilogue import NOTHING, Epilogue, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
     BLOCK_CYCLES,
@@ -89,33 +90,44 @@ def convolution_forward(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups),
-    + bias (C_out,). Raises ValueError where shapes do not fit."""
+    + bias (C_out,), and then activation of that (and of what y held where accumulating). Raises
+    ValueError where shapes do not fit or the activation is unknown."""
     operator = "convolution_forward"
     plan = _plan_of(operator, "forward", x, w, y, stride, pad, dilation, groups)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
+    end = of_output(operator, activation, slope)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end)
 
 
 def convolution_backward_data(
     dy: Any,
     w: Any,
     dx: Any,
+    x: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: Any | None = None,
 ) -> None:
-    """dx (N, H, W, C_in) from dy (N, P, Q, C_out). Raises ValueError where shapes do not fit."""
+    """dx (N, H, W, C_in) from dy (N, P, Q, C_out); where x (as dx) is given with activation, times
+    the derivative of the activation that gave x.
+
+    Raises ValueError where shapes do not fit, or x does not tell the derivative."""
     operator = "convolution_backward_data"
     plan = _plan_of(operator, "backward_data", dx, w, dy, stride, pad, dilation, groups)
-    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace)
+    end = of_gradient(operator, x, dx, activation, slope)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end)
 
 
 def convolution_backward_weight(
@@ -148,35 +160,44 @@ def transposed_convolution_forward(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in) with
-    w (C_in, kh, kw, C_out / groups), + bias (C_out,). y's size implies the output padding.
+    w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation as in convolution_forward. y's
+    size implies the output padding.
 
-    Raises ValueError where shapes do not fit."""
+    Raises ValueError where shapes do not fit or the activation is unknown."""
     operator = "transposed_convolution_forward"
     plan = _plan_of(operator, "backward_data", y, w, x, stride, pad, dilation, groups)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
+    end = of_output(operator, activation, slope)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end)
 
 
 def transposed_convolution_backward_data(
     dy: Any,
     w: Any,
     dx: Any,
+    x: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: Any | None = None,
 ) -> None:
-    """dx (N, P, Q, C_in) from dy (N, H, W, C_out). Raises ValueError where shapes do not fit."""
+    """dx (N, P, Q, C_in) from dy (N, H, W, C_out); x and activation as in
+    convolution_backward_data. Raises ValueError where shapes do not fit."""
     operator = "transposed_convolution_backward_data"
     plan = _plan_of(operator, "forward", dy, w, dx, stride, pad, dilation, groups)
-    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace)
+    end = of_gradient(operator, x, dx, activation, slope)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end)
 
 
 def transposed_convolution_backward_weight(
@@ -238,6 +259,12 @@ class Plan(NamedTuple):
     slices: int
     shared_bytes: int = 0
     unaligned: Plan | None = None
+
+    @property
+    def sums(self) -> int:
+        """That a thread finishes at a time."""
+        tile = self.defines.get("TILE_M", 0) * self.defines.get("TILE_N", 0)
+        return max(1, tile // self.threads)
 
 
 class Product(NamedTuple):
@@ -499,19 +526,24 @@ def _launch(
     bias: Any | None,
     accumulate: bool,
     workspace: Any | None,
+    end: Epilogue = NOTHING,
 ) -> None:
     written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
-    if plan.unaligned is not None and not aligned(*inputs, written):
+    if plan.unaligned is not None and not aligned(*inputs, written, end.activated):
         plan = plan.unaligned
+    alone = plan.slices == 1 and not end.fits(plan.sums)
+    within = NOTHING if alone or plan.slices > 1 else end
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
-    kernel(
-        *(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate)),
-        shared_bytes=plan.shared_bytes,
-    )
+    arguments = (*inputs, written, *plan.arguments, int(accumulate))
+    if "backward_weight" not in plan.kernel:  # whose sums are stored as they are
+        arguments += within.arguments
+    kernel(plan.grid, plan.threads, *arguments, shared_bytes=plan.shared_bytes)
     if plan.slices > 1:
-        sum_partials(workspace, bias, out, plan.slices, accumulate)
+        sum_partials(workspace, bias, out, plan.slices, accumulate, end)
+    elif alone:
+        end.run(out)
 
 
 def aligned(*arrays: Any) -> bool:
@@ -528,8 +560,8 @@ def _bias_grid(rows: int, channels: int) -> tuple[int, int]:
 
 
 def _workspace(operator: str, kind: str, order: Sequence[int]) -> Any:
-    """The sizing function of an operator whose arrays `order` are large side, weight, small side;
-    the last of its arrays is the result."""
+    """The sizing function of an operator; its arrays `order` are large side, weight, small side."""
+    kinds = ("backward_data", "backward_weight", "forward")
 
     def size(
         *shapes: Sequence[int] | None,
@@ -542,7 +574,7 @@ def _workspace(operator: str, kind: str, order: Sequence[int]) -> Any:
         sides = [tuple(shapes[i]) for i in order]
         pairs = (tuple(stride), tuple(pad), tuple(dilation))
         plan = _plan(operator, kind, *sides, *pairs, groups, device_name())
-        result = shapes[-1]
+        result = sides[kinds.index(kind)]
         return partials_size(result[0] * result[1] * result[2] * result[3], plan.slices)
 
     return size

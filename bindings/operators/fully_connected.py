@@ -12,6 +12,7 @@ from typing import Any
 
 from ..context import device_name
 from .convolution import PIPELINED_FILE, Plan, aligned, can_be_pipelined, pipelined_plan
+from .epilogue import NOTHING
 from .shapes import Geometry
 from .tiling import MOST_BLOCKS, partials_size, sum_partials, target, tiling_for
 from .validation import has_rank, has_shape
@@ -110,10 +111,13 @@ def _launch(
         return
     if plan.unaligned is not None and not aligned(*inputs, written):
         plan = plan.unaligned
-    if plan.file == PIPELINED_FILE and operator == "fully_connected_backward_data":
-        inputs = (*inputs, None)  # the bias of a transposed convolution's forward
+    end: tuple[Any, ...] = ()
+    if plan.file == PIPELINED_FILE and operator != "fully_connected_backward_weight":
+        end = NOTHING.arguments
+        if operator == "fully_connected_backward_data":
+            inputs = (*inputs, None)  # the bias of a transposed convolution's forward
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
-    kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+    kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate), *end)
     if plan.slices > 1:
         sum_partials(workspace, bias, out, plan.slices, accumulate)
 

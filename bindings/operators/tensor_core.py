@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..context import device_name
 from . import convolution, fully_connected, wgmma
 from .convolution import Product, aligned, product_of
+from .epilogue import NOTHING, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
     LEAST_DEPTH,
@@ -137,6 +138,11 @@ class Plan(NamedTuple):
     arguments: tuple[int, ...]
     slices: int
     unaligned: Plan | None = None
+
+    @property
+    def sums(self) -> int:
+        """That a thread finishes."""
+        return self.defines["TILE_M"] * self.defines["TILE_N"] // self.threads
 
 
 class Tiles(NamedTuple):
@@ -284,6 +290,8 @@ def _launch(
     precision: str,
     arrays: Sequence[Any],
     *,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: Any | None = None,
     **attributes: Any,
@@ -294,8 +302,13 @@ def _launch(
         ("the unstrided side", "the weight", "the strided side"), order, strict=True
     ):
         has_rank(operator, name, arrays[i], rank, layout)
-    out = arrays[-1]
-    bias = arrays[2] if len(arrays) == 4 else None
+    if operator.endswith("forward"):
+        first, second, bias, out = arrays
+        end = of_output(operator, activation, slope)
+    else:
+        first, second, out, *activated = arrays
+        bias = None
+        end = of_gradient(operator, activated[0] if activated else None, out, activation, slope)
     has_shape(operator, "bias", bias, out.shape[-1:], f"the output {tuple(out.shape)}")
     shapes = [None if array is None else array.shape for array in arrays]
     plan = _plan_of(operator, precision, shapes, **attributes)
@@ -306,9 +319,12 @@ def _launch(
     if kind == "backward_weight":
         inputs = (arrays[order[0]], arrays[order[2]])
     else:
-        inputs = (arrays[0], arrays[1], bias)
-    if plan.unaligned is not None and not aligned(*inputs, written):
+        inputs = (first, second, bias)
+    if plan.unaligned is not None and not aligned(*inputs, *end.arguments[:1], written):
         plan = plan.unaligned
+    alone = plan.slices == 1 and not end.fits(plan.sums)
+    within = NOTHING if alone or plan.slices > 1 else end
+    last = () if kind == "backward_weight" else within.arguments
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
     kernel(
         plan.grid,
@@ -317,10 +333,13 @@ def _launch(
         written,
         *plan.arguments,
         int(accumulate),
+        *last,
         shared_bytes=plan.shared_bytes,
     )
     if plan.slices > 1:
-        sum_partials(workspace, bias, out, plan.slices, accumulate)
+        sum_partials(workspace, bias, out, plan.slices, accumulate, end)
+    elif alone:
+        end.run(out)
 
 
 @lru_cache(maxsize=256)
@@ -340,9 +359,10 @@ def _workspace(operator: str, float32_size: Callable[..., int]) -> Callable[...,
     def size(*shapes: Sequence[int] | None, precision: str = "float32", **attributes: Any) -> int:
         if precision == "float32":
             return float32_size(*shapes, **attributes)
-        attributes.pop("accumulate", None)
+        for name in ("accumulate", "activation", "slope"):
+            attributes.pop(name, None)
         elements = 1
-        for extent in shapes[-1]:
+        for extent in shapes[3 if operator.endswith("forward") else 2]:
             elements *= extent
         return partials_size(elements, _plan_of(operator, precision, shapes, **attributes).slices)
 

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .epilogue import NOTHING, Epilogue
 from .validation import THREADS, has_workspace
 
 DEPTH_STEP = 16
@@ -183,14 +184,22 @@ def tiling_for(
     return Tiling({"TILE_M": tile_m, "TILE_N": tile_n}, threads, across, down, slices)
 
 
-def sum_partials(workspace: Any, bias: Any, out: Any, slices: int, accumulate: bool) -> None:
-    """out (+)= the sum of the `slices` copies of it in `workspace`, + bias along the last axis."""
+def sum_partials(
+    workspace: Any,
+    bias: Any,
+    out: Any,
+    slices: int,
+    accumulate: bool,
+    end: Epilogue = NOTHING,
+) -> None:
+    """out (+)= the sum of the `slices` copies of it in `workspace`, + bias along the last axis, and
+    what `end` does to it."""
     many = slices > FEW_SLICES
     entry = "sum_many_partials" if many else "sum_partials"
     kernel = out.context.kernel("partial_sums.cu", entry)
     blocks = -(-out.size // (PARTIALS_COLUMNS if many else THREADS))
     sizes = (out.size, out.shape[-1], slices, int(accumulate))
-    kernel(blocks, THREADS, workspace, bias, out, *sizes)
+    kernel(blocks, THREADS, workspace, bias, out, *sizes, *end.arguments)
 
 
 def partials_size(size: int, slices: int) -> int:

@@ -8,7 +8,7 @@ side: convolution (num_filter, kh, kw, C_in / groups), transposed convolution
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pygan.errors import GraphError, ShapeError
@@ -36,6 +36,15 @@ class _Convolutional(Operator):
     dilation: int | tuple[int, int] = 1
     groups: int = 1
     no_bias: bool = False
+    # Set where the executor fuses an activation that follows or precedes; no attributes of the
+    # symbol. activation, slope: applied to the output. derived: the gradient of the output comes
+    # with that activation's derivative in it. data_activation, data_slope: what gave the data;
+    # the gradient of the data shall take its derivative along.
+    activation: str | None = field(default=None, repr=False, kw_only=True)
+    slope: float = field(default=0.0, repr=False, kw_only=True)
+    derived: bool = field(default=False, repr=False, kw_only=True)
+    data_activation: str | None = field(default=None, repr=False, kw_only=True)
+    data_slope: float = field(default=0.0, repr=False, kw_only=True)
 
     prefix: ClassVar[str]
 
@@ -83,11 +92,17 @@ class _Convolutional(Operator):
             "groups": self.groups,
         }
 
+    def residuals(self, shapes: Shapes) -> dict[str, tuple[Shape, str]]:
+        return {} if self.activation is None else {"unactivated_gradient": (shapes.outputs[0], "")}
+
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, weight, *bias = arrays.inputs
         operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
-        function, geometry = f"{self.prefix}_forward", self._geometry()
-        return [Call(function, operands, geometry, workspace=True, precision=True)]
+        attributes = self._geometry()
+        if self.activation is not None:
+            attributes |= {"activation": self.activation, "slope": self.slope}
+        function = f"{self.prefix}_forward"
+        return [Call(function, operands, attributes, workspace=True, precision=True)]
 
     def backward(
         self,
@@ -98,6 +113,11 @@ class _Convolutional(Operator):
         data, weight = arrays.inputs[:2]
         dy = output_gradients[0]
         calls = []
+        if self.activation is not None and not self.derived:
+            y, activated = arrays.outputs[0], dy
+            dy = arrays.residuals["unactivated_gradient"]
+            attributes = {"kind": self.activation, "slope": self.slope}
+            calls.append(Call("activation_backward", (None, y, activated, dy), attributes))
 
         def add(function: str, target: Gradient | None, *operands: Array, **geometry: Any) -> None:
             if target is not None:
@@ -108,6 +128,9 @@ class _Convolutional(Operator):
 
         geometry = self._geometry()
         add(f"{self.prefix}_backward_data", gradients[0], dy, weight, **geometry)
+        if self.data_activation is not None and gradients[0] is not None:
+            calls[-1].arrays += (data,)
+            calls[-1].attributes |= {"activation": self.data_activation, "slope": self.data_slope}
         add(f"{self.prefix}_backward_weight", gradients[1], data, dy, **geometry)
         if not self.no_bias:
             add("bias_backward", gradients[2], dy)

@@ -22,11 +22,13 @@ from .scratch import frame
 KINDS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus")
 # The kinds whose derivative depends on the input's sign alone.
 FROM_SIGN = ("relu", "leaky_relu")
+# The kinds whose output tells the derivative in a few operations (softplus needs an exponential).
+FROM_OUTPUT = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
 
 
 def activation_forward(x: np.ndarray, y: np.ndarray, *, kind: str, slope: float = 0.0) -> None:
     """y = kind(x), any shape; y may be x. Raises ValueError for an unknown kind or shapes."""
-    _check_kind("activation_forward", kind)
+    check_kind("activation_forward", kind)
     shapes.check_same("activation_forward", x=x, y=y)
     shapes.check_contiguous("activation_forward", y)
     x, y = x.reshape(-1), y.reshape(-1)
@@ -49,7 +51,7 @@ def activation_backward(
     the sign of the input (ValueError).
     """
     operator = "activation_backward"
-    _check_kind(operator, kind)
+    check_kind(operator, kind)
     shapes.check_same(operator, y=y, dy=dy, dx=dx, x=x)
     if x is None and kind in ("leaky_relu", "elu") and slope < 0:
         raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
@@ -166,6 +168,17 @@ def _exp_minus_abs(x: np.ndarray) -> np.ndarray:
     return np.exp(e, out=e)
 
 
-def _check_kind(operator: str, kind: str) -> None:
+def check_kind(operator: str, kind: str) -> str:
+    """`kind`, or ValueError for an unknown one."""
     if kind not in KINDS:
         raise ValueError(f"{operator}: activation {kind!r} is unknown; use one of {KINDS}")
+    return kind
+
+
+def check_from_output(operator: str, kind: str, slope: float) -> None:
+    """ValueError unless a data gradient can be multiplied with the derivative as it is stored."""
+    if check_kind(operator, kind) not in FROM_OUTPUT or slope < 0:
+        raise ValueError(
+            f"{operator}: the derivative of {kind} with slope {slope} is not taken from the output "
+            f"here; use activation_backward (kinds that are: {FROM_OUTPUT}, slope >= 0)"
+        )

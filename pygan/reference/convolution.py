@@ -17,10 +17,12 @@ They are matrix products with patches (columns.py). In float32 the kernels of DC
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from . import columns, parallel, shapes, winograd
+from .activation import activation_backward, activation_forward, check_from_output, check_kind
 from .scratch import frame
 from .store import store
 
@@ -37,32 +39,47 @@ def convolution_forward(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups).
 
     y[n,p,q,o] = bias[o] + sum over i,j,c of x[n, p s - pad + i d, q s - pad + j d, c] w[o,i,j,c],
-    pixels outside x counting as 0 (MXNet's Convolution; no kernel flip).
-    Raises ValueError where the shapes do not fit.
+    pixels outside x counting as 0 (MXNet's Convolution; no kernel flip). activation, of
+    activation.py, is applied to that sum, which has y's old values in it where accumulating.
+    Raises ValueError where the shapes do not fit or the activation is unknown.
     """
-    _gather("convolution_forward", x, w, bias, y, stride, pad, dilation, groups, accumulate)
+    operator = "convolution_forward"
+    _gather(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
+    _activate(operator, y, activation, slope)
 
 
 def convolution_backward_data(
     dy: np.ndarray,
     w: np.ndarray,
     dx: np.ndarray,
+    x: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """dx (N, H, W, C_in) = gradient of a convolution's input from dy (N, P, Q, C_out)."""
-    _spread("convolution_backward_data", dy, w, None, dx, stride, pad, dilation, groups, accumulate)
+    """dx (N, H, W, C_in) = gradient of a convolution's input from dy (N, P, Q, C_out).
+
+    x (as dx), where given with activation: the convolution's input, made by that activation. Then
+    dx is the gradient of what the activation was applied to, times its derivative, from x. Raises
+    ValueError where shapes misfit, or x does not tell the derivative (FROM_OUTPUT, slope >= 0).
+    """
+    operator = "convolution_backward_data"
+    with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
+        _spread(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
 
 def convolution_backward_weight(
@@ -91,6 +108,8 @@ def transposed_convolution_forward(
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
@@ -98,38 +117,36 @@ def transposed_convolution_forward(
 
     w is (C_in, kh, kw, C_out / groups); every x[n,p,q,c] adds x w[c,i,j,o] to
     y[n, p s - pad + i d, q s - pad + j d, o] where that pixel exists, plus bias[o] (MXNet's
-    Deconvolution). Output padding is implied by y's size. Raises ValueError where shapes misfit.
+    Deconvolution). Output padding is implied by y's size. activation as in convolution_forward.
+    Raises ValueError where shapes misfit or the activation is unknown.
     """
-    _spread(
-        "transposed_convolution_forward", x, w, bias, y, stride, pad, dilation, groups, accumulate
-    )
+    operator = "transposed_convolution_forward"
+    _spread(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
+    _activate(operator, y, activation, slope)
 
 
 def transposed_convolution_backward_data(
     dy: np.ndarray,
     w: np.ndarray,
     dx: np.ndarray,
+    x: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
+    activation: str | None = None,
+    slope: float = 0.0,
     accumulate: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """dx (N, P, Q, C_in): gradient of a transposed convolution's input; dy (N, H, W, C_out)."""
-    _gather(
-        "transposed_convolution_backward_data",
-        dy,
-        w,
-        None,
-        dx,
-        stride,
-        pad,
-        dilation,
-        groups,
-        accumulate,
-    )
+    """dx (N, P, Q, C_in): gradient of a transposed convolution's input; dy (N, H, W, C_out).
+
+    x, activation and slope as in convolution_backward_data.
+    """
+    operator = "transposed_convolution_backward_data"
+    with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
+        _gather(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
 
 def transposed_convolution_backward_weight(
@@ -168,6 +185,36 @@ def bias_backward(
     """dbias (C,) = sum of dy (..., C) over all axes but the last."""
     shapes.check_shape("bias_backward", "dbias", dbias, dy.shape[-1:], f"dy {dy.shape}")
     store(dbias, dy.reshape(-1, dy.shape[-1]).sum(axis=0), accumulate)
+
+
+def _activate(operator: str, y: np.ndarray, activation: str | None, slope: float) -> None:
+    if activation is not None:
+        activation_forward(y, y, kind=check_kind(operator, activation), slope=slope)
+
+
+@contextmanager
+def _derived(
+    operator: str,
+    x: np.ndarray | None,
+    dx: np.ndarray,
+    activation: str | None,
+    slope: float,
+    accumulate: bool,
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """(array, accumulate) for a data gradient; dx gets it times the activation's derivative."""
+    if (x is None) != (activation is None):
+        raise ValueError(f"{operator}: x and activation (here {activation!r}) go together")
+    if x is None:
+        yield dx, accumulate
+        return
+    check_from_output(operator, activation, slope)
+    shapes.check_shape(operator, "x", x, dx.shape, f"dx {dx.shape}")
+    with frame() as empty:
+        gradient = empty(dx.shape, dx.dtype) if accumulate else dx
+        yield gradient, False
+        activation_backward(
+            None, x, gradient, dx, kind=activation, slope=slope, accumulate=accumulate
+        )
 
 
 def _gather(

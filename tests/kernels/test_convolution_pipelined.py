@@ -46,6 +46,7 @@ def cases_in_fours(draw: st.DrawFn, operator: str) -> Case:
 def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
     """Against the twin, and bit for bit against the general path with as many slices."""
     from pygan.bindings.operators.convolution import _general_plan, pipelined_plan, product_of
+    from pygan.bindings.operators.epilogue import NOTHING
     from pygan.bindings.operators.shapes import geometry
     from pygan.bindings.operators.tiling import SINGLES, TILES, partials_size, sum_partials
 
@@ -66,7 +67,9 @@ def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
         def launch(plan: Any, out: Any, accumulate: bool) -> None:
             written = poisoned(device, partials_size(size, slices)) if slices > 1 else out
             kernel = device.context.kernel(plan.file, plan.kernel, **plan.defines)
-            kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate))
+            end = () if kind == "backward_weight" else NOTHING.arguments
+            sizes = (*plan.arguments, int(accumulate), *end)
+            kernel(plan.grid, plan.threads, *inputs, written, *sizes)
             if slices > 1:
                 sum_partials(written, bias, out, slices, accumulate)
 

@@ -13,6 +13,7 @@ import pytest
 from conftest import chosen_devices
 from convolution_cases import Case, Problem, cases
 from hypothesis import strategies as st
+from test_epilogue import run_all
 from test_tensor_core import check_case, shifted, smaller, sum_bound
 from test_wgmma import instructions, machine_code
 
@@ -85,6 +86,15 @@ def test_every_kernel(device: Any, precision: str, operator: str) -> None:
     for case in (SMALL,) if device.check else (GROUPED, SEVERAL_TILES, PHASES, SPARSE):
         assert file_of(operator, case, precision) == wgmma.FILE
         check_case(device, operator, case, precision)
+
+
+@pytest.mark.parametrize("operator", [KERNELS[3], KERNELS[1]])
+def test_activations_at_the_end(device: Any, precision: str, operator: str) -> None:
+    """One that 128 sums of a thread take, and one that they leave to a launch of its own."""
+    if device.check:
+        pytest.skip("test_epilogue.py checks the accesses")
+    for kind in ("leaky_relu", "tanh"):
+        run_all(device, operator, GROUPED, kind, accumulate=False, precision=precision)
 
 
 def test_agrees_with_the_twin_on_any_shape(device: Any, precision: str) -> None:

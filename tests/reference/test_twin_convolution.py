@@ -399,3 +399,33 @@ def test_fewer_products_round_little_more_than_plain_sums(shape):
         assert not np.array_equal(fewer, plain), f"{name} took the plain sums"
         error, usual = (np.sqrt(np.mean((out - exact) ** 2)) for out in (fewer, plain))
         assert error <= 4 * usual, name
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("prefix", ["convolution", "transposed_convolution"])
+def test_activations_at_the_end(prefix, accumulate):
+    """As the activation twins have them, of the whole: bias, and what was there."""
+    rng = np.random.default_rng(5)
+    options = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+    sides = numbers(rng, 2, 6, 5, 3), numbers(rng, 2, 3, 2, 4)
+    given, result = sides if prefix == "convolution" else sides[::-1]
+    w, bias = numbers(rng, 4, 3, 4, 3), numbers(rng, result.shape[3])
+    forward = getattr(reference, f"{prefix}_forward")
+    backward = getattr(reference, f"{prefix}_backward_data")
+    for kind in reference.activation.KINDS:
+        end = {"activation": kind, "slope": 0.3}
+        fused, apart = result.copy(), result.copy()
+        forward(given, w, bias, fused, **options, **end, accumulate=accumulate)
+        forward(given, w, bias, apart, **options, accumulate=accumulate)
+        reference.activation_forward(apart, apart, kind=kind, slope=0.3)
+        np.testing.assert_array_equal(fused, apart)
+        if kind not in reference.activation.FROM_OUTPUT:
+            continue
+        fused, apart, gradient = given.copy(), given.copy(), np.empty_like(given)
+        x = np.tanh(given)
+        backward(result, w, fused, x, **options, **end, accumulate=accumulate)
+        backward(result, w, gradient, **options)
+        reference.activation_backward(
+            None, x, gradient, apart, kind=kind, slope=0.3, accumulate=accumulate
+        )
+        np.testing.assert_array_equal(fused, apart)

@@ -11,7 +11,8 @@
 //   concatenate          y[.., offset : offset + k, ..] = x, one input at a time, and back
 //
 // All are bound by memory: four floats per access where the arrays are flat. The broadcast forms
-// index with strides, 0 along repeated axes, so nothing is expanded in memory; the sums of the
+// index with strides, 0 along repeated axes, so nothing is expanded in memory (forward takes four
+// floats of the last axis at a time where it is whole packs); the sums of the
 // backward are taken by one thread, one warp or one block per gradient element, in a fixed order.
 //
 // variants: | -DLANES_PER_SUM=1 | -DLANES_PER_SUM=256
@@ -176,6 +177,22 @@ extern "C" __global__ void reparametrization_backward_noise(const float* __restr
     });
 }
 
+// Whether an operand with these strides can be read four at a time along the last axis: one after
+// the other from multiples of four, or one number for all.
+__device__ __forceinline__ bool in_packs(long long s0, long long s1, long long s2, long long s3) {
+    return s3 == 0 || (s3 == 1 && ((s0 | s1 | s2) & 3) == 0);
+}
+
+template <int WIDTH>
+__device__ __forceinline__ Pack<WIDTH> load_along(const float* from, long long stride) {
+    if constexpr (WIDTH == 4) {
+        if (stride == 0) {
+            return {{*from, *from, *from, *from}};
+        }
+    }
+    return load<WIDTH>(from);
+}
+
 // y (n0, n1, n2, n3); a and b with element strides a0..a3 and b0..b3, 0 where repeated.
 extern "C" __global__ void broadcast_multiply_forward(const float* __restrict__ a,
                                                       const float* __restrict__ b,
@@ -184,12 +201,19 @@ extern "C" __global__ void broadcast_multiply_forward(const float* __restrict__ 
                                                       long long a2, long long a3, long long b0,
                                                       long long b1, long long b2, long long b3) {
     const long long n = static_cast<long long>(n0) * n1 * n2 * n3;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
+    const bool by_fours =
+        n3 % 4 == 0 && aligned(a, b, y) && in_packs(a0, a1, a2, a3) && in_packs(b0, b1, b2, b3);
+    for_each_pack(n, by_fours, [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
         const Index4 index = unravel(i, n1, n2, n3);
-        y[i] = a[dot(index, a0, a1, a2, a3)] * b[dot(index, b0, b1, b2, b3)];
-    }
+        Pack<W> product = load_along<W>(a + dot(index, a0, a1, a2, a3), a3);
+        const Pack<W> factor = load_along<W>(b + dot(index, b0, b1, b2, b3), b3);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            product.at[k] *= factor.at[k];
+        }
+        store<W>(y + i, product);
+    });
 }
 
 // da has the extents k0..k3 (C-contiguous); for each of its elements the repeated axes r0..r3 are

@@ -12,7 +12,8 @@
 // never overflow and keep full precision in both tails. The sums go to one float per block and are
 // added by a second launch of one block, in a fixed order: same bits every run. Up to 4096 elements
 // one block does all, as a second launch would take longer. Probabilities are written on the way,
-// as they cost one store. Elements go four to an access where the arrays are flat.
+// as they cost one store. Elements go four to an access where the arrays are flat, and in a softmax
+// where a row is whole packs.
 
 #include "activation.cuh"
 #include "flat.cuh"
@@ -172,36 +173,70 @@ extern "C" __global__ void kullback_leibler_backward(const float* __restrict__ l
     });
 }
 
+// A lane's part of a row: calls body(Width<4>(), k) or body(Width<1>(), k) for the packs that start
+// at its elements k.
+template <class Body>
+__device__ __forceinline__ void for_each_of_lane(int columns, bool by_fours, const Body& body) {
+    const int lane = threadIdx.x % WARP;
+    if (by_fours) {
+#pragma unroll 1  // unrolled, it would spill where registers are rationed for occupancy
+        for (int k = 4 * lane; k < columns; k += 4 * WARP) {
+            body(Width<4>(), k);
+        }
+    } else {
+#pragma unroll 1
+        for (int k = lane; k < columns; k += WARP) {
+            body(Width<1>(), k);
+        }
+    }
+}
+
 // The maximum of a row and the sum of exp(value - maximum), known to the whole warp.
 struct Partition {
     float maximum;
     float sum;
 };
 
-__device__ __forceinline__ Partition partition_of(const float* row, int columns, int lane) {
+__device__ __forceinline__ Partition partition_of(const float* row, int columns, bool by_fours) {
     float maximum = row[0];
-    for (int k = lane; k < columns; k += WARP) {
-        maximum = fmaxf(maximum, row[k]);
-    }
+    for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> z = load<W>(row + k);
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+            maximum = fmaxf(maximum, z.at[i]);
+        }
+    });
     maximum = warp_max(maximum);
     float sum = 0.0f;
-    for (int k = lane; k < columns; k += WARP) {
-        sum += expf(row[k] - maximum);
-    }
+    for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> z = load<W>(row + k);
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+            sum += expf(z.at[i] - maximum);
+        }
+    });
     return {maximum, warp_sum(sum)};
 }
 
 // No __restrict__: y may be x (a lane writes only what it alone still reads).
 extern "C" __global__ void __launch_bounds__(THREADS)
     softmax_forward(const float* x, float* y, int rows, int columns) {
-    const int lane = threadIdx.x % WARP;
+    const bool by_fours = columns % 4 == 0 && aligned(x, y);
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const float* from = x + static_cast<long long>(row) * columns;
         float* to = y + static_cast<long long>(row) * columns;
-        const Partition partition = partition_of(from, columns, lane);
-        for (int k = lane; k < columns; k += WARP) {
-            to[k] = expf(from[k] - partition.maximum) / partition.sum;
-        }
+        const Partition partition = partition_of(from, columns, by_fours);
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            Pack<W> p = load<W>(from + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                p.at[i] = expf(p.at[i] - partition.maximum) / partition.sum;
+            }
+            store<W>(to + k, p);
+        });
     }
 }
 
@@ -209,18 +244,30 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     softmax_backward(const float* __restrict__ y, const float* __restrict__ dy,
                      float* __restrict__ dx, int rows, int columns, int accumulate) {
-    const int lane = threadIdx.x % WARP;
+    const bool by_fours = columns % 4 == 0 && aligned(y, dy, dx);
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const long long begin = static_cast<long long>(row) * columns;
         float sum = 0.0f;
-        for (int k = lane; k < columns; k += WARP) {
-            sum = fmaf(y[begin + k], dy[begin + k], sum);
-        }
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            const Pack<W> p = load<W>(y + begin + k);
+            const Pack<W> g = load<W>(dy + begin + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                sum = fmaf(p.at[i], g.at[i], sum);
+            }
+        });
         sum = warp_sum(sum);
-        for (int k = lane; k < columns; k += WARP) {
-            const float gradient = y[begin + k] * (dy[begin + k] - sum);
-            dx[begin + k] = accumulate ? dx[begin + k] + gradient : gradient;
-        }
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            Pack<W> gradient = load<W>(y + begin + k);
+            const Pack<W> g = load<W>(dy + begin + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                gradient.at[i] *= g.at[i] - sum;
+            }
+            store_gradient<W>(dx + begin + k, gradient, accumulate);
+        });
     }
 }
 
@@ -230,44 +277,65 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                   const float* __restrict__ labels,
                                   float* __restrict__ probabilities, float* __restrict__ partial,
                                   float* __restrict__ loss, int rows, int columns, float scale) {
-    const int lane = threadIdx.x % WARP;
+    const bool by_fours = columns % 4 == 0 && aligned(logits, labels, probabilities);
     float sum = 0.0f;
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const long long begin = static_cast<long long>(row) * columns;
-        const Partition partition = partition_of(logits + begin, columns, lane);
+        const Partition partition = partition_of(logits + begin, columns, by_fours);
         const float log_sum = logf(partition.sum);
-        for (int k = lane; k < columns; k += WARP) {
-            // the difference first: the maximum may be large beside log_sum
-            const float shifted = logits[begin + k] - partition.maximum;
-            sum = fmaf(labels[begin + k], log_sum - shifted, sum);
-            if (probabilities != nullptr) {
-                probabilities[begin + k] = expf(shifted) / partition.sum;
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            Pack<W> shifted = load<W>(logits + begin + k);
+            const Pack<W> t = load<W>(labels + begin + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                // the difference first: the maximum may be large beside log_sum
+                shifted.at[i] -= partition.maximum;
+                sum = fmaf(t.at[i], log_sum - shifted.at[i], sum);
             }
-        }
+            if (probabilities != nullptr) {
+#pragma unroll
+                for (int i = 0; i < W; ++i) {
+                    shifted.at[i] = expf(shifted.at[i]) / partition.sum;
+                }
+                store<W>(probabilities + begin + k, shifted);
+            }
+        });
     }
     finish_sum(sum, partial, loss, scale);
 }
 
 // dlogits (+)= scale * (softmax(z) * sum(t) - t)
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Four blocks at a time leave 64 registers; nvcc's own choice of 32 would spill.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
     softmax_cross_entropy_backward(const float* __restrict__ logits,
                                    const float* __restrict__ labels, float* __restrict__ dlogits,
                                    int rows, int columns, float scale, int accumulate) {
-    const int lane = threadIdx.x % WARP;
+    const bool by_fours = columns % 4 == 0 && aligned(logits, labels, dlogits);
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const long long begin = static_cast<long long>(row) * columns;
-        const Partition partition = partition_of(logits + begin, columns, lane);
         float total = 0.0f;
-        for (int k = lane; k < columns; k += WARP) {
-            total += labels[begin + k];
-        }
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            const Pack<W> t = load<W>(labels + begin + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                total += t.at[i];
+            }
+        });
         total = warp_sum(total);
-#pragma unroll 1  // unrolled, it would spill where registers are rationed for occupancy
-        for (int k = lane; k < columns; k += WARP) {
-            const float probability = expf(logits[begin + k] - partition.maximum) / partition.sum;
-            const float gradient = scale * (probability * total - labels[begin + k]);
-            dlogits[begin + k] = accumulate ? dlogits[begin + k] + gradient : gradient;
-        }
+        const Partition partition = partition_of(logits + begin, columns, by_fours);
+        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+            constexpr int W = decltype(width)::value;
+            Pack<W> gradient = load<W>(logits + begin + k);
+            const Pack<W> t = load<W>(labels + begin + k);
+#pragma unroll
+            for (int i = 0; i < W; ++i) {
+                const float p = expf(gradient.at[i] - partition.maximum) / partition.sum;
+                gradient.at[i] = scale * (p * total - t.at[i]);
+            }
+            store_gradient<W>(dlogits + begin + k, gradient, accumulate);
+        });
     }
 }
 

@@ -12,7 +12,7 @@ from pygan.bindings import compiler
 LOAD, STORE = r"ld\.global(\.nc)?\.v4\.\w+", r"st\.global\.v4\.\w+"
 
 # What is to be found in an entry point that has not both: it reads or writes no array of its own
-# size, or its rows are of any length (softmax), or it indexes with strides (broadcasting).
+# size, or it sums along strides (the gradient of broadcasting).
 ONLY_LOADS = (LOAD,)
 ONLY_STORES = (STORE,)
 NEITHER = ()
@@ -25,7 +25,6 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
         {},
         {
             "fill": ONLY_STORES,
-            "broadcast_multiply_forward": NEITHER,
             "broadcast_multiply_backward": NEITHER,
         },
     ),
@@ -35,10 +34,6 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
             "loss_sum": NEITHER,
             "mean_squared_error_forward": ONLY_LOADS,
             "kullback_leibler_forward": ONLY_LOADS,
-            "softmax_forward": NEITHER,
-            "softmax_backward": NEITHER,
-            "softmax_cross_entropy_forward": NEITHER,
-            "softmax_cross_entropy_backward": NEITHER,
         },
     ),
     "optimizer.cu": ({}, {}),

@@ -126,6 +126,7 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
         steps += [("lesson", 128), ("lesson", 1024), ("dcgan", 128), ("dcgan", 512)]
     for network, batch in steps:
         base = [sys.executable, "step.py", "--network", network, "--batch", str(batch), *graph]
+        base += ["--cooperative"] if device == "cuda" else []
         peers = STEP_PEERS if _has("torch") else (("", ()),)
         # The compiler is tried at the sizes that the networks' own scripts have.
         for ending, groups in peers if (network, batch) in steps[:2] else peers[:1]:

@@ -1,8 +1,9 @@
 """One whole training step of a GAN, per device, beside PyTorch and JAX where they are installed.
 
     python benchmarks/step.py [--network lesson|dcgan] [--batch N] [--devices numpy cpu] [--graph]
-                              [--precisions float32 tf32 bf16] [--torch [GROUP ...]] [--jax]
-                              [--budget SECONDS] [--json FILE] [--quick]
+                              [--precisions float32 tf32 bf16] [--cooperative]
+                              [--torch [GROUP ...]] [--jax] [--budget SECONDS] [--json FILE]
+                              [--quick]
 
 A step draws noise, runs the generator, updates the discriminator on generated and on real images,
 then updates the generator through it: three forward and three backward passes of the discriminator
@@ -10,12 +11,13 @@ then updates the generator through it: three forward and three backward passes o
 update for each kind of image, DCGAN's one for both.
 
 `--graph` also times the step recorded once as a CUDA graph and replayed, as `pygan train` does on a
-GPU. `--torch` times PyTorch's variants, all or by group: eager, graph (CUDA graphs made by hand),
-compile and autotune (torch.compile). `--jax` times the step under jax.jit, one in a call and 20.
-Every one starts from the same weights, and its losses over three steps from the same noise and
-images are compared with numpy's before it is timed; after the timing they must be numbers. A device
-that is wrong makes the exit code 1, a peer that is wrong, or that cannot run here, is named under
-`not_measured`, and so is what `--budget` left no time for.
+GPU. `--cooperative` also times both with small layers as cooperative launches. `--torch` times
+PyTorch's variants, all or by group: eager, graph (CUDA graphs made by hand), compile and autotune
+(torch.compile). `--jax` times the step under jax.jit, one in a call and 20. Every one starts from
+the same weights, and its losses over three steps from the same noise and images are compared with
+numpy's before it is timed; after the timing they must be numbers. A device that is wrong makes the
+exit code 1, a peer that is wrong, or that cannot run here, is named under `not_measured`, and so is
+what `--budget` left no time for.
 """
 
 from __future__ import annotations
@@ -103,9 +105,9 @@ def time_device(
     device: Any, steps: Steps, images: Any, batch: int, start: Start, how: How
 ) -> dict[str, Any]:
     """Figures of one device; AssertionError where its losses are wrong."""
-    from pygan.executor import precision_scope
+    from pygan.executor import cooperative_scope, precision_scope
 
-    with precision_scope(how.precision):
+    with precision_scope(how.precision), cooperative_scope(how.cooperative):
         gan = steps.make(device, images, batch, how.quick, READ_EVERY)
     if how.graph:
         gan.recording.start()
@@ -132,8 +134,8 @@ def time_device(
 
 
 class How:
-    """How to time: `samples` of `seconds` each (0: of one step), whether from a graph, and in which
-    precision."""
+    """How to time: `samples` of `seconds` each (0: of one step), whether from a graph, in which
+    precision, and whether small layers are launched together."""
 
     def __init__(
         self,
@@ -141,8 +143,10 @@ class How:
         device: str,
         graph: bool = False,
         precision: str = "float32",
+        cooperative: bool = False,
     ) -> None:
         self.quick, self.graph, self.precision = options.quick, graph, precision
+        self.cooperative = cooperative
         few = 3 if options.quick else 10 if device == "cpu" else 30
         self.samples = options.samples or few
         # On a GPU many steps in a row, as in training: the first launches of one hide behind
@@ -171,6 +175,8 @@ class Run:
             for graph in (False, True) if options.graph and device.name != "numpy" else (False,):
                 for precision in self._precisions(device.name):
                     self._add_device(device, graph, precision)
+                if options.cooperative and device.name != "numpy":
+                    self._add_device(device, graph, "float32", cooperative=True)
         if options.torch is not None:
             self._add_torch(options.torch or torch_step.GROUPS)
         if options.jax:
@@ -182,10 +188,13 @@ class Run:
             return ("float32",)
         return self.options.precisions or (tuple(PRECISIONS) if device == "cuda" else ("float32",))
 
-    def _add_device(self, device: Any, graph: bool, precision: str) -> None:
+    def _add_device(
+        self, device: Any, graph: bool, precision: str, cooperative: bool = False
+    ) -> None:
         name = f"{device.name} graph" if graph else device.name
         name += "" if precision == "float32" else f" {precision}"
-        how = How(self.options, device.name, graph, precision)
+        name += " cooperative" if cooperative else ""
+        how = How(self.options, device.name, graph, precision, cooperative)
         arguments = (device, self.steps, self.images, self.batch, self.start, how)
         try:
             self._add(name, time_device(*arguments))
@@ -285,6 +294,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
     parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")
     parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
+    parser.add_argument(
+        "--cooperative",
+        action="store_true",
+        help="also the step with small layers as cooperative launches (float32)",
+    )
     parser.add_argument(
         "--torch",
         nargs="*",

@@ -63,7 +63,7 @@ class CooperativeKernel(Kernel):
             *(ctypes.byref(each), self._handle, ctypes.c_int(threads)),
             ctypes.c_size_t(shared_bytes),
         )
-        return each.value * self._multiprocessors
+        return each.value * self.multiprocessors
 
     def __call__(
         self,
@@ -103,7 +103,7 @@ class CooperativeKernel(Kernel):
             self._driver("cuFuncSetAttribute", self._handle, _DYNAMIC_SHARED_BYTES, value)
 
     @cached_property
-    def _multiprocessors(self) -> int:
+    def multiprocessors(self) -> int:
         return _attribute(self.context, _MULTIPROCESSOR_COUNT)
 
     def _driver(self, name: str, *arguments: Any) -> None:

@@ -4,6 +4,9 @@
 // A Way is a class with the sources Patches, PatchColumns, FilterRows, PhaseWeights and Gradients
 // as its kernels need them, and
 //     static Sums product(left, right, range)   called by all threads of a block
+//
+// `block` is the block's place in the grid that a pass's launch contract names: its own, or the one
+// that it plays (program.cu).
 #pragma once
 
 #include "convolution_geometry.cuh"
@@ -47,12 +50,29 @@ struct PhasePixels {
     }
 };
 
+// The sums of a block that plays another one: they stand where that one's would.
+template <class Sums>
+struct Played {
+    static constexpr int LINES = Sums::LINES, COLUMNS = Sums::COLUMNS, RUN = Sums::RUN;
+    const Sums& sums;
+    int lines_on, columns_on;
+
+    __device__ Played(const Sums& sums, uint3 block)
+        : sums(sums),
+          lines_on((static_cast<int>(block.x) - static_cast<int>(blockIdx.x)) * TILE_M),
+          columns_on((static_cast<int>(block.y) - static_cast<int>(blockIdx.y)) * TILE_N) {}
+    __device__ float at(int i, int j) const { return sums.at(i, j); }
+    __device__ int line(int i) const { return Sums::line(i) + lines_on; }
+    __device__ int column(int j) const { return Sums::column(j) + columns_on; }
+};
+
 // y from x and w.
 template <class Way>
 __device__ __forceinline__ void forward(const Layer& layer, const float* __restrict__ x,
-                                        const float* __restrict__ w, Result result) {
-    const int group = blockIdx.z / result.slices;
-    result.slice = blockIdx.z % result.slices;
+                                        const float* __restrict__ w, Result result,
+                                        uint3 block = blockIdx) {
+    const int group = block.z / result.slices;
+    result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();
     const int depth = layer.kernel_h * layer.kernel_w * group_x;
     const int lines = layer.y_pixels();
@@ -61,30 +81,31 @@ __device__ __forceinline__ void forward(const Layer& layer, const float* __restr
 
     const typename Way::Patches left(x + group * group_x, layer.batch, layer.height, layer.width,
                                      layer.x_channels, group_x, layer.y_height, layer.y_width,
-                                     layer.vertical(), layer.horizontal(), blockIdx.x * TILE_M,
+                                     layer.vertical(), layer.horizontal(), block.x * TILE_M,
                                      range.begin);
     const typename Way::FilterRows right(w + static_cast<Offset>(group) * group_y * depth,
-                                         blockIdx.y * TILE_N, group_y, depth, range.begin);
+                                         block.y * TILE_N, group_y, depth, range.begin);
     const auto sums = Way::product(left, right, range);
     result.epilogue.activation = read_late(result.epilogue.activation);
-    store_lines(sums, result, lines, group_y, group * group_y,
+    store_lines(Played(sums, block), result, lines, group_y, group * group_y,
                 Rows{group * group_y, layer.y_channels});
 }
 
 // dx from dy and w: block z is a slice of a phase of a group.
 template <class Way>
 __device__ __forceinline__ void backward_data(const Layer& layer, const float* __restrict__ dy,
-                                              const float* __restrict__ w, Result result) {
+                                              const float* __restrict__ w, Result result,
+                                              uint3 block = blockIdx) {
     const int phases = layer.stride_h * layer.stride_w;
-    const int phase = blockIdx.z / result.slices % phases;
-    const int group = blockIdx.z / result.slices / phases;
-    result.slice = blockIdx.z % result.slices;
+    const int phase = block.z / result.slices % phases;
+    const int group = block.z / result.slices / phases;
+    result.slice = block.z % result.slices;
     const Phase vertical = phase_of(phase / layer.stride_w, layer.height, layer.kernel_h,
                                     layer.stride_h, layer.pad_h, layer.dilation_h);
     const Phase horizontal = phase_of(phase % layer.stride_w, layer.width, layer.kernel_w,
                                       layer.stride_w, layer.pad_w, layer.dilation_w);
     const int lines = layer.batch * vertical.count * horizontal.count;
-    if (static_cast<int>(blockIdx.x) * TILE_M >= lines) return;  // a phase with fewer pixels
+    if (static_cast<int>(block.x) * TILE_M >= lines) return;  // a phase with fewer pixels
 
     const int group_x = layer.group_x(), group_y = layer.group_y();
     const int depth = vertical.taps * horizontal.taps * group_y;
@@ -94,16 +115,15 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const float* _
     const typename Way::Patches left(
         dy + group * group_y, layer.batch, layer.y_height, layer.y_width, layer.y_channels, group_y,
         vertical.count, horizontal.count, {vertical.origin, 1, -vertical.back, vertical.taps},
-        {horizontal.origin, 1, -horizontal.back, horizontal.taps}, blockIdx.x * TILE_M,
-        range.begin);
+        {horizontal.origin, 1, -horizontal.back, horizontal.taps}, block.x * TILE_M, range.begin);
     const Offset group_weights =
         static_cast<Offset>(group_y) * layer.kernel_h * layer.kernel_w * group_x;
     const typename Way::PhaseWeights right(w + group * group_weights, layer.kernel_h,
                                            layer.kernel_w, group_x, group_y, vertical, horizontal,
-                                           blockIdx.y * TILE_N, range.begin);
+                                           block.y * TILE_N, range.begin);
     const auto sums = Way::product(left, right, range);
     result.epilogue.activation = read_late(result.epilogue.activation);
-    store_lines(sums, result, lines, group_x, group * group_x,
+    store_lines(Played(sums, block), result, lines, group_x, group * group_x,
                 PhasePixels{layer, vertical, horizontal, group * group_x});
 }
 
@@ -111,16 +131,17 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const float* _
 // other way round.
 template <class Way>
 __device__ __forceinline__ void backward_weight(const Layer& layer, const float* __restrict__ x,
-                                                const float* __restrict__ dy, Result result) {
-    const int group = blockIdx.z / result.slices;
-    result.slice = blockIdx.z % result.slices;
+                                                const float* __restrict__ dy, Result result,
+                                                uint3 block = blockIdx) {
+    const int group = block.z / result.slices;
+    result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();
     const int taps = layer.kernel_h * layer.kernel_w * group_x;
     result.size = static_cast<Offset>(layer.y_channels) * taps;
     const DepthRange range = depth_range(layer.y_pixels(), result.slice, result.slices);
 
-    const int filter_tile = Way::TRANSPOSED ? blockIdx.y * TILE_N : blockIdx.x * TILE_M;
-    const int tap_tile = Way::TRANSPOSED ? blockIdx.x * TILE_M : blockIdx.y * TILE_N;
+    const int filter_tile = Way::TRANSPOSED ? block.y * TILE_N : block.x * TILE_M;
+    const int tap_tile = Way::TRANSPOSED ? block.x * TILE_M : block.y * TILE_N;
     const typename Way::Gradients filters(dy + group * group_y, filter_tile, group_y,
                                           layer.y_channels, range.begin);
     const typename Way::PatchColumns patches(
@@ -129,8 +150,9 @@ __device__ __forceinline__ void backward_weight(const Layer& layer, const float*
     const Rows rows = {static_cast<Offset>(group) * group_y * taps, taps};
     if constexpr (Way::TRANSPOSED) {
         const auto sums = Way::product(patches, filters, range);
-        store_lines(Transposed(sums), result, group_y, taps, 0, rows);
+        store_lines(Transposed(Played(sums, block)), result, group_y, taps, 0, rows);
     } else {
-        store_lines(Way::product(filters, patches, range), result, group_y, taps, 0, rows);
+        const auto sums = Way::product(filters, patches, range);
+        store_lines(Played(sums, block), result, group_y, taps, 0, rows);
     }
 }

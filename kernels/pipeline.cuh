@@ -30,6 +30,9 @@
 #ifndef TILE_N
 #define TILE_N 64  // columns per block: 32, 64 or 128
 #endif
+#ifndef COPY_WIDTH_AT_RUN_TIME
+#define COPY_WIDTH_AT_RUN_TIME 0  // 1, with VECTOR 4: where 4 floats do not lie together, 4 copies
+#endif
 #ifndef VECTOR
 #define VECTOR 4  // floats per copy: 4 where channels are multiples of 4, else 1
 #endif
@@ -76,15 +79,25 @@ __device__ __forceinline__ int member(int groups, int group, int i) {
     return i / 4 * 4 * groups + 4 * group + i % 4;
 }
 
-using Copies = CopiesUnderWay<STAGES, STAGE_BYTES / (4 * VECTOR) / THREADS>;
+constexpr int LEAST_COPIED = COPY_WIDTH_AT_RUN_TIME ? 1 : VECTOR;  // floats of a copy
+using Copies = CopiesUnderWay<STAGES, STAGE_BYTES / (4 * LEAST_COPIED) / THREADS>;
 
 constexpr int UNIT = VECTOR;  // floats that a thread copies at a time
 
 // Floats that a copy moves: known before the launch.
+#if !COPY_WIDTH_AT_RUN_TIME
 struct CopyWidth {
     static constexpr int floats = VECTOR;
     __device__ CopyWidth(const float*, int) {}
 };
+#else
+struct CopyWidth {
+    int floats;
+    // `run`: how many numbers lie together, from `start` on, again and again.
+    __device__ CopyWidth(const float* start, int run)
+        : floats(run % 4 == 0 && reinterpret_cast<unsigned long long>(start) % 16 == 0 ? 4 : 1) {}
+};
+#endif
 
 // Layout of a slab whose source is contiguous along the depth: EXTENT rows of TILE_K depths, the
 // members of a group GROUPS rows apart, so that neighbouring threads read neighbouring rows. Four
@@ -107,8 +120,8 @@ struct AlongDepth {
     __device__ static int line(int i) {
         return member(GROUPS, (row() + i * ROWS) % GROUPS, (row() + i * ROWS) / GROUPS);
     }
-    __device__ static float* place(float* slab, int i, int) {
-        return slab + (row() * TILE_K + (depth() / 4 ^ row() / 2 % 4) * 4 + depth() % 4) +
+    __device__ static float* place(float* slab, int i, int part) {
+        return slab + (row() * TILE_K + (depth() / 4 ^ row() / 2 % 4) * 4 + depth() % 4 + part) +
                i * (ROWS * TILE_K);
     }
 
@@ -134,8 +147,8 @@ struct AcrossLines {
     __device__ static bool has(int) { return true; }
     __device__ static int line() { return threadIdx.x % CHUNKS * VECTOR; }
     __device__ static int depth(int i) { return threadIdx.x / CHUNKS + i * STEP; }
-    __device__ static float* place(float* slab, int i, int) {
-        return slab + (depth(0) * EXTENT + line()) + i * (STEP * EXTENT);
+    __device__ static float* place(float* slab, int i, int part) {
+        return slab + (depth(0) * EXTENT + line() + part) + i * (STEP * EXTENT);
     }
 
     // All members of the group at one depth.

@@ -75,12 +75,12 @@ __device__ __forceinline__ void store_lines(const Sums& sums, const Result& resu
     constexpr bool SMOOTH = Sums::LINES * Sums::COLUMNS <= FEW_SUMS;
     UNROLL
     for (int i = 0; i < Sums::LINES; ++i) {
-        const int line = Sums::line(i);
+        const int line = sums.line(i);
         if (line >= lines) continue;
         const Offset start = place(line);
         UNROLL
         for (int j = 0; j < Sums::COLUMNS; j += Sums::RUN) {
-            const int column = Sums::column(j);
+            const int column = sums.column(j);
             Pack<Sums::RUN> run;
             UNROLL
             for (int k = 0; k < Sums::RUN; ++k) run.at[k] = sums.at(i, j + k);
@@ -98,6 +98,6 @@ struct Transposed {
 
     __device__ explicit Transposed(const Sums& sums) : sums(sums) {}
     __device__ float at(int i, int j) const { return sums.at(j, i); }
-    __device__ static int line(int i) { return Sums::column(i); }
-    __device__ static int column(int j) { return Sums::line(j); }
+    __device__ int line(int i) const { return sums.column(i); }
+    __device__ int column(int j) const { return sums.line(j); }
 };

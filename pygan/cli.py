@@ -396,6 +396,12 @@ def add_run_options(
         "training; tf32 and bf16 are for tensor cores, of GPUs since compute capability 8.0 "
         "(float32)",
     )
+    parser.add_argument(
+        "--cooperative",
+        action="store_true",
+        help="run small layers that follow each other as one cooperative launch; not yet measured "
+        "on a GPU, so off unless asked for (devices cuda and cpu)",
+    )
     _add_device(parser)
 
 

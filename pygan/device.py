@@ -62,6 +62,8 @@ class Device(Protocol):
     def synchronize(self) -> None: ...
     def memory_info(self) -> tuple[int, int] | None: ...
     def cannot_record(self) -> str | None: ...
+
+    def cannot_cooperate(self) -> str | None: ...
     def branch(self) -> Any: ...
     def passes(self, nbytes: int) -> AbstractContextManager[None]: ...
     def kept_bytes(self) -> int: ...
@@ -142,6 +144,10 @@ class NumpyDevice:
     def cannot_record(self) -> str | None:
         """Why launches cannot be recorded here."""
         return "device numpy launches nothing that a CUDA graph could hold"
+
+    def cannot_cooperate(self) -> str | None:
+        """Why calls cannot run as programs here."""
+        return "device numpy launches nothing that a program could stand for"
 
     def branch(self) -> _NoBranch:
         """A branch that is none: everything runs in the order of its calls."""
@@ -239,6 +245,30 @@ class KernelDevice:
         from pygan.bindings.graph import Graph
 
         return Graph(self.context, work)
+
+    def cannot_cooperate(self) -> str | None:
+        """Why calls cannot run as programs (cooperative launches) here, or None where they can."""
+        from pygan.bindings.program import why_not
+
+        return why_not(self.context)
+
+    def jobs_of(self, function: str, call: Callable[[], Any]) -> list[Any] | None:
+        """What a call of the operator `function` launches, as jobs of a program; None where it has
+        none, or is too large to gain. Nothing is launched."""
+        from pygan.bindings import program
+
+        if function not in program.FUNCTIONS:
+            return None
+        try:
+            return program.jobs_of(self.context, call)
+        except program.NotInProgram:
+            return None
+
+    def program(self, jobs: list[Any]) -> Any:
+        """A callable that launches the jobs together; see pygan.bindings.program.Program."""
+        from pygan.bindings.program import Program
+
+        return Program(self.context, jobs)
 
     def branch(self) -> Any:
         """A Branch (`enter`, `leave`, `join`): work beside other work of a recording. `overlaps`

@@ -27,8 +27,13 @@ from pygan.symbol import InferredShapes, Symbol
 REQUESTS = ("write", "add", "null")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("float32", "tf32", "bf16")
+LEAST_JOBS = 2
+"""Of a program: a barrier costs less than a launch, from the first on."""
+MOST_JOBS = 48
+"""Of a program, as kernels/program.cu holds them."""
 
 _precision: ContextVar[str] = ContextVar("precision", default="float32")
+_cooperative: ContextVar[bool] = ContextVar("cooperative", default=False)
 
 
 @contextmanager
@@ -41,6 +46,16 @@ def precision_scope(precision: str) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+@contextmanager
+def cooperative_scope(cooperative: bool = True) -> Iterator[None]:
+    """Executors bound inside without a `cooperative` of their own have this one."""
+    token = _cooperative.set(cooperative)
+    try:
+        yield
+    finally:
+        _cooperative.reset(token)
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,12 @@ class Executor:
     rounds alike, which takes it longer than float32 does. None: as the `precision_scope` says, and
     float32 outside of any.
 
+    cooperative: small layers that follow each other run as one cooperative launch, a program
+    (pygan.bindings.program, whose model says what is small; kernels/program.cu). Sums are the same;
+    batch norm may differ by a rounding. What a program takes is not put on branches: it shares the
+    program's blocks instead. None: as the `cooperative_scope` says, and not outside of any, until a
+    GPU has shown that it pays.
+
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
     the same memory every step), `head_gradients` (for each output, where backward copies its
     gradient to, or None; given itself, it is not copied, and must have been written since the
@@ -128,6 +149,7 @@ class Executor:
         branches: bool = False,
         dtype: str = "float32",
         precision: str | None = None,
+        cooperative: bool | None = None,
     ) -> None:
         device = _device(device)
         precision = precision or _precision.get()
@@ -165,6 +187,8 @@ class Executor:
         self._collect()
         self._passes = device.passes(self._planned.unplanned)
 
+        self._jobs_of = self._recorder(cooperative)
+        self.programs: list[Any] = []
         self._training = self._bind_calls(self._graph.forward(training=True))
         self._inference = self._bind_calls(self._graph.forward(training=False))
         self._backwards: dict[Any, list[Callable[[], None]]] = {}
@@ -375,20 +399,67 @@ class Executor:
     def _bind_calls(self, calls: Iterable[Iterable[Call]]) -> list[Callable[[], None]]:
         bound: list[Callable[[], None]] = []
         apart = forked = False
-        for call in (call for group in calls for call in group):
-            if call.apart != apart:
+        prepared = [self._prepare(call) for group in calls for call in group]
+        for step in self._with_programs(prepared):
+            if step.apart != apart:
                 bound.append(self._branch.leave if apart else self._branch.enter)
-                apart, forked = call.apart, True
-            attributes = self._attributes(call)
-            if call.workspace:
-                attributes["workspace"] = self._workspaces[apart]
-            arrays = [None if array is None else self._resolve(array) for array in call.arrays]
-            bound.append(partial(getattr(self.device.ops, call.function), *arrays, **attributes))
+                apart, forked = step.apart, True
+            if step.joins and forked:
+                bound.append(self._branch.join)
+                forked = False
+            bound.append(step.run)
         if apart:
             bound.append(self._branch.leave)
         if forked:
             bound.append(self._branch.join)
         return bound
+
+    def _prepare(self, call: Call) -> _Prepared:
+        attributes = self._attributes(call)
+        if call.workspace:
+            attributes["workspace"] = self._workspaces[call.apart]
+        arrays = [None if array is None else self._resolve(array) for array in call.arrays]
+        run = partial(getattr(self.device.ops, call.function), *arrays, **attributes)
+        jobs = None if self._jobs_of is None else self._jobs_of(call.function, run)
+        return _Prepared(run, call.apart, jobs)
+
+    def _recorder(self, cooperative: bool | None) -> Callable[..., list[Any] | None] | None:
+        """What makes jobs of calls, or None where programs were not asked for."""
+        if cooperative is None:
+            cooperative = _cooperative.get()
+        if not cooperative:
+            return None
+        if (reason := self.device.cannot_cooperate()) is not None:
+            raise GraphError(f"cooperative=True is not available: {reason}")
+        return self.device.jobs_of
+
+    def _with_programs(self, prepared: list[_Prepared]) -> list[_Prepared]:
+        """The same steps, runs of those that have jobs as programs.
+
+        What a program holds of the branch (its workspace, at least) must not be in use there."""
+        result: list[_Prepared] = []
+        run: list[_Prepared] = []
+
+        def close() -> None:
+            jobs = [job for step in run for job in step.jobs or ()]
+            if len(jobs) < LEAST_JOBS:
+                result.extend(run)
+            else:
+                program = self.device.program(jobs)
+                self.programs.append(program)
+                result.append(_Prepared(program, joins=any(step.apart for step in run)))
+            run.clear()
+
+        for step in prepared:
+            held = sum(len(other.jobs or ()) for other in run)
+            if step.jobs is None or held + len(step.jobs) > MOST_JOBS:
+                close()
+            if step.jobs is None:
+                result.append(step)
+            else:
+                run.append(step)
+        close()
+        return result
 
     def forward(self, is_train: bool = False, **inputs: Any) -> list[Any]:
         """Computes and returns the outputs; arrays stay valid, and keep their memory, for ever.
@@ -552,6 +623,16 @@ class Executor:
                     f"grad_req of {name!r} is {request!r}, but no operator that reads it states a "
                     "gradient for it; use 'null'"
                 )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call with its arrays, or a program of several; jobs: what a program would hold of it."""
+
+    run: Callable[[], Any]
+    apart: bool = False
+    jobs: list[Any] | None = None
+    joins: bool = False  # waits for the branch
 
 
 class _Flat:

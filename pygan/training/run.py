@@ -19,7 +19,7 @@ import numpy as np
 from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
-from pygan.executor import precision_scope
+from pygan.executor import cooperative_scope, precision_scope
 from pygan.progress import Progress, Status
 from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
@@ -38,8 +38,8 @@ class RunOptions:
     epochs: in all, resumed ones included. length: batches in all, in place of epochs. max_batches:
     stop after so many batches in all, whatever the others say, to go on another time. graph:
     whether steps are recorded, see ``pygan.training.recording.choose``. precision: of the products
-    of a step, see ``pygan.executor.Executor``. part: one of several runs of a command, which goes
-    on with it and with what follows.
+    of a step, and cooperative: small layers in one launch, see ``pygan.executor.Executor``. part:
+    one of several runs of a command, which goes on with it and with what follows.
     """
 
     out: str
@@ -54,6 +54,7 @@ class RunOptions:
     overwrite: bool = False
     graph: str = "auto"
     precision: str | None = None
+    cooperative: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
 
@@ -103,6 +104,7 @@ class Run:
             _require_network(folder, saved, self.system.network)
         self.settings = _settings(options, saved, self.system.settings)
         self.precision = _precision(options, saved)
+        self.cooperative = _is_cooperative(options, saved)
         self.max_batches = options.max_batches
         self.part = options.part
         self.where = options.data or saved.get("data", "auto")
@@ -206,7 +208,7 @@ class Run:
 
     def _make_model(self, images: ImageSet) -> Any:
         try:
-            with precision_scope(self.precision):
+            with precision_scope(self.precision), cooperative_scope(self.cooperative):
                 return self.system.model(self.device, images, self.settings)
         except MemoryError as error:
             table = images.images.nbytes / 2**20
@@ -290,6 +292,7 @@ class Run:
             "device": self.device.name,
             "settings": self.settings.as_dict(),
             "precision": self.precision,
+            "cooperative": self.cooperative,
             "epochs": self.epochs,
             "length": self.length,
             "batches_done": self.model.batches_done,
@@ -390,6 +393,14 @@ def _precision(options: RunOptions, saved: dict) -> str:
     if options.precision not in (None, precision):
         raise _differs("precision", options.precision, precision)
     return precision
+
+
+def _is_cooperative(options: RunOptions, saved: dict) -> bool:
+    """As `_precision`."""
+    cooperative = saved.get("cooperative", False) if saved else options.cooperative
+    if options.cooperative and not cooperative:
+        raise _differs("cooperative", "on", "off")
+    return cooperative
 
 
 def _differs(name: str, asked: Any, saved: Any) -> PyganError:

@@ -1,0 +1,156 @@
+"""Executors whose small layers run as programs: the numbers of separate launches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pygan.device
+from pygan import networks, symbol
+from pygan.errors import GraphError
+from pygan.executor import cooperative_scope
+
+BATCH = 3
+
+# Sums are added in the same order, but the compiler may fuse other multiply-adds of batch norm: a
+# few roundings each, which the layers behind them grow.
+TOLERANCE = 2.0**-17
+
+
+def bind(device: Any, network: str, **options: Any) -> Any:
+    if network == "discriminator":
+        shapes = {"img": (BATCH, 28, 28, 1), "label": (BATCH, 1, 1, 1)}
+        requests = {"label": "null"}
+        return symbol.bind(networks.lesson_discriminator(), device, shapes, requests, **options)
+    shapes = {"noise": (BATCH, 1, 1, 10)}
+    return symbol.bind(narrow_generator(), device, shapes, **options)
+
+
+def narrow_generator() -> Any:
+    """The lesson's, narrow enough for the CPU driver."""
+    sym = symbol
+    with sym.name_scope():
+        x = sym.Variable("noise")
+        x = sym.TransposedConvolution(x, kernel=4, num_filter=16, no_bias=True)
+        x = sym.Activation(sym.BatchNorm(x, fix_gamma=False), kind="relu")
+        x = sym.TransposedConvolution(x, kernel=3, stride=2, pad=1, num_filter=8, no_bias=True)
+        x = sym.Activation(sym.BatchNorm(x), kind="relu")
+        return sym.TransposedConvolution(x, kernel=4, stride=2, pad=1, num_filter=8)
+
+
+def start(executor: Any) -> None:
+    rng = np.random.default_rng(2)
+    for array in executor.arg_dict.values():
+        array[...] = (0.3 * rng.standard_normal(array.shape)).astype(np.float32)
+    if "label" in executor.arg_dict:
+        executor.arg_dict["label"][...] = 1.0
+
+
+def passes(executor: Any) -> dict[str, np.ndarray]:
+    """Everything that a forward and a backward leave behind."""
+    start(executor)
+    outputs = [np.array(output) for output in executor.forward(is_train=True)]
+    given = None
+    if executor.head_gradients[0] is not None:
+        rng = np.random.default_rng(3)
+        given = [rng.standard_normal(outputs[0].shape).astype(np.float32)]
+    executor.backward(given)
+    found = {f"output {i}": output for i, output in enumerate(outputs)}
+    found |= {f"gradient {name}": np.array(g) for name, g in executor.grad_dict.items()}
+    found |= {f"moved {name}": np.array(a) for name, a in executor.aux_dict.items()}
+    inference = executor.forward(is_train=False)
+    return found | {f"inference {i}": np.array(output) for i, output in enumerate(inference)}
+
+
+def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        allowed = TOLERANCE * np.abs(array).max()
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=allowed, err_msg=name)
+
+
+@pytest.fixture(params=os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(","))
+def kernels(request: pytest.FixtureRequest) -> Any:
+    """A device that launches."""
+    name, _, mode = request.param.strip().partition("-")
+    return pygan.device.get(name, check=mode == "check")
+
+
+@pytest.mark.parametrize("network", ["discriminator", "generator"])
+@pytest.mark.parametrize("branches", [False, True])
+def test_passes_agree_with_separate_launches(kernels: Any, network: str, branches: bool) -> None:
+    apart = bind(kernels, network, branches=branches)
+    together = bind(kernels, network, branches=branches, cooperative=True)
+    assert apart.programs == []
+    expected = passes(apart)
+    assert_same(passes(together), expected)
+    sizes = sorted(len(program.jobs) for program in together.programs)
+    if network == "discriminator":
+        assert sizes[-3:] == [10, 10, 13]  # D2 to D5: forward, inference, backward
+    else:
+        assert len(sizes) >= 3
+    # again, on what the first left behind
+    assert_same(passes(together), passes(apart))
+
+
+def test_gradients_are_added(kernels: Any) -> None:
+    found = []
+    for cooperative in (False, True):
+        executor = symbol.bind(
+            narrow_generator(),
+            kernels,
+            {"noise": (BATCH, 1, 1, 10)},
+            "add",
+            cooperative=cooperative,
+        )
+        executor.gradients.fill(0.5)
+        executor.grad_dict["noise"].fill(0.25)
+        found.append(passes(executor))
+    assert_same(found[1], found[0])
+
+
+def test_recorded_passes(kernels: Any) -> None:
+    if (reason := kernels.cannot_record()) is not None:
+        pytest.skip(reason)
+    executor = bind(kernels, "discriminator", branches=True, cooperative=True)
+    expected = passes(executor)
+
+    def both() -> None:
+        executor.forward(is_train=True)
+        executor.backward()
+
+    recorded = kernels.record(both)
+    apart = bind(kernels, "discriminator", branches=True)
+    passes(apart)
+
+    def separate() -> None:
+        apart.forward(is_train=True)
+        apart.backward()
+
+    assert recorded.nodes < kernels.record(separate).nodes - 15
+    for name in executor.grad_dict:
+        executor.grad_dict[name].fill(np.nan)
+    start(executor)
+    recorded.launch()
+    for name, gradient in executor.grad_dict.items():
+        np.testing.assert_array_equal(gradient, expected[f"gradient {name}"], err_msg=name)
+
+
+def test_scope_and_refusal(kernels: Any) -> None:
+    with cooperative_scope():
+        assert bind(kernels, "discriminator").programs
+        assert not bind(kernels, "discriminator", cooperative=False).programs
+    assert not bind(kernels, "discriminator").programs
+    with pytest.raises(GraphError, match="cooperative=True is not available: device numpy"):
+        bind(pygan.device.get("numpy"), "discriminator", cooperative=True)
+    with pytest.raises(GraphError, match="device numpy"), cooperative_scope():
+        bind(pygan.device.get("numpy"), "discriminator")
+
+
+def test_products_in_other_precisions_are_launched(kernels: Any) -> None:
+    executor = bind(kernels, "discriminator", cooperative=True, precision="bf16")
+    operations = {job.operation for program in executor.programs for job in program.jobs}
+    assert not operations & {"forward", "backward_data", "backward_weight"}

@@ -1,0 +1,309 @@
+"""Programs: many launches as one, with the bits of the launches.
+
+Sums are added in the same order. Which multiply-adds of batch norm's last expressions become one
+instruction is the compiler's choice, in each kernel anew: a few roundings may differ there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from pygan.bindings import cpu_driver, program
+from pygan.bindings.errors import LaunchError
+from support import assert_close, assert_same_bits, gamma, numbers, upload, workspace_for
+
+GEOMETRY = ("stride", "pad", "dilation")
+BATCH_NORM = {"eps": 2.0**-10, "fix_gamma": False, "slope": 0.25}
+
+
+class Arrays:
+    """Named arrays on the device, the same every time; what is written begins as NaN."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.rng = np.random.default_rng(5)
+        self.by_name: dict[str, Any] = {}
+
+    def given(self, name: str, *shape: int) -> Any:
+        return self._keep(name, numbers(self.rng, *shape))
+
+    def written(self, name: str, *shape: int) -> Any:
+        return self._keep(name, np.full(shape, np.nan, np.float32))
+
+    def _keep(self, name: str, host: np.ndarray) -> Any:
+        self.by_name[name] = upload(self.device, host)
+        return self.by_name[name]
+
+    def call(self, function: str, *arrays: Any, **attributes: Any) -> Callable[[], None]:
+        shapes = [None if a is None else a.shape for a in arrays]
+        sized = {k: v for k, v in attributes.items() if not k.startswith("accumulate")}
+        workspace = workspace_for(self.device, function, *shapes, **sized)
+        if workspace is not None:
+            attributes["workspace"] = workspace
+        operator = getattr(self.device.ops, function)
+        return lambda: operator(*arrays, **attributes)
+
+
+Calls = list[Callable[[], None]]
+
+
+class Layer(NamedTuple):
+    """A convolution of x (2, size, size, channels) to `filters`; `groups` of both."""
+
+    size: int
+    channels: int
+    filters: int
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        pairs = {name: (getattr(self, name),) * 2 for name in GEOMETRY}
+        return pairs | {"groups": self.groups}
+
+    @property
+    def out(self) -> int:
+        reach = self.dilation * (self.kernel - 1) + 1
+        return (self.size + 2 * self.pad - reach) // self.stride + 1
+
+
+LAYERS = [
+    Layer(5, 8, 12, 3, stride=2, pad=1),  # everything in fours
+    Layer(6, 1, 24, 3),  # an image
+    Layer(4, 24, 1, 4),  # one filter
+    Layer(7, 6, 10, 3, pad=2, dilation=2, groups=2),  # groups of 3 and 5
+    Layer(3, 64, 36, 2, stride=3),  # deep: slices; a kernel smaller than its stride
+]
+
+
+def passes(a: Arrays, layer: Layer) -> Calls:
+    """All six passes of a layer and its bias, written and added."""
+    n, size, out = 2, layer.size, layer.out
+    x, dx = (
+        a.given("x", n, size, size, layer.channels),
+        a.written("dx", n, size, size, layer.channels),
+    )
+    w_shape = (layer.filters, layer.kernel, layer.kernel, layer.channels // layer.groups)
+    w, dw = a.given("w", *w_shape), a.written("dw", *w_shape)
+    y, dy = a.written("y", n, out, out, layer.filters), a.given("dy", n, out, out, layer.filters)
+    bias, dbias = a.given("bias", layer.filters), a.written("dbias", layer.filters)
+    wide_bias = a.given("wide bias", layer.channels)
+    added = {name: a.given(f"added {name}", *a.by_name[name].shape) for name in ("dx", "dw", "y")}
+    t_dx, t_dw = a.written("t dx", *y.shape), a.given("t dw", *w_shape)
+    t_y = a.written("t y", *x.shape)
+    c = layer.attributes
+    return [
+        a.call("convolution_forward", x, w, bias, y, **c),
+        a.call("convolution_backward_data", dy, w, dx, **c),
+        a.call("convolution_backward_weight", x, dy, dw, **c),
+        a.call("convolution_forward", x, w, None, added["y"], accumulate=True, **c),
+        a.call("convolution_backward_data", dy, w, added["dx"], accumulate=True, **c),
+        a.call("convolution_backward_weight", x, dy, added["dw"], accumulate=True, **c),
+        a.call("bias_backward", dy, dbias),
+        a.call("transposed_convolution_forward", dy, w, wide_bias, t_y, **c),
+        a.call("transposed_convolution_backward_data", x, w, t_dx, **c),
+        a.call("transposed_convolution_backward_weight", dy, x, t_dw, accumulate=True, **c),
+    ]
+
+
+def batch_norms(a: Arrays, rows: int, channels: int, kind: str | None) -> Calls:
+    x, dy = a.given("x", rows, channels), a.given("dy", rows, channels)
+    y, dx = a.written("y", rows, channels), a.given("dx", rows, channels)
+    gamma, beta = a.given("gamma", channels), a.given("beta", channels)
+    mean, var = a.written("mean", channels), a.written("var", channels)
+    dgamma, dbeta = a.written("dgamma", channels), a.given("dbeta", channels)
+    moving = (a.given("moving mean", channels), a.given("moving var", channels))
+    c = BATCH_NORM | {"activation": kind}
+    inference = a.written("inference", rows, channels)
+    backward = {"use_global_stats": False, "momentum": 0.9, "accumulate": True}
+    positive = a.given("positive", channels)
+    positive[...] = np.abs(positive.get()) + 0.5
+    return [
+        a.call("batch_norm_forward_training", x, gamma, beta, y, mean, var, **c),
+        a.call("batch_norm_forward_inference", x, gamma, beta, beta, positive, inference, **c),
+        a.call(
+            *("batch_norm_backward", x, gamma, beta, mean, var, dy, dx, dgamma, dbeta, *moving),
+            **c | backward | {"accumulate_beta": True},
+        ),
+    ]
+
+
+def small_network(a: Arrays) -> Calls:
+    """Two layers with batch norm, forward and back: every job waits for the one before."""
+    first, second = Layer(6, 8, 8, 3, pad=1), Layer(6, 8, 16, 3, stride=2)
+    x, w = a.given("x", 2, 6, 6, 8), a.given("w", 8, 3, 3, 8)
+    h, n = a.written("h", 2, 6, 6, 8), a.written("n", 2, 6, 6, 8)
+    v, y = a.given("v", 16, 3, 3, 8), a.written("y", 2, 2, 2, 16)
+    gamma, beta = a.given("gamma", 8), a.given("beta", 8)
+    mean, var = a.written("mean", 8), a.written("var", 8)
+    dv, dn = a.written("dv", 16, 3, 3, 8), a.written("dn", 2, 6, 6, 8)
+    dgamma, dbeta = a.written("dgamma", 8), a.written("dbeta", 8)
+    dw, dx = a.written("dw", 8, 3, 3, 8), a.written("dx", 2, 6, 6, 8)
+    b = BATCH_NORM | {"activation": "leaky_relu"}
+    statistics = (gamma, beta, mean, var)
+    return [
+        a.call("convolution_forward", x, w, None, h, **first.attributes),
+        a.call("batch_norm_forward_training", h, gamma, beta, n, mean, var, **b),
+        a.call("convolution_forward", n, v, None, y, **second.attributes),
+        a.call("convolution_backward_weight", n, y, dv, **second.attributes),
+        a.call("convolution_backward_data", y, v, dn, **second.attributes),
+        a.call("batch_norm_backward", h, *statistics, dn, dn, dgamma, dbeta, **b,
+               use_global_stats=False),
+        a.call("convolution_backward_weight", x, dn, dw, **first.attributes),
+        a.call("convolution_backward_data", dn, w, dx, **first.attributes),
+    ]  # fmt: skip
+
+
+def results(arrays: Arrays) -> dict[str, np.ndarray]:
+    return {name: array.get() for name, array in arrays.by_name.items()}
+
+
+def jobs_of(device: Any, calls: Calls) -> list[program.Job]:
+    return [job for call in calls for job in program.jobs_of(device.context, call)]
+
+
+def check_same(device: Any, make: Callable[[Arrays], Calls], roundings: int = 0) -> program.Program:
+    """Launches and a program of them do the same; recording alone does nothing.
+
+    roundings: by how many of an array's largest number they may differ."""
+    launched, together = Arrays(device), Arrays(device)
+    for call in make(launched):
+        call()
+    calls = make(together)
+    untouched = results(together)
+    made = program.Program(device.context, jobs_of(device, calls))
+    for name, before in untouched.items():
+        assert_same_bits(together.by_name[name], before, name)
+    made()
+    for name, expected in results(launched).items():
+        computed = together.by_name[name]
+        if np.isnan(expected).all():  # of a call that has no job
+            assert np.isnan(computed.get()).all(), name
+        elif roundings:
+            assert_close(computed, expected, gamma(roundings) * np.abs(expected).max(), name)
+        else:
+            assert_same_bits(computed, expected, name)
+    return made
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_all_passes_of_a_layer(device: Any, layer: Layer) -> None:
+    made = check_same(device, lambda a: [c for c in passes(a, layer) if small(device, c)])
+    assert len(made.jobs) >= 4
+    # each call has arrays of its own: only second stages wait
+    assert made.barriers == (1 if any("sum" in job.operation for job in made.jobs) else 0)
+
+
+def small(device: Any, call: Callable[[], None]) -> bool:
+    try:
+        program.jobs_of(device.context, call)
+    except program.NotInProgram:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("rows", "channels", "kind"),
+    [
+        (3, 4, None),
+        (70, 12, "leaky_relu"),
+        (1100, 8, "leaky_relu"),
+        (8300, 4, "relu"),
+        (130, 20, "leaky_relu"),
+    ],
+)
+def test_batch_norm(device: Any, rows: int, channels: int, kind: str | None) -> None:
+    made = check_same(device, lambda a: batch_norms(a, rows, channels, kind), roundings=8)
+    names = {job.operation for job in made.jobs}
+    assert ("batch_norm_statistics" in names) == (rows > 8000)
+    assert ("batch_norm_backward_data" in names) == (rows > 8000)
+
+
+def test_a_network_forward_and_back(device: Any) -> None:
+    made = check_same(device, small_network, roundings=64)
+    # gradients of weights run beside those of data
+    assert made.barriers < len(made.jobs) - 1
+    made()
+
+
+def test_replayed_from_a_recording(device: Any) -> None:
+    if (reason := device.cannot_record()) is not None:
+        pytest.skip(reason)
+    launched, together = Arrays(device), Arrays(device)
+    for call in small_network(launched):
+        call()
+    made = program.Program(device.context, jobs_of(device, small_network(together)))
+    recorded = device.record(made)
+    assert recorded.nodes == 1
+    for _ in range(2):
+        together.by_name["dx"].fill(np.nan)
+        recorded.launch()
+        expected = launched.by_name["dx"].get()
+        assert_close(together.by_name["dx"], expected, gamma(64) * np.abs(expected).max(), "dx")
+
+
+def test_what_has_no_job_is_not_recorded(device: Any) -> None:
+    a = Arrays(device)
+    x, y = a.given("x", 3, 5), a.written("y", 3, 5)
+    with pytest.raises(program.NotInProgram, match="activation_forward"):
+        program.jobs_of(device.context, a.call("activation_forward", x, y, kind="relu"))
+    large = Layer(36, 64, 64, 5)
+    x, w = device.empty((2, 36, 36, 64)), device.empty((64, 5, 5, 64))
+    y = device.empty((2, 32, 32, 64))
+    with pytest.raises(program.NotInProgram, match="would take"):
+        call = a.call("convolution_forward", x, w, None, y, **large.attributes)
+        program.jobs_of(device.context, call)
+    with pytest.raises(program.NotInProgram, match="no tanh"):
+        program.jobs_of(device.context, batch_norms(Arrays(device), 9, 4, "tanh")[0])
+    with pytest.raises(ValueError, match="1 to"):
+        program.Program(device.context, [])
+    # the context launches again
+    a.call("activation_forward", *(a.by_name[n] for n in "xy"), kind="relu")()
+    assert np.isfinite(a.by_name["y"].get()).all()
+
+
+def test_phases_keep_dependent_jobs_apart(device: Any) -> None:
+    jobs = jobs_of(device, small_network(Arrays(device)))
+    phases = program.in_phases(jobs)
+    for phase in phases:
+        assert not any(a.waits_for(b) for a in phase for b in phase if a is not b)
+    place = {id(job): level for level, phase in enumerate(phases) for job in phase}
+    for i, job in enumerate(jobs):
+        for before in jobs[:i]:
+            if job.waits_for(before):
+                assert place[id(before)] < place[id(job)]
+
+
+def test_check_mode_finds_a_lacking_wait(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All jobs in one phase: what they read is being written."""
+    if not getattr(device, "check", False):
+        pytest.skip("check mode only")
+    jobs = jobs_of(device, small_network(Arrays(device)))[:2]
+    monkeypatch.setattr(program, "in_phases", lambda jobs: [list(jobs)])
+    made = program.Program(device.context, jobs)
+    cpu_driver.take_reports()
+    with pytest.raises(LaunchError, match="race"):
+        made()
+    assert {report.kind for report in cpu_driver.take_reports()} == {"race"}
+
+
+def test_check_mode_holds_a_program_to_its_arrays(device: Any) -> None:
+    if not getattr(device, "check", False):
+        pytest.skip("check mode only")
+    arrays = Arrays(device)
+    layer = Layer(5, 8, 12, 3, stride=2, pad=1)
+    job, *_ = jobs_of(device, passes(arrays, layer)[:1])
+    made = program.Program(device.context, [job])
+    y = arrays.by_name["y"]
+    made._arrays = tuple(a if a is not y else y[:1] for a in made._arrays)
+    cpu_driver.take_reports()
+    with pytest.raises(LaunchError, match="out_of_bounds"):
+        made()
+    cpu_driver.take_reports()

@@ -40,7 +40,14 @@
 
 #include "convolution_passes.cuh"
 
-constexpr int DIRECT_THREADS = 256, DIRECT_RESIDENT = 5;
+constexpr int DIRECT_THREADS = 256;
+
+// Blocks per multiprocessor that registers are rationed for: sm_75 has room for 1024 threads.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int DIRECT_RESIDENT = 4;
+#else
+constexpr int DIRECT_RESIDENT = 5;
+#endif
 
 // Source: patches of images (batch, height, width, pitch). Line = position of a (batch, grid_h,
 // grid_w) grid, depth = (tap_h, tap_w, channel); outside an image lie zeros.

@@ -221,7 +221,30 @@ def test_a_linear_machine_learns_what_is_there():
     nothing = random.standard_normal((300, 40)).astype(np.float32)
     guessed = features.svm(nothing[:200], nothing[200:], labels[:200], labels[200:], seed=0)
     assert guessed["accuracy"]["value"] < 0.25
-    assert learned["c"] * 40 in features.STRENGTHS and len(learned["choosing"]) == 3
+    assert learned["c"] * 40 in features.STRENGTHS
+    assert len(learned["choosing"]) == len(features.STRENGTHS)
+
+
+def test_features_of_fewer_numbers_are_the_same_to_a_linear_machine():
+    from sklearn.svm import LinearSVC
+
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((90, 200)).astype(np.float32)
+    rows[:60] -= rows[:60].mean(axis=0)  # as features are: their products have no inverse
+    labels = np.arange(60) % 3
+    turned, judged = features.with_fewer_numbers(rows[:60], rows[60:])
+    assert turned.shape == (60, 60) and judged.shape == (30, 60)
+    assert turned.nnz == 60 * 61 / 2
+    found, expected = (
+        LinearSVC(C=0.01, dual=True, random_state=0, tol=1e-8, max_iter=10_000)
+        .fit(learned, labels)
+        .decision_function(asked)
+        for learned, asked in ((turned, judged), (rows[:60], rows[60:]))
+    )
+    # The machine stops within 1e-8; a billionth is added to the products.
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    few = features.with_fewer_numbers(rows[:60, :60], rows[60:, :60])
+    np.testing.assert_array_equal(few[0], rows[:60, :60])
 
 
 def test_features_command(runs, data, tmp_path):

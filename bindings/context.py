@@ -97,7 +97,8 @@ class Context:
         self.device = driver.device
         self.stream = driver.stream
         self.recording = False
-        self.recorder: Callable[..., Any] | None = None  # in place of kernels: program.py
+        # A thread, and what it gets in place of kernels: see program.py.
+        self.recorder: tuple[int, Callable[..., Any]] | None = None
         self._kernels: dict[tuple, Kernel] = {}
         self._modules: dict[tuple, Any] = {}
 
@@ -134,8 +135,8 @@ class Context:
         Raises FileNotFoundError, CompileError (the compiler's text), or SignatureError (no such
         entry point, or parameters that a launch cannot pass).
         """
-        if self.recorder is not None:
-            return self.recorder(file, entry, defines)
+        if self.recorder is not None and self.recorder[0] == threading.get_ident():
+            return self.recorder[1](file, entry, defines)
         key = (file, entry, *sorted(defines.items())) if defines else (file, entry)
         kernel = self._kernels.get(key)
         if kernel is None:

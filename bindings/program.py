@@ -8,6 +8,7 @@ them; all others share the grid. A job computes what its launch would have, bit 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,8 @@ LAYER = (
     *("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w"),
     *("dilation_h", "dilation_w", "groups"),
 )
+
+_recording = threading.Lock()  # one call at a time; other threads launch meanwhile
 
 _JOB = struct.Struct("<8i24i4f12Q")
 
@@ -174,11 +177,12 @@ def _recorded(context: Context, jobs: list[Job]) -> Iterator[None]:
 
         return launch
 
-    context.recorder = kernel
-    try:
-        yield
-    finally:
-        context.recorder = None
+    with _recording:
+        context.recorder = (threading.get_ident(), kernel)
+        try:
+            yield
+        finally:
+            context.recorder = None
 
 
 def _tuple(size: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ instruction is the compiler's choice, in each kernel anew: a few roundings may d
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -307,3 +308,16 @@ def test_check_mode_holds_a_program_to_its_arrays(device: Any) -> None:
     with pytest.raises(LaunchError, match="out_of_bounds"):
         made()
     cpu_driver.take_reports()
+
+
+def test_other_threads_launch_while_one_records(device: Any) -> None:
+    a = Arrays(device)
+    x, y = a.given("x", 3, 5), a.written("y", 3, 5)
+    launched = threading.Thread(target=a.call("activation_forward", x, y, kind="relu"))
+
+    def call() -> None:
+        launched.start()
+        launched.join()
+
+    assert program.jobs_of(device.context, call) == []
+    assert_same_bits(y, np.maximum(x.get(), 0.0), "y")

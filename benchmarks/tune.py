@@ -73,10 +73,8 @@ class Pass:
 
     def __init__(self, device: Any, kind: str, layer: Layer) -> None:
         from pygan.bindings.operators import convolution
-        from pygan.bindings.operators.epilogue import NOTHING
         from pygan.bindings.operators.shapes import geometry, with_fewer_idle_taps
 
-        self._no_end = NOTHING
         self.device, self.kind, self.layer = device, kind, layer
         pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
         shape = geometry(kind, layer.large, layer.weight, layer.small, *pairs, 1)
@@ -117,8 +115,7 @@ class Pass:
         return float(measure(self.device, [call], **how).median)
 
     def _launch(self, plan: Any, inputs: Sequence[Any], out: Any, workspace: Any) -> None:
-        end = None if self.kind == "backward_weight" else self._no_end
-        self._convolution._launch(self.kind, plan, tuple(inputs), out, None, False, workspace, end)
+        self._convolution._launch(self.kind, plan, tuple(inputs), out, None, False, workspace)
 
     def _workspace(self, plan: Any) -> Any:
         size = int(np.prod(self.result)) * plan.slices

@@ -15,9 +15,9 @@ from convolution_cases import Case, Problem, cases
 from hypothesis import strategies as st
 from test_epilogue import run_all
 from test_tensor_core import check_case, shifted, smaller, sum_bound
-from test_wgmma import instructions, machine_code
+from test_wgmma import instructions
+from test_wide_accesses import intermediate_code
 
-from pygan.bindings import compiler
 from pygan.bindings.operators import tensor_core, tuning, wgmma
 from pygan.bindings.operators.shapes import geometry
 from pygan.bindings.operators.wgmma import Tiles
@@ -220,8 +220,7 @@ def test_tiles_fit_a_multiprocessor() -> None:
 
 @pytest.mark.parametrize(("precision", "tile"), CHOICES.values(), ids=CHOICES)
 def test_a_gpu_gets_the_instructions(precision: str, tile: wgmma.Tile) -> None:
-    path = compiler.source_path(wgmma.FILE)
-    code = machine_code(path, tile.defines(precision))
+    code = intermediate_code(wgmma.FILE, tile.defines(precision))
     assert len(code) == 3
     for entry, text in code.items():
         for instruction in instructions(precision, tile.columns):

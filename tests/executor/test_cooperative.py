@@ -96,6 +96,16 @@ def test_passes_agree_with_separate_launches(kernels: Any, network: str, branche
     assert_same(passes(together), passes(apart))
 
 
+def test_passes_in_check_mode() -> None:
+    """Every access is one of an array of the program, and no job races with another."""
+    if "cuda" in os.environ.get("PYGAN_TEST_DEVICES", ""):
+        pytest.skip("check mode is the CPU driver's")
+    checked = pygan.device.get("cpu", check=True)
+    together = bind(checked, "generator", branches=True, cooperative=True)
+    assert together.programs
+    assert_same(passes(together), passes(bind(checked, "generator")))
+
+
 def test_gradients_are_added(kernels: Any) -> None:
     found = []
     for cooperative in (False, True):

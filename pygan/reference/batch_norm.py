@@ -6,8 +6,8 @@ Ioffe and Szegedy, "Batch Normalization" (2015), with MXNet's conventions: biase
 everywhere, and with `fix_gamma` gamma is 1, its gradient 0, and the gamma array is set to 1.
 
 For speed an array (..., C) is seen as wide rows, each holding several pixels, so that numpy's
-inner loops run over some thousand numbers instead of C; and the work goes block by block of rows,
-so that a block's intermediate results stay in the processor's cache.
+inner loops run over some thousand numbers instead of C; and the work goes part by part of the rows,
+whose intermediate results stay in the processor's cache, and which threads can share (parallel.py).
 """
 
 from __future__ import annotations

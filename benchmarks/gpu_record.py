@@ -1,15 +1,21 @@
 """Everything there is to know about pygan on one GPU, in one folder: what `make gpu-record` runs.
 
-    python benchmarks/gpu_record.py [--out DIR] [--only PART ...] [--device cuda] [--quick]
+    python benchmarks/gpu_record.py [--out DIR] [--only PART ...] [--within S] [--device cuda]
+                                    [--quick]
 
-The parts, in this order: ``machine`` (driver, compiler, packages), ``nvcc`` (registers and spills
-of every kernel), ``tests`` (kernels, executors and bindings on the GPU), ``memcheck``,
-``racecheck``, ``initcheck`` and ``synccheck`` (tests of the kernels under compute-sanitizer),
-``step`` and ``kernels`` (the benchmarks, with their peers), ``figures``. Each runs in a process of
-its own, with a time limit, and leaves a log and its files in one folder,
+The parts, in this order: ``machine`` (driver, compiler, packages), ``tests`` (kernels, executors,
+bindings and training on the GPU), ``memcheck``, ``racecheck``, ``initcheck`` and ``synccheck`` (a
+few tests of the kernels under compute-sanitizer), ``step`` and ``kernels`` (the benchmarks, with
+their peers), ``tune`` (which tiles are quickest, as a table in the folder), ``nvcc`` (registers and
+spills of every kernel, which needs no GPU), ``figures``. Each runs in a process of its own, with a
+time limit, and leaves a log and its files in one folder,
 ``benchmarks/records/<date>-<gpu>-<commit>/``; ``summary.md`` there is brought up to date after
 each, so that a run that was broken off keeps what it has. A part that fails does not stop the
 others. The packages are those of the Python that runs this script; what the parts lack, they say.
+
+Where a machine is lent for minutes, ``--within S`` ends in time: no part gets more than is left of
+S seconds, and those that did not begin are named as waiting. Calls with ``--only`` (groups, or
+names of parts) do the rest, in folders of their own.
 
 Exit code: 0 if every part that could run succeeded, 1 if one failed, 2 without a usable GPU.
 ``--device cpu --quick`` tries all of it out on the CPU driver.
@@ -30,7 +36,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -62,7 +68,8 @@ SANITIZED = (
 # PyTorch's variants of a step, in parts of which each is done in ten minutes: the compiler takes
 # long. Variants that are not begun within the budget are named in the record.
 STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune", ("autotune",)))
-STEP_LIMIT, STEP_BUDGET = 600.0, 400.0
+STEP_BUDGET = 400.0
+LEAST = 20.0  # seconds without which no part begins
 SANITIZER_LIMIT = 300.0  # seconds of each tool, which slow some launches a hundredfold
 LOG_LINES = 12  # of a failed part, in the summary
 
@@ -99,20 +106,27 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     report += ["--json", str(out / "nvcc-report.json")]
     report += ["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []
     lacks_tests = _lacks("pytest", "hypothesis")
-    made = [
-        Part("machine", "machine", [python, "gpu_record.py", "--describe", str(out)], 120),
-        Part("nvcc-report", "nvcc", report, limit, needs=_lacks_nvcc),
-        Part("tests", "tests", [*pytest, *folders], limit, needs=lacks_tests),
-    ]
+    made = [Part("machine", "machine", [python, "gpu_record.py", "--describe", str(out)], 120)]
+    # Side by side where that is installed: compiling, which is most of it, takes all cores then.
+    beside = ["-n", str(min(8, os.cpu_count() or 1))] if _has("xdist") and not quick else []
+    for folder in folders:
+        name = "tests" if quick else f"tests-{Path(folder).name}"
+        made.append(Part(name, "tests", [*pytest, *beside, folder], limit, needs=lacks_tests))
     if not quick:
         trained = [str(tests / "training" / name) for name in TRAINED]
-        made.append(Part("training", "tests", [*pytest, *trained], limit, needs=lacks_tests))
+        command = [*pytest, *beside, *trained]
+        made.append(Part("tests-training", "tests", command, limit, needs=lacks_tests))
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
         command = [SANITIZER, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)]
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
         most = min(limit, SANITIZER_LIMIT)
         made.append(Part(tool, tool, command, most, only_cuda=True, needs=_lacks_sanitizer))
     made += _benchmarks(device, quick, out, limit)
+    tune = [python, "tune.py", "--device", device, "--json", str(out / "tune.json")]
+    tune += ["--table", str(out / "tuning.json"), "--budget", str(0.8 * limit)]
+    tune += ["--quick", "--network", "lesson", "--only", "D4"] if quick else []
+    made.append(Part("tune", "tune", tune, limit))
+    made.append(Part("nvcc-report", "nvcc", report, limit, needs=_lacks_nvcc))
     made.append(Part("figures", "figures", [python, "figures.py", str(out)], 300))
     return made
 
@@ -136,7 +150,14 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
             command = [*base, "--devices", *beside, device]
             command += ["--torch", *groups] if groups else []
             command += ["--budget", str(STEP_BUDGET), "--json", str(out / f"{name}.json"), *small]
-            made.append(Part(name, "step", command, min(limit, STEP_LIMIT)))
+            made.append(Part(name, "step", command, limit))
+        if _has("jax") and (network, batch) in steps[:2]:
+            name = f"step-{network}-{batch}-jax"
+            command = [*base, "--devices", device, "--jax", "--json", str(out / f"{name}.json")]
+            command += ["--budget", str(STEP_BUDGET), *small]
+            made.append(Part(name, "step", command, limit))
+    # What takes long to compile comes after what every network and batch has.
+    made.sort(key=lambda part: part.name.count("-") > 2)
     cases = [("lesson", 32), ("dcgan", 64)]
     if quick:
         small += ["--only", "fully_connected", "batch_norm", "fill"]
@@ -325,13 +346,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Tests, sanitizer runs and benchmarks of one GPU, in one folder."
     )
-    groups = ["machine", "nvcc", "tests", "memcheck", "racecheck", "initcheck", "synccheck"]
-    groups += ["step", "kernels", "figures"]
     parser.add_argument("--out", type=Path, help="folder (default: under benchmarks/records)")
-    parser.add_argument("--only", nargs="+", choices=groups, default=groups, help="these parts")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="these groups or parts")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try it out")
-    parser.add_argument("--limit", type=float, default=900, help="seconds a part may take")
+    parser.add_argument("--limit", type=float, default=540, help="seconds a part may take")
+    parser.add_argument("--within", type=float, metavar="S", help="seconds for all of them")
     parser.add_argument("--describe", type=Path, metavar="DIR", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.describe:
@@ -350,9 +370,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     title = f"{name}, {today}, commit {commit()}"
     named = out.relative_to(BENCHMARKS) if out.is_relative_to(BENCHMARKS) else out
     chosen = parts(options.device, options.quick, named, options.limit)
-    chosen = [part for part in chosen if part.group in options.only]
+    known = {name for part in chosen for name in (part.group, part.name)}
+    only = set(options.only or known)
+    if only - known:
+        names = ", ".join(dict.fromkeys(n for part in chosen for n in (part.group, part.name)))
+        parser.error(f"there is no part {', '.join(sorted(only - known))}; there are {names}")
+    chosen = [part for part in chosen if {part.group, part.name} & only]
     outcomes: list[Outcome] = []
+    began = time.monotonic()
     for index, part in enumerate(chosen):
+        if options.within is not None:
+            left = options.within - (time.monotonic() - began)
+            if left < LEAST:
+                print(f"the {options.within:.0f} s are spent", flush=True)
+                break
+            part = replace(part, limit=min(part.limit, left))
         print(f"{part.name} ...", flush=True)
         outcomes.append(run_part(part, out, options.device))
         latest = outcomes[-1]

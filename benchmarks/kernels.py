@@ -276,25 +276,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(device.description)
     session = Session(chosen, options)
     print(f"roofline: {session.roofline}")
+
+    def write() -> None:
+        """Brings the record up to date, so that a run that is broken off keeps what it has."""
+        if options.json:
+            content = {
+                "machine": about,
+                "network": options.network,
+                "precision": options.precision,
+                "batch": 2 if options.quick else options.batch or NETWORKS[options.network].batch,
+                "devices": {device.name: device.description for device in chosen},
+                "main": session.main,
+                "roofline": session.roofline.record(),
+                "wrong": session.wrong,
+                "not_measured": session.missing,
+                "kernels": session.rows,
+            }
+            write_json(options.json, content)
+
     for case in all_cases(options.quick, options.network, options.batch):
         chosen_case = options.precision == "float32" or has_precision(case.function)
         if chosen_case and any(part in case.function for part in options.only):
             session.add(case)
+            write()
+    write()
     session.print()
-    if options.json:
-        content = {
-            "machine": about,
-            "network": options.network,
-            "precision": options.precision,
-            "batch": 2 if options.quick else options.batch or NETWORKS[options.network].batch,
-            "devices": {device.name: device.description for device in chosen},
-            "main": session.main,
-            "roofline": session.roofline.record(),
-            "wrong": session.wrong,
-            "not_measured": session.missing,
-            "kernels": session.rows,
-        }
-        write_json(options.json, content)
     for text in (*session.missing, *session.wrong):
         print(text, file=sys.stderr)
     return 1 if session.wrong else 0

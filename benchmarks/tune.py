@@ -2,36 +2,40 @@
 
     python benchmarks/tune.py [--device cuda] [--network lesson dcgan] [--batch N ...]
                               [--only NAME ...] [--precision float32 ...] [--candidates 12]
-                              [--dry] [--quick]
+                              [--budget SECONDS] [--table FILE] [--json FILE] [--dry] [--quick]
 
 For each pass of each layer the tiles and slices that the model of bindings/operators/tiling.py
 predicts to be quickest are run: first compared bit for bit with the general path, which adds in the
 same order, then timed. The quickest goes into ``tuning.json`` in the cache folder, under the
 device's name, and later processes launch it; other shapes and devices keep the model's choice.
+Each choice is written as soon as it is measured, and so is ``--json``, a record of all of them.
 On a GPU of compute capability 9.0 each pass is then measured in TF32 and bf16, too: Hopper's own
 instructions (kernels/convolution_wgmma.cu) with the tiles that bindings/operators/wgmma.py predicts
 to be quickest against mma.sync, which they must agree with up to the order of sums. Where they are
 quicker they are written down, and launched from then on; where not, mma.sync stays.
 ``--precision`` names what to measure.
 
-``--dry`` writes nothing. Other work on the GPU while this runs makes the choices worse, not wrong:
-every choice gives right results, and none changes after it was written until this is run again.
+``--table FILE`` writes the choices there instead, and ``--dry`` nowhere. Other work on the GPU
+while this runs makes the choices worse, not wrong: every choice gives right results, and none
+changes after it was written until this is run again.
 
 ``--device cpu --quick`` tries the script out on small shapes without a GPU; what it measures there
-says nothing about one.
+says nothing about one, and goes into no table but a ``--table``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from cases import NETWORKS, Network
-from measuring import devices, measure, print_table
+from measuring import devices, machine, measure, print_table, write_json
 
 NOT_TAKEN = [0, 0, 0]
 """In the table: measured, and another kernel was quicker."""
@@ -115,7 +119,7 @@ class Pass:
         return float(measure(self.device, [call], **how).median)
 
     def _launch(self, plan: Any, inputs: Sequence[Any], out: Any, workspace: Any) -> None:
-        self._convolution._launch(self.kind, plan, tuple(inputs), out, None, False, workspace)
+        self._convolution.run_plan(self.kind, plan, inputs, out, workspace)
 
     def _workspace(self, plan: Any) -> Any:
         size = int(np.prod(self.result)) * plan.slices
@@ -136,11 +140,7 @@ class Pipelined:
     @property
     def tuned(self) -> bool:
         """Whether the pass has tiles to choose from."""
-        layer = self._pass.layer
-        pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
-        kind, sides = self._pass.kind, (layer.large, layer.weight, layer.small)
-        plan = self._convolution._plan(kind, kind, *sides, *pairs, 1)
-        return plan.file == self._convolution.PIPELINED_FILE
+        return bool(self._convolution.is_pipelined(self._pass.kind, self._pass.shape))
 
     def candidates(self, most: int) -> list[tuple[Any, int]]:
         """(tile, slices), what the model predicts to be quickest first."""
@@ -165,9 +165,7 @@ class Pipelined:
     def agrees(self, plan: Any) -> bool:
         """With the general path, bit for bit."""
         one = self._pass
-        general = self._convolution._general_plan(
-            one.kind, one.shape, one.product, int(np.prod(one.result)), plan.slices
-        )
+        general = self._convolution.general_plan(one.kind, one.shape, plan.slices)
         return one.run(plan).tobytes() == one.run(general).tobytes()
 
     def other(self) -> None:
@@ -192,11 +190,8 @@ class Warpgroups:
         return list(self._wgmma.candidates(self.precision, self._pass.product)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        one = self._pass
         tiles = self._wgmma.Tiles(tile, slices)
-        return self._tensor_core._wgmma_plan(
-            one.kind, self.precision, one.shape, one.product, tiles
-        )
+        return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
 
     def agrees(self, plan: Any) -> bool:
         """With mma.sync, whose operands are the same: each of both sums errs by a cut-off bit for
@@ -207,11 +202,8 @@ class Warpgroups:
 
     def other(self) -> Any:
         """mma.sync, as it is launched where wgmma is not."""
-        one = self._pass
-        tiles = self._tensor_core.tiles_for(self.precision, one.product)
-        return self._tensor_core._tensor_core_plan(
-            one.kind, one.kind, self.precision, one.shape, one.product, tiles
-        )
+        tiles = self._tensor_core.tiles_for(self.precision, self._pass.product)
+        return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
 
 
 def tune(
@@ -225,7 +217,7 @@ def tune(
         if not way.agrees(plan):
             raise AssertionError(
                 f"{one.layer.name} {way.key}: tile {tile.lines} x {tile.columns} with {slices} "
-                f"slices differs from what it must agree with; nothing was written"
+                f"slices differs from what it must agree with; no choice was written for it"
             )
         times.append(one.seconds(plan, how))
     best = times.index(min(times))
@@ -253,6 +245,96 @@ def default_precisions(device: Any) -> tuple[str, ...]:
     return ("float32", "tf32", "bf16") if every else ("float32",)
 
 
+class Run:
+    """The passes that one call measures, written down as they come: what breaks a run off, or a
+    `--budget` that is spent, leaves what was measured before."""
+
+    def __init__(self, options: argparse.Namespace, device: Any, table: Path | None) -> None:
+        from pygan.bindings.context import device_name
+
+        self.options, self.device, self.table = options, device, table
+        self.name = str(device_name())
+        self.precisions = options.precision or default_precisions(device)
+        self.rows: list[list[str]] = []
+        self.wrong: list[str] = []
+        self.waiting: list[str] = []
+        self._measured: list[dict[str, Any]] = []
+        self._about = machine()
+        self._began = time.perf_counter()
+
+    def all(self) -> None:
+        options = self.options
+        for name in options.network:
+            network = NETWORKS[name]
+            for batch in options.batch or [1 if options.quick else network.batch]:
+                for layer in layers(network, batch, 16 if options.quick else 1):
+                    if not options.only or layer.name in options.only:
+                        for kind in KINDS:
+                            self._pass(name, batch, layer, kind)
+
+    def _pass(self, network: str, batch: int, layer: Layer, kind: str) -> None:
+        budget = self.options.budget
+        if budget is not None and time.perf_counter() - self._began > budget:
+            self.waiting.append(f"{network} {batch} {layer.name} {kind}")
+            return
+        one = Pass(self.device, kind, layer)
+        for precision in self.precisions:
+            way = Pipelined(one) if precision == "float32" else Warpgroups(one, precision)
+            if not way.tuned:
+                continue
+            try:
+                choice, row = tune(one, way, *self._how())
+            except AssertionError as error:
+                self.wrong.append(str(error))
+                continue
+            self.rows.append([network, str(batch), *row])
+            self._measured.append(
+                {"network": network, "batch": batch, "layer": layer.name, "pass": way.key}
+                | {"choice": choice, "row": row}
+            )
+            self._write(way, one, choice)
+
+    def _how(self) -> tuple[int, dict[str, Any]]:
+        if self.options.quick:
+            return min(2, self.options.candidates), {"samples": 3, "seconds": 0.0}
+        return self.options.candidates, {"samples": 7, "seconds": 0.01}
+
+    def _write(self, way: Pipelined | Warpgroups, one: Pass, choice: list[int]) -> None:
+        from pygan.bindings.operators import tuning
+
+        if self.table is not None:
+            tuning.write(self.table, self.name, {tuning.key(way.key, one.shape): choice})
+        self.write_json()
+
+    def write_json(self) -> None:
+        if self.options.json:
+            content = {"machine": self._about, "device": self.name, "wrong": self.wrong}
+            content |= {"not_measured": self.waiting, "measured": self._measured}
+            write_json(self.options.json, content)
+
+    def print(self) -> None:
+        titles = ["network", "batch", "layer", "pass", "tile, slices", "time"]
+        titles += ["model's choice", "its time over the best", "mma.sync's over the best"]
+        print_table(f"Tiles on {self.name}", titles, self.rows)
+        if self.waiting:
+            print(f"not measured, as --budget was spent: {'; '.join(self.waiting)}")
+        for text in self.wrong:
+            print(text, file=sys.stderr)
+
+
+def table_of(options: argparse.Namespace) -> tuple[Path | None, str]:
+    """(where the choices go, why nowhere)."""
+    from pygan.bindings.operators import tuning
+
+    if options.dry:
+        return None, "--dry"
+    if options.table:
+        return options.table, ""
+    if options.device == "cpu":
+        return None, "the CPU driver's times say nothing about a GPU; --table FILE writes them"
+    return tuning.cached_path(), "there is no cache folder"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -266,45 +348,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="default: float32, and all three on a GPU of compute capability 9.0",
     )
     parser.add_argument("--candidates", type=int, default=12, help="tiles and slices per pass")
-    parser.add_argument("--dry", action="store_true", help="write nothing")
+    parser.add_argument("--budget", type=float, metavar="S", help="seconds after which none begins")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the choices here instead")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured")
+    parser.add_argument("--dry", action="store_true", help="write no table")
     parser.add_argument("--quick", action="store_true", help="small shapes, one candidate or two")
     options = parser.parse_args(arguments)
-    from pygan.bindings.context import device_name
-    from pygan.bindings.operators import tuning
 
     (device,) = devices([options.device])
-    how = {"samples": 3 if options.quick else 7, "seconds": 0.0 if options.quick else 0.01}
-    precisions = options.precision or default_precisions(device)
-    if set(precisions) != {"float32"} and not has_wgmma(device):
+    table, why_not = table_of(options)
+    run = Run(options, device, table)
+    if set(run.precisions) != {"float32"} and not has_wgmma(device):
         parser.error("tf32 and bf16 have tiles to choose from on compute capability 9.0 alone")
-    most = min(2, options.candidates) if options.quick else options.candidates
-    choices, rows = {}, []
-    for name in options.network:
-        network = NETWORKS[name]
-        for batch in options.batch or [1 if options.quick else network.batch]:
-            for layer in layers(network, batch, 16 if options.quick else 1):
-                if options.only and layer.name not in options.only:
-                    continue
-                for kind in KINDS:
-                    one = Pass(device, kind, layer)
-                    for precision in precisions:
-                        way = (
-                            Pipelined(one) if precision == "float32" else Warpgroups(one, precision)
-                        )
-                        if way.tuned:
-                            choice, row = tune(one, way, most, how)
-                            choices[tuning.key(way.key, one.shape)] = choice
-                            rows.append([name, str(batch), *row])
-    titles = ["network", "batch", "layer", "pass", "tile, slices", "time"]
-    titles += ["model's choice", "its time over the best", "mma.sync's over the best"]
-    print_table(f"Tiles on {device_name()}", titles, rows)
-    path = tuning.cached_path()
-    if options.dry or not choices or path is None:
-        print(f"nothing written ({'--dry' if options.dry else 'no choices, or no cache folder'})")
-        return 0
-    tuning.write(path, str(device_name()), choices)
-    print(f"{len(choices)} choices written to {path}")
-    return 0
+    run.all()
+    run.write_json()
+    run.print()
+    if table is None or not run.rows:
+        print(f"no table written ({why_not if table is None else 'no choices'})")
+    else:
+        print(f"{len(run.rows)} choices written to {table}")
+    return 1 if run.wrong else 0
 
 
 if __name__ == "__main__":

@@ -385,6 +385,31 @@ def pipelined_plan(
     return _tiled_plan(PIPELINED_FILE, f"convolution_{kind}_pipelined", tiling, shape, count)
 
 
+def is_pipelined(kind: str, shape: Geometry) -> bool:
+    """Whether a pass is convolution_pipelined.cu's, and so has a tile and slices to choose."""
+    few = _few_channels_plan if kind == "backward_data" else _few_channels_weight_plan
+    if kind != "forward" and few(shape) is not None:
+        return False
+    return _pipelined_or_none(kind, shape, product_of(kind, shape), None) is not None
+
+
+def general_plan(kind: str, shape: Geometry, slices: int) -> Plan:
+    """The general path, which adds in the same order as the pipelined one with as many slices."""
+    large = shape.batch * shape.height * shape.width * shape.large_channels
+    elements = {
+        "forward": shape.small_pixels * shape.small_channels,
+        "backward_data": large,
+        "backward_weight": shape.small_channels * shape.taps * shape.group_large,
+    }[kind]
+    return _general_plan(kind, shape, product_of(kind, shape), elements, slices)
+
+
+def run_plan(kind: str, plan: Plan, inputs: Sequence[Any], out: Any, workspace: Any) -> None:
+    """Launches a pass as `plan` says, whatever would be chosen for it. inputs: its arrays in the
+    order of the kernels (forward and backward_data: a bias or None as the third)."""
+    _launch(kind, plan, tuple(inputs), out, None, False, workspace)
+
+
 def _general_plan(
     kind: str, shape: Geometry, product: Product, elements: int, slices: int | None = None
 ) -> Plan:

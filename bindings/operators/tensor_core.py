@@ -207,6 +207,14 @@ def _plan(
     return _wgmma_plan(kind, precision, shape, product, warpgroups)._replace(unaligned=plan)
 
 
+def plan_with(kind: str, precision: str, shape: Geometry, tiles: Tiles | wgmma.Tiles) -> Plan:
+    """A pass with these tiles, mma.sync's or wgmma's, whatever would be chosen for it."""
+    product = product_of(kind, shape)
+    if isinstance(tiles, wgmma.Tiles):
+        return _wgmma_plan(kind, precision, shape, product, tiles)
+    return _tensor_core_plan(kind, kind, precision, shape, product, tiles)
+
+
 def _wgmma_plan(
     kind: str, precision: str, shape: Geometry, product: Product, tiles: wgmma.Tiles
 ) -> Plan:

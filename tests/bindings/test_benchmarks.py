@@ -317,13 +317,30 @@ def test_parts_of_a_gpus_record_fit_ten_minutes(repository: Path, monkeypatch) -
     import gpu_record
     import step
 
-    made = gpu_record.parts("cuda", False, Path("out"), 900)
+    monkeypatch.setattr(gpu_record, "_has", lambda _: True)
+    made = gpu_record.parts("cuda", False, Path("out"), 540)
     steps = [part for part in made if part.group == "step"]
-    assert {"step-lesson-32", "step-dcgan-64"} <= {part.name for part in steps}
+    names = [part.name for part in steps]
+    assert names[:2] == ["step-lesson-32", "step-dcgan-64"]
+    assert {"step-lesson-32-compile", "step-dcgan-64-jax"} <= set(names)
     for part in steps:
-        assert part.limit <= 600
         assert part.command[1] == "step.py"
         step.make_parser().parse_args(part.command[2:])
+    assert all(part.limit <= 540 for part in made)
+    groups = list(dict.fromkeys(part.group for part in made))
+    assert groups[:2] == ["machine", "tests"]  # what is wrong need not be timed
+    assert groups[-5:] == ["step", "kernels", "tune", "nvcc", "figures"]
+
+
+def test_a_record_ends_in_time(run_script, tmp_path: Path) -> None:
+    trial = ("gpu_record.py", "--device", "cpu", "--quick", "--out", str(tmp_path))
+    done = run_script(*trial, "--only", "machine", "tests", "figures", "--within", "21")
+    summary = (tmp_path / "summary.md").read_text()
+    assert "| machine | passed |" in summary and "| figures | waiting |" in summary
+    assert "the 21 s are spent" in done.stdout
+    done = run_script(*trial, "--only", "step-lesson-33")
+    assert done.returncode == 2
+    assert re.search("no part step-lesson-33; there are .*step-lesson-32", done.stderr)
 
 
 def test_what_the_sanitizers_run_is_there(repository: Path, monkeypatch) -> None:

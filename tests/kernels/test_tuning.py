@@ -75,7 +75,7 @@ def test_a_damaged_table_is_left_out_with_a_warning(table: Path, text: str) -> N
 def test_tuning_on_the_cpu_driver(
     table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: Any
 ) -> None:
-    """The script measures, checks and writes; the next plan is what it wrote."""
+    """The script measures, checks and writes; but times of the CPU driver steer nothing unasked."""
     if device.check:
         pytest.skip("the script takes device cpu or cuda")
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
@@ -83,14 +83,26 @@ def test_tuning_on_the_cpu_driver(
     import tune
 
     name = device.context.name
-    assert tune.main(["--device", name, "--quick", "--network", "lesson", "--only", "D4"]) == 0
+    options = ["--device", name, "--quick", "--network", "lesson", "--only", "D4"]
+    record = table.with_name("record.json")
+    assert tune.main([*options, "--table", str(table), "--json", str(record)]) == 0
     assert "choices written" in capsys.readouterr().out
     (choices,) = json.loads(table.read_text()).values()
     assert choices and all(key.split()[0] in tune.KINDS for key in choices)
+    measured = json.loads(record.read_text())["measured"]
+    assert sorted(each["choice"] for each in measured) == sorted(choices.values())
+
+    table.unlink()
+    assert tune.main([*options, "--candidates", "1", "--budget", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "--budget was spent: lesson 1 D4 forward" in said
+    if name == "cpu":
+        assert "no table written (the CPU driver's times" in said
+        assert not table.exists()
 
 
 def test_wgmma_is_measured_against_mma_sync(
-    table: Path, monkeypatch: pytest.MonkeyPatch, device: Any
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: Any
 ) -> None:
     """What was quicker is written down, under a key of its own that a plan then finds."""
     if device.check:
@@ -104,7 +116,8 @@ def test_wgmma_is_measured_against_mma_sync(
     monkeypatch.setattr(tune, "KINDS", ("backward_weight",))
     name = device.context.name
     options = ["--device", name, "--quick", "--network", "lesson", "--only", "D4"]
-    assert tune.main([*options, "--precision", "tf32", "--candidates", "1"]) == 0
+    options += ["--precision", "tf32", "--candidates", "1", "--table", str(table)]
+    assert tune.main(options) == 0
     (choices,) = json.loads(table.read_text()).values()
     assert all(key.startswith("tf32 wgmma backward_weight ") for key in choices)
     tiles = [[tile.lines, tile.columns] for tile in wgmma.TILES]
@@ -112,8 +125,10 @@ def test_wgmma_is_measured_against_mma_sync(
 
     # A kernel that computes something else is not written down, however quick it is.
     monkeypatch.setattr(tune.Warpgroups, "agrees", lambda *_: False)
-    with pytest.raises(AssertionError, match="differs from what it must agree with"):
-        tune.main([*options, "--precision", "tf32", "--candidates", "1"])
+    table.unlink()
+    assert tune.main(options) == 1
+    assert "differs from what it must agree with" in capsys.readouterr().err
+    assert not table.exists()
 
 
 def test_what_was_measured_to_be_slower_is_not_taken(table: Path) -> None:

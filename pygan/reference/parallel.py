@@ -283,8 +283,12 @@ class _Blas:
 
 def _thread_functions() -> tuple[Callable[[], int], Callable[[int], Any]]:
     """OpenBLAS's functions that get and set its number of threads."""
-    core = np._core if hasattr(np, "_core") else np.core
-    library = ctypes.CDLL(core._multiarray_umath.__file__)
+    alone = (lambda: 1), (lambda _: None)
+    core = np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core
+    try:
+        library = ctypes.CDLL(core._multiarray_umath.__file__)
+    except OSError:  # numpy is built into the interpreter
+        return alone
     for name in ("scipy_openblas_%s64_", "scipy_openblas_%s", "openblas_%s64_", "openblas_%s"):
         try:
             parallel, get, set_ = (
@@ -296,7 +300,7 @@ def _thread_functions() -> tuple[Callable[[], int], Callable[[int], Any]]:
         if parallel() == 1:  # threads of its own: OpenMP's have a number for every caller
             set_.restype = None
             return get, set_
-    return lambda: 1, lambda _: None
+    return alone
 
 
 class _Here(threading.local):

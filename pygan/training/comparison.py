@@ -54,8 +54,11 @@ def in_session(options: argparse.Namespace, work: Callable[[Session], int]) -> i
     """Does ``work`` in the folder that the options name (those of ``cli.add_run_options``), for it
     to stop when a signal comes; the exit code, which is that of ``work`` where it is not 0.
 
-    With ``--resume``, a comparison that was not begun begins. Raises TrainingError as RunFolder.
+    With ``--resume``, a comparison that was not begun begins. Raises TrainingError as RunFolder,
+    and PyganError for ``--cooperative``, which the trainings of a comparison have not.
     """
+    if options.cooperative:
+        raise PyganError("--cooperative is not for comparisons of trainings; leave it out")
     resume = options.resume and (Path(options.out) / CHECKPOINT).exists()
     folder = RunFolder(options.out, resume=resume, overwrite=options.overwrite)
     progress = make_progress(plain=options.plain)

@@ -1,11 +1,14 @@
 // The table of device memory. Device memory is ordinary memory, but only what is in this table may
-// be handed to a kernel or to a copy as a device address.
+// be handed to a kernel or to a copy as a device address. It lies between pages that nobody may
+// touch: a kernel that runs past an array is stopped there, before it reaches memory of the host.
+#include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <shared_mutex>
 
 #include "launch.h"
@@ -16,11 +19,15 @@ namespace cpu_driver {
 namespace {
 
 constexpr size_t kAlignment = 256;
+constexpr size_t kGuard = size_t{1} << 20;  // bytes on both sides, which take no memory
+// Each guarded allocation takes two of the 65,530 mappings that Linux allows a process.
+constexpr size_t kMostGuarded = 8192;
 
 struct Table {
     std::shared_mutex mutex;
     std::map<uintptr_t, Allocation> entries;
-    size_t used = 0;  // bytes of device memory
+    std::set<uintptr_t> guarded;  // addresses of device memory between pages of its own
+    size_t used = 0;              // bytes of device memory
     uint64_t counter = 0;
 };
 
@@ -56,10 +63,38 @@ bool owned(MemoryKind kind) {
     return counts(kind) || kind == MemoryKind::kHostAllocated;
 }
 
-void drop(const Allocation& entry) {
+size_t whole_pages(size_t bytes) {
+    static const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    return (bytes + page - 1) / page * page;
+}
+
+// `rounded` bytes that end where the guard behind them begins; null where the system refuses.
+void* map_guarded(size_t rounded) {
+    const size_t inside = whole_pages(rounded);
+    void* all = mmap(nullptr, inside + 2 * kGuard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) return nullptr;
+    char* start = static_cast<char*>(all) + kGuard;
+    if (mprotect(start, inside, PROT_READ | PROT_WRITE) != 0) {
+        munmap(all, inside + 2 * kGuard);
+        return nullptr;
+    }
+    return start + (inside - rounded);
+}
+
+void unmap_guarded(uintptr_t address, size_t rounded) {
+    const size_t inside = whole_pages(rounded);
+    const uintptr_t all = address - (inside - rounded) - kGuard;
+    munmap(reinterpret_cast<void*>(all), inside + 2 * kGuard);
+}
+
+void drop(Table& t, const Allocation& entry) {
     if (registered_checks && registered_checks->freed)
         registered_checks->freed(entry.address, entry.requested, entry.rounded);
-    if (owned(entry.kind)) free(reinterpret_cast<void*>(entry.address));
+    if (!owned(entry.kind)) return;
+    if (t.guarded.erase(entry.address))
+        unmap_guarded(entry.address, entry.rounded);
+    else
+        free(reinterpret_cast<void*>(entry.address));
 }
 
 }  // namespace
@@ -75,8 +110,11 @@ CUresult allocate(size_t bytes, MemoryKind kind, unsigned flags, uintptr_t* addr
                     format("%zu bytes asked for, %zu of %zu bytes of device memory are in use "
                            "(PYGAN_CPU_MEMORY sets the limit)",
                            bytes, t.used, capacity()));
-    void* memory = nullptr;
-    if (posix_memalign(&memory, kAlignment, rounded) != 0)
+    const bool guarded = counts(kind) && t.guarded.size() < kMostGuarded;
+    void* memory = guarded ? map_guarded(rounded) : nullptr;
+    if (memory)
+        t.guarded.insert(reinterpret_cast<uintptr_t>(memory));
+    else if (posix_memalign(&memory, kAlignment, rounded) != 0)
         return fail(CUDA_ERROR_OUT_OF_MEMORY, format("the machine has no %zu bytes left", bytes));
     Allocation entry;
     entry.address = reinterpret_cast<uintptr_t>(memory);
@@ -104,7 +142,7 @@ CUresult release(uintptr_t address, bool host) {
         return fail(CUDA_ERROR_INVALID_VALUE,
                     format("0x%zx was not allocated by this driver, or is freed already", address));
     if (counts(it->second.kind)) t.used -= it->second.rounded;
-    drop(it->second);
+    drop(t, it->second);
     t.entries.erase(it);
     return CUDA_SUCCESS;
 }
@@ -138,7 +176,7 @@ void remove_foreign(uintptr_t address) {
     std::unique_lock<std::shared_mutex> lock(t.mutex);
     auto it = t.entries.find(address);
     if (it == t.entries.end() || owned(it->second.kind)) return;
-    drop(it->second);
+    drop(t, it->second);
     t.entries.erase(it);
 }
 
@@ -151,7 +189,7 @@ void release_all(ContextObject* context) {
             continue;
         }
         t.used -= it->second.rounded;
-        drop(it->second);
+        drop(t, it->second);
         it = t.entries.erase(it);
     }
 }

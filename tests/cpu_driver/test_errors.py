@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ __global__ void deadlock(float *x) {
 }
 __global__ void foreign_mask(float *x) { x[threadIdx.x] = __shfl_sync(1u, 1.0f, 0); }
 __global__ void wild(float *x) { x[1ll << 44] = 1; }
+__global__ void at(float *x, long long place) { x[place] = 1; }
 __global__ void divide(int *x, int by) { x[0] = x[0] / by; __syncthreads(); }
 __device__ int depth(int n, volatile char *p) {
     volatile char local[1024];
@@ -161,6 +163,34 @@ def test_faults_inside_a_kernel_are_errors(drv: Any, kernels: Any) -> None:
     refused(drv, lambda: kernels("wild")(x, **one), "kernel wild", "illegal address")
     refused(drv, lambda: kernels("recurse")(x, **one), "kernel recurse", "stack overflow")
     refused(drv, lambda: kernels("trap")(x, block=(8, 1, 1)), "thread (5,0,0)", "__trap")
+
+
+def test_a_kernel_that_runs_past_an_array_is_stopped_there(drv: Any, kernels: Any) -> None:
+    """By 4 bytes behind it, or a page before it; what lies beside stays as it is."""
+    sizes = (256, 4096, 4352, 1 << 20)
+    memory = [drv.mem_alloc(size) for size in sizes]
+    for place, size in zip(memory, sizes, strict=True):
+        drv.memset_d32(place, 0x3F800000, size // 4)
+    for place, size in zip(memory, sizes, strict=True):
+        past = np.int32(size // 4 + 1)
+        launch = {"grid": (int(past) // 256 + 1, 1), "block": (256, 1, 1)}
+        beyond = partial(kernels("scale"), place, past, np.float32(1), **launch)
+        refused(drv, beyond, "illegal address")
+        before = partial(kernels("at"), place, np.int64(-size - 4096) // 4, block=(1, 1, 1))
+        refused(drv, before, "illegal address")
+    for place, size in zip(memory, sizes, strict=True):
+        host = np.empty(size // 4, np.float32)
+        drv.memcpy_dtoh(host, place)
+        assert (host == 1).all()
+
+
+def test_more_arrays_than_have_guards(drv: Any) -> None:
+    memory = [drv.mem_alloc(256) for _ in range(9000)]
+    for place in memory[::1000]:
+        drv.memset_d32(place, 7, 64)
+    host = np.empty(64, np.int32)
+    drv.memcpy_dtoh(host, memory[8000])
+    assert (host == 7).all()
 
 
 def test_device_assertion(drv: Any, kernels: Any) -> None:

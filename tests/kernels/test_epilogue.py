@@ -79,9 +79,10 @@ def run_all(
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_every_kernel_ends_with_every_activation(device: Any, way: str, transposed: bool) -> None:
-    for i, kind in enumerate(KINDS):
+    few = ("leaky_relu", "tanh") if device.check else None  # every access is one of theirs
+    for i, kind in enumerate(few or KINDS):
         run_all(device, FORWARD[transposed], WAYS[way], kind, accumulate=i % 2 == 1)
-    for i, kind in enumerate(FROM_OUTPUT):
+    for i, kind in enumerate(few or FROM_OUTPUT):
         run_all(device, BACKWARD[transposed], WAYS[way], kind, accumulate=i % 2 == 0)
 
 

@@ -26,15 +26,13 @@ from pygan.operators import (
     Shapes,
     TransposedConvolution,
 )
+from pygan.reference.activation import FROM_OUTPUT
 from pygan.symbol import InferredShapes, Node, Symbol
 
 # What only an optimizer reads after the pass, and always the last array of its call.
 FINAL = ("_backward_weight", "bias_backward")
 
 CONVOLUTIONS = (Convolution, TransposedConvolution)
-
-DERIVED = ("relu", "leaky_relu", "elu", "sigmoid", "tanh")
-"""Activations whose derivative a data gradient can take along, as the kernel interface has it."""
 
 Key = tuple[int, int]
 """A node's output: (id of the node, output index)."""
@@ -333,7 +331,7 @@ def _fuse_derivatives(steps: list[Step], consumers: Mapping[Key, int]) -> None:
         made = maker.operator
         if (
             isinstance(made, CONVOLUTIONS)
-            and made.activation in DERIVED
+            and made.activation in FROM_OUTPUT
             and consumers[maker.output_keys[0]] == 1
         ):
             step.operator = replace(

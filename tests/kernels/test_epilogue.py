@@ -106,6 +106,12 @@ def test_ways_are_what_they_are_called() -> None:
     assert plan("backward_data", "few channels").file == "convolution_few_channels.cu"
 
 
+def test_kinds_are_the_twins_kinds() -> None:
+    from pygan.bindings.operators import activation, epilogue
+
+    assert activation.KINDS == KINDS and epilogue.FROM_OUTPUT == FROM_OUTPUT
+
+
 def test_any_shape(device: Any) -> None:
     drawn = st.tuples(
         cases(), st.sampled_from((*FORWARD, *BACKWARD)), st.sampled_from(FROM_OUTPUT), st.booleans()

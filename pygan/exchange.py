@@ -69,6 +69,8 @@ def from_torch(executor: Executor, state: Mapping[str, Any]) -> None:
     gamma that is fixed at 1 here is another number there. Counts of batches are ignored.
     """
     entries = _entries(executor)
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"a state is arrays by name, not a {type(state).__name__}")
     given = {n: np.asarray(v) for n, v in state.items() if not n.endswith("num_batches_tracked")}
     expected = {name: e.outward(np.asarray(e.array)).shape for name, e in entries.items()}
     problems = [f"{name} {expected[name]} is missing" for name in expected if name not in given]
@@ -161,6 +163,8 @@ def _entries(executor: Executor) -> dict[str, _Entry]:
 
 def _shapes(executor: Executor) -> Mapping[tuple[int, int], Shape]:
     """Those of every output of every node."""
+    if not isinstance(executor, Executor):
+        raise GraphError(f"the parameters of an executor are exchanged; bind {executor!r} first")
     given = {name: tuple(array.shape) for name, array in executor.arg_dict.items()}
     return executor.symbol.infer_shape(given).of
 

@@ -205,6 +205,8 @@ class Executor:
     ) -> None:
         """Takes arrays of the caller's for inputs, for their gradients, or for gradients of
         outputs."""
+        if not isinstance(given, Mapping):
+            raise GraphError(f"arrays for each {what} are given by name, not as {given!r}")
         for name, array in given.items():
             if name not in names or name not in symbolic:
                 raise GraphError(

@@ -89,7 +89,11 @@ def test_a_state_of_other_modules_changes_nothing() -> None:
     del state["gen_bn2.bias"]
     with pytest.raises(CheckpointError, match=r"gen_bn2.bias \(128,\) is missing"):
         exchange.from_torch(executor, state)
+    with pytest.raises(CheckpointError, match="not a list"):
+        exchange.from_torch(executor, [])
     assert np.array_equal(before, executor.parameters)
+    with pytest.raises(GraphError, match="bind <Symbol"):
+        exchange.to_torch(executor.symbol)
 
 
 def test_orders_that_only_channels_last_images_have_are_refused() -> None:

@@ -575,6 +575,8 @@ def test_inputs_lie_in_arrays_of_the_device_alone(device: Any) -> None:
     for array in (spaced, spaced.tolist()):
         with pytest.raises(GraphError, match="'x' lies in a C-contiguous array of device"):
             small_net().bind(device, shapes, inputs={"x": array})
+    with pytest.raises(GraphError, match="by name, not as"):
+        small_net().bind(device, shapes, inputs=[spaced])
     with pytest.raises(GraphError, match="another executor, not a Symbol"):
         small_net().bind(device, shapes, shared=small_net())
 

@@ -39,7 +39,7 @@ FAMILIES = (
     ("other", ("",), "#7A5C3E", "X"),
 )
 OURS, THEIRS = "#0072B2", "#B0B0B0"
-PEERS = ("torch", "cuBLAS")
+PEERS = ("torch", "jax", "cuBLAS")
 
 
 def family(function: str) -> int:

@@ -282,11 +282,14 @@ void add_report_at(const char* kind, const SourcePlace& where, unsigned thread,
     reports.push_back(r);
 }
 
+bool is_full() {
+    return reports.size() - launch_first_report >= kMaxReports;
+}
+
 // Each kind is reported once per place and launch: the other threads repeat it.
 template <typename Key>
 bool is_new(const char* kind, Key key) {
-    return reports.size() - launch_first_report < kMaxReports &&
-           seen.insert({kind, uint64_t(key)}).second;
+    return !is_full() && seen.insert({kind, uint64_t(key)}).second;
 }
 
 void add_report(const char* kind, uint32_t pc, unsigned thread, const std::string& variable,
@@ -362,7 +365,8 @@ struct Target {
 
 void report_race(const Access& before, bool before_writes, const Access& now, bool now_writes,
                  uintptr_t address, size_t size, const Target& target) {
-    if (seen.count({"race", now.pc})) return;  // before the costly search for the lines
+    // Before the costly search for the lines.
+    if (is_full() || seen.count({"race", now.pc})) return;
     const std::string variable = target.name(address);
     const bool same_block = before.epoch >= block_epoch;
     add_report(

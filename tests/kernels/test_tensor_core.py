@@ -334,7 +334,7 @@ def test_hardware_without_such_tensor_cores_is_refused() -> None:
         device = Turing
 
     with pytest.raises(ValueError, match=r"'bf16' needs compute capability 8\.0.*7\.5.*float32"):
-        tensor_core._check_capability("convolution_forward", "bf16", Context())
+        tensor_core._check_capability("convolution_forward", "bf16", tensor_core.FILE, Context())
 
 
 @both

@@ -96,6 +96,8 @@ def bytes_of(gan: Any) -> int:
     for executor in vars(gan).values():
         if isinstance(executor, Executor):  # those that share parameters count none
             total += executor.memory.total
+    if (between := getattr(gan, "image_gradient", None)) is not None:  # from D to G, DCGAN's
+        total += between.nbytes
     for network in (gan.generator, gan.discriminator):
         total += 2 * network.gradients.nbytes  # Adam's two buffers
     return total

@@ -31,6 +31,7 @@ from pygan.training.gan import Gan, Losses
 from pygan.training.gan_report import draw_gan_curves
 from pygan.training.monitor import Monitor, with_internals
 from pygan.training.systems import System
+from pygan.working_memory import WorkingMemory
 
 SIDE, CHANNELS = 64, 3
 EPOCHS = 100
@@ -86,6 +87,7 @@ class Dcgan(Gan):
     def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
         super().__init__(device, images, settings, losses_kept)
         options = {"shared": self.discriminator, "inputs": {"data": self.generator.outputs[0]}}
+        options["working_memory"] = self.working_memory
         bind, count = self._bind_discriminator, settings.batch_size
         self.on_fake = bind(device, count, {"data": "null"}, **options)
         self.on_generated = bind(
@@ -112,7 +114,10 @@ class Dcgan(Gan):
         # D's gradients of two passes are summed: those of real images are the second.
         weights = networks.dcgan_discriminator(settings.ndf).list_arguments()
         requests = dict.fromkeys(weights, "add") | {"data": "null"}
-        return generator, self._bind_discriminator(device, batch_size, requests)
+        self.working_memory = WorkingMemory()  # of D's three passes, which follow each other
+        return generator, self._bind_discriminator(
+            device, batch_size, requests, working_memory=self.working_memory
+        )
 
     def _bind_discriminator(self, device, batch_size: int, requests, **options):
         """An executor of D, with the gradient requests that are not "write"."""

@@ -29,6 +29,7 @@ _MODULES = (
     "summary",
     "symbol",
     "training",
+    "working_memory",
 )
 
 __all__ = ["__version__", *_MODULES]

@@ -23,6 +23,7 @@ from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
 from pygan.planner import Request, aligned, plan
 from pygan.symbol import InferredShapes, Symbol
+from pygan.working_memory import WorkingMemory
 
 REQUESTS = ("write", "add", "null")
 DTYPES = ("float32", "float64")
@@ -63,7 +64,8 @@ class MemoryUse:
     """Bytes of an executor on its device.
 
     arrays is what inputs, activations and their gradients take as planned, unplanned what they
-    would take without sharing; shared executors count no parameters of their own. kept is working
+    would take without sharing; shared executors count no parameters of their own, and of a
+    `WorkingMemory` only the first executor counts the block. kept is working
     memory outside of the executor, not in the total: what device numpy's functions keep from call
     to call, for all executors together, when this was asked.
     """
@@ -104,6 +106,9 @@ class Executor:
     then need no copy. They must stay valid whenever this executor runs.
     output_gradients: arrays, by output name, in which an output's gradient arrives instead of in
     memory of this executor's; unlike that, they still hold it when the pass is over.
+    working_memory: a `pygan.working_memory.WorkingMemory` that other executors are bound with too,
+    if their passes and this one's never overlap: what lives only within a pass then lies in one
+    block for all.
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between.
@@ -144,6 +149,7 @@ class Executor:
         inputs: Mapping[str, Any] | None = None,
         input_gradients: Mapping[str, Any] | None = None,
         output_gradients: Mapping[str, Any] | None = None,
+        working_memory: WorkingMemory | None = None,
         fuse: bool = True,
         keep_forward: bool = False,
         branches: bool = False,
@@ -164,6 +170,14 @@ class Executor:
                 f"precision {precision!r} is not available with dtype {dtype!r}: it is one of "
                 f"{', '.join(PRECISIONS)}, and with float64 only float32 (no rounding)"
             )
+        if not isinstance(working_memory, WorkingMemory | None):
+            given = type(working_memory).__name__
+            raise GraphError(f"working_memory= takes a WorkingMemory, not a {given}")
+        if keep_forward and working_memory is not None:
+            raise GraphError(
+                "keep_forward keeps what working_memory gives to the next executor: bind with one "
+                "of the two"
+            )
         self.symbol = symbol
         self.device = device
         self.dtype = dtype
@@ -183,6 +197,7 @@ class Executor:
         heads = zip(symbol.list_outputs(), self._graph.heads, strict=True)
         landings = {name: head.landing for name, head in heads if head.landing is not None}
         self._adopt(landings, output_gradients or {}, "gradient of output", list(landings))
+        self._working_memory = working_memory
         self._allocate(inferred, shared)
         self._collect()
         self._passes = device.passes(self._planned.unplanned)
@@ -239,7 +254,11 @@ class Executor:
             )
 
     def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
-        """Plans and makes the one arena: arrays, workspace, then the three flat buffers."""
+        """Plans and makes the one arena: arrays, workspace, then the three flat buffers.
+
+        With a `WorkingMemory`, the arrays that do not outlive a pass and the workspace lie in its
+        block instead.
+        """
         graph, itemsize = self._graph, np.dtype(self.dtype).itemsize
         self._flats = self._lay_out(itemsize)
         if shared is not None:
@@ -252,29 +271,47 @@ class Executor:
         persistent.update(self._memory)
         lives, in_place = lifetimes(graph, persistent, self.keep_forward)
         forever = 2 * len(graph.steps) + 1
+        working = self._working_memory
+        passing = [] if working is None else [life for life in lives if life.end < forever]
+        staying = lives if working is None else [life for life in lives if life.end >= forever]
         requests = [Request(_nbytes(array), -1, forever) for array in kept]
-        requests += [Request(_nbytes(life.array), life.start, life.end) for life in lives]
-        planned = plan(requests)
-        workspace, workspace_apart = self._workspace_sizes()
+        requests += [Request(_nbytes(life.array), life.start, life.end) for life in staying]
+        turns = [Request(_nbytes(life.array), life.start, life.end) for life in passing]
+        planned, planned_turns = plan(requests), plan(turns)
+        sizes = self._workspace_sizes()
+        workspace = sum(aligned(size * itemsize) for size in sizes)
         flat_bytes = [flat.nbytes if shared is None else 0 for flat in self._flats]
+        joins = working is not None and working.is_made
         self._planned = MemoryUse(
             *flat_bytes,
-            arrays=planned.nbytes,
-            workspace=aligned(workspace * itemsize) + aligned(workspace_apart * itemsize),
-            unplanned=sum(aligned(request.nbytes) for request in requests)
+            arrays=planned.nbytes + (0 if joins else planned_turns.nbytes),
+            workspace=0 if joins else workspace,
+            unplanned=sum(aligned(request.nbytes) for request in requests + turns)
             + sum(aligned(_nbytes(array)) for array in in_place),
         )
-        arena = self._arena(inferred)
-        arrays = kept + [life.array for life in lives]
+        own = planned.nbytes + sum(flat_bytes)
+        if working is None:
+            arena = block = self._arena(inferred, own + workspace)
+            start = planned.nbytes
+        else:
+            start, needed = planned_turns.nbytes, planned_turns.nbytes + workspace
+            if not joins:
+                working.make(self.device, self._arena(inferred, needed), needed)
+            block = working.block(self.device, needed, repr(self.symbol.name))
+            arena = self._arena(inferred, own)
+        arrays = kept + [life.array for life in staying]
         for array, offset in zip(arrays, planned.offsets, strict=True):
             self._memory[array] = arena.view(offset, array.shape, array.dtype)
+        for life, offset in zip(passing, planned_turns.offsets, strict=True):
+            self._memory[life.array] = block.view(offset, life.array.shape, life.array.dtype)
         for array, owner in in_place.items():
             self._memory[array] = self._memory[owner].reshape(array.shape)
-        start = planned.nbytes
         self._workspaces = []
-        for size in (workspace, workspace_apart):
-            self._workspaces.append(arena.view(start, (size,), self.dtype) if size else None)
+        for size in sizes:
+            self._workspaces.append(block.view(start, (size,), self.dtype) if size else None)
             start += aligned(size * itemsize)
+        if working is not None:  # the flat buffers are no part of the block
+            start = planned.nbytes
         if shared is None:
             buffers = []
             for nbytes in flat_bytes:
@@ -314,8 +351,7 @@ class Executor:
                 if name.endswith("_moving_var"):
                     fill(self._memory[array], value=1.0)
 
-    def _arena(self, inferred: InferredShapes) -> Any:
-        needed = self._planned.total
+    def _arena(self, inferred: InferredShapes, needed: int) -> Any:
         information = self.device.memory_info()
         free = None if information is None else information[0]
         try:
@@ -481,6 +517,8 @@ class Executor:
         for name, value in inputs.items():
             self._set(name, value)
         self._state = "a forward pass failed"
+        if self._working_memory is not None:
+            self._working_memory.take(self)
         with self._passes:
             for call in self._training if is_train else self._inference:
                 call()
@@ -537,6 +575,11 @@ class Executor:
             raise StateError(
                 f"backward needs a training forward before it, but {self._state}; "
                 "call forward(is_train=True) first"
+            )
+        if self._working_memory is not None and not self._working_memory.holds(self):
+            raise StateError(
+                "another executor with the same working_memory has run since the last forward, and "
+                "written over what backward needs; run each backward before the next forward"
             )
         if not self.grad_dict:
             raise StateError("backward has nothing to do: every grad_req is 'null'")

@@ -21,6 +21,7 @@ from pygan import initializer, networks, optimizer, symbol
 from pygan.data import ImageSet, ResidentImages
 from pygan.errors import StateError
 from pygan.training.recording import Recording
+from pygan.working_memory import WorkingMemory
 
 NOISE_SIZE = 10
 IMAGE_SHAPE = (28, 28, 1)
@@ -257,14 +258,12 @@ class LessonGan(Gan):
     ) -> None:
         super().__init__(device, images, settings, losses_kept)
         generator, real = self.generator, self.discriminator
-        count, generated = settings.batch_size, {"img": generator.outputs[0]}
-        self.on_fake = bind_discriminator(device, count, shared=real, inputs=generated)
+        count = settings.batch_size
+        options = {"shared": real, "inputs": {"img": generator.outputs[0]}}
+        options["working_memory"] = self.working_memory
+        self.on_fake = bind_discriminator(device, count, **options)
         self.on_generated = bind_discriminator(
-            device,
-            count,
-            shared=real,
-            inputs=generated,
-            input_gradients={"img": generator.head_gradients[0]},
+            device, count, input_gradients={"img": generator.head_gradients[0]}, **options
         )
         for executor, label in ((self.on_fake, 0.0), (real, 1.0), (self.on_generated, 1.0)):
             device.ops.fill(executor.arg_dict["label"], value=label)
@@ -272,7 +271,8 @@ class LessonGan(Gan):
 
     def bind(self, device, batch_size: int):
         generator = bind_generator(device, batch_size, training=True)
-        return generator, bind_discriminator(device, batch_size)
+        self.working_memory = WorkingMemory()  # of D's three passes, which follow each other
+        return generator, bind_discriminator(device, batch_size, working_memory=self.working_memory)
 
     def train_batch(self) -> None:
         """One batch: update D on generated images, D on real images, then G through D.

@@ -1,0 +1,88 @@
+"""Executors that take turns in one block of memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from graphs import fill_randomly
+
+from pygan import networks
+from pygan.errors import GraphError, StateError
+from pygan.executor import Executor
+from pygan.working_memory import WorkingMemory
+
+SHAPES = {"img": (2, 28, 28, 1), "label": (2, 1, 1, 1)}
+NO_LABEL = {"label": "null"}
+
+
+def passes(device: Any, **options: Any) -> list[Executor]:
+    """The lesson's D for two passes, with the same parameters and images of their own."""
+    graph = networks.lesson_discriminator()
+    first = graph.bind(device, SHAPES, NO_LABEL, branches=True, **options)
+    second = graph.bind(device, SHAPES, NO_LABEL, branches=True, shared=first, **options)
+    fill_randomly(first, 1)
+    rng = np.random.default_rng(2)
+    for executor, label in ((first, 0.0), (second, 1.0)):
+        images = rng.random(SHAPES["img"], np.float32)
+        executor.arg_dict["img"][...] = images
+        executor.arg_dict["label"][...] = np.full(SHAPES["label"], label, np.float32)
+    return [first, second]
+
+
+def results(executors: list[Executor]) -> list[np.ndarray]:
+    """What each pass leaves, read when all are over: outputs, and the gradients of the images; and
+    the gradients of parameters after each."""
+    parameters = []
+    for executor in executors:
+        executor.forward(is_train=True)
+        executor.backward()
+        parameters.append(np.array(executor.gradients))
+    kept = [np.array(array) for executor in executors for array in executor.outputs]
+    return parameters + kept + [np.array(executor.grad_dict["img"]) for executor in executors]
+
+
+def test_passes_that_follow_each_other_give_the_same_bits_in_less_memory(device: Any) -> None:
+    apart, together = passes(device), passes(device, working_memory=WorkingMemory())
+    for ours, theirs in zip(results(together), results(apart), strict=True):
+        assert np.isfinite(ours).all() and np.array_equal(ours, theirs)
+    whole, second = apart[1].memory, together[1].memory
+    assert second.workspace == 0 and second.total < whole.total / 10
+    # What stays beside the block: images, their gradients, labels, outputs.
+    assert together[0].memory.total <= apart[0].memory.total + 4096
+
+
+def test_a_backward_whose_activations_are_gone_is_refused(device: Any) -> None:
+    first, second = passes(device, working_memory=WorkingMemory())
+    first.forward(is_train=True)
+    second.forward()
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        first.backward()
+    first.forward(is_train=True)
+    first.backward()
+
+
+def test_what_does_not_fit_is_refused(numpy_device: Any) -> None:
+    memory = WorkingMemory()
+    assert memory.nbytes == 0
+    graph = networks.lesson_discriminator()
+    graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
+    assert f"{memory.nbytes:,} bytes" in repr(memory) and memory.nbytes > 0
+    larger = {name: (3, *shape[1:]) for name, shape in SHAPES.items()}
+    with pytest.raises(GraphError, match="bind the largest first"):
+        graph.bind(numpy_device, larger, NO_LABEL, working_memory=memory)
+    with pytest.raises(GraphError, match="with one of the two"):
+        graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory, keep_forward=True)
+    with pytest.raises(GraphError, match="a WorkingMemory, not"):
+        graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=4096)
+
+
+def test_one_block_is_of_one_device(device: Any, numpy_device: Any) -> None:
+    if device is numpy_device:
+        pytest.skip("needs two devices")
+    memory = WorkingMemory()
+    graph = networks.lesson_discriminator()
+    graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
+    with pytest.raises(GraphError, match="its working memory on 'numpy'"):
+        graph.bind(device, SHAPES, NO_LABEL, working_memory=memory)

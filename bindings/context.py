@@ -135,8 +135,9 @@ class Context:
         Raises FileNotFoundError, CompileError (the compiler's text), or SignatureError (no such
         entry point, or parameters that a launch cannot pass).
         """
-        if self.recorder is not None and self.recorder[0] == threading.get_ident():
-            return self.recorder[1](file, entry, defines)
+        recorder = self.recorder  # read once: another thread may set it meanwhile
+        if recorder is not None and recorder[0] == threading.get_ident():
+            return recorder[1](file, entry, defines)
         key = (file, entry, *sorted(defines.items())) if defines else (file, entry)
         kernel = self._kernels.get(key)
         if kernel is None:

@@ -6,6 +6,7 @@ instruction is the compiler's choice, in each kernel anew: a few roundings may d
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from pygan.bindings import cpu_driver, program
+from pygan.bindings import compiler, cpu_driver, program
 from pygan.bindings.errors import LaunchError
 from support import assert_close, assert_same_bits, gamma, numbers, upload, workspace_for
 
@@ -321,3 +322,25 @@ def test_other_threads_launch_while_one_records(device: Any) -> None:
 
     assert program.jobs_of(device.context, call) == []
     assert_same_bits(y, np.maximum(x.get(), 0.0), "y")
+
+
+@pytest.mark.parametrize("arch", ["compute_75", "compute_80"])
+def test_only_biases_and_the_table_go_through_the_read_only_path(arch: str) -> None:
+    """A GPU may answer ld.global.nc with what memory held before the launch. sm_75 has no cp.async,
+    and copies operands by loads."""
+    nvcc = compiler.find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc; `pip install pygan[nvcc]` or nvcc_report --fetch brings one")
+    folder = compiler.kernels_dir()
+    flags = ["-ptx", f"-arch={arch}", "-std=c++17", f"-DMOST_JOBS={program.MOST_JOBS}"]
+    lines = compiler.run_nvcc(nvcc, folder / program.FILE, flags, [folder])[0].decode().splitlines()
+    loads = [line for line in lines if "ld.global.nc" in line and ".nc.u64" not in line]
+    assert loads
+    loaded = {register for line in loads for register in re.findall(r"%f\d+", line)}
+    uses = [
+        line.strip()
+        for line in lines
+        if line not in loads and loaded.intersection(re.findall(r"%f\d+", line))
+    ]
+    wrong = [use for use in uses if not use.startswith("add.f32")]  # a bias, to its sum
+    assert not wrong, f"read-only loads are used in {len(wrong)} more places, as {wrong[:3]}"

@@ -207,10 +207,6 @@ class Program:
         if not 0 < len(jobs) <= MOST_JOBS:
             raise ValueError(f"a program has 1 to {MOST_JOBS} jobs, not {len(jobs)}")
         self.jobs = list(jobs)
-        biases = [j.arrays[2] for j in jobs if j.operation in OPERATIONS[:3]]
-        biases += [j.arrays[1] for j in jobs if j.operation in OPERATIONS[3:5]]
-        if _overlap([b for b in biases if b is not None], [w for j in jobs for w in j.writes]):
-            raise ValueError("a program cannot write a bias that it reads: see kernels/program.cu")
         self._kernel = context.cooperative_kernel(FILE, "run_program", MOST_JOBS=MOST_JOBS)
         phases = in_phases(jobs)
         self.barriers = len(phases) - 1

@@ -15,6 +15,10 @@
 #include "common.cuh"
 #include "flat.cuh"
 
+#ifndef BIAS_IS_WRITTEN
+#define BIAS_IS_WRITTEN 0  // 1: the launch itself may have (program.cu); no read-only path then
+#endif
+
 // `kind`, read here: whatever follows from it is computed behind this, and does not wait in a
 // register through a product that needs them all.
 __device__ __forceinline__ Activation read_late(Activation kind) {
@@ -43,7 +47,10 @@ struct Epilogue {
                                               int channel) const {
         if (bias != nullptr) {
 #pragma unroll
-            for (int k = 0; k < N; ++k) sums.at[k] += __ldg(bias + channel + k);
+            for (int k = 0; k < N; ++k) {
+                const float* const from = bias + channel + k;
+                sums.at[k] += BIAS_IS_WRITTEN ? *from : __ldg(from);
+            }
         }
         if (activated != nullptr) {
             const Pack<N> output = load<N>(activated + index);

@@ -17,11 +17,12 @@
 //     they do not; tiles do not change a bit (product.cuh);
 //   - a block of batch_norm.cu of up to 512 threads is played by 128: see PlayedBlock.
 // Nothing that a job reads goes through the read-only path (ld.global.nc), which does not see what
-// other blocks have written in the same launch; but for a bias, which no job may write.
+// other blocks have written in the same launch.
 
 #define TILE_M 64
 #define TILE_N 32
 #define COPY_WIDTH_AT_RUN_TIME 1
+#define BIAS_IS_WRITTEN 1
 #define ROWS_IN_FLIGHT 2
 // variants: -DMOST_JOBS=48
 

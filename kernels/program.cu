@@ -30,16 +30,15 @@
 
 #include "batch_norm.cuh"
 #include "convolution_passes.cuh"
-#include "convolution_sources.cuh"
+#include "convolution_pipelined.cuh"
 #include "grid_barrier.cuh"
 
 #ifndef MOST_JOBS
 #define MOST_JOBS 48
 #endif
 
-constexpr int MOST_EXTENT = 1 << 14;  // of an image, as in convolution_pipelined.cu
-constexpr int COLUMNS = 32;           // of partial_sums.cu: channels, or elements, per block
-constexpr int ROWS = 8;               // and the rows that it reads at a time
+constexpr int COLUMNS = 32;  // of partial_sums.cu: channels, or elements, per block
+constexpr int ROWS = 8;      // and the rows that it reads at a time
 
 // In the order of bindings/program.py.
 enum class Operation {
@@ -68,21 +67,6 @@ struct Job {
     float* arrays[12];
 };
 static_assert(sizeof(Job) == 30 * sizeof(long long), "as bindings/program.py packs it");
-
-struct Pipelined {
-    static constexpr bool TRANSPOSED = true;
-    using Patches = ::Patches<AlongDepth<TILE_M, MICRO_M>, MOST_EXTENT>;
-    using PatchColumns = ::PatchColumns<AcrossLines<TILE_M, MICRO_M>>;
-    using FilterRows = MatrixRows<AlongDepth<TILE_N, MICRO_N>>;
-    using PhaseWeights = ::PhaseWeights<AcrossLines<TILE_N, MICRO_N>>;
-    using Gradients = MatrixColumns<AcrossLines<TILE_N, MICRO_N>>;
-
-    template <class Left, class Right>
-    __device__ __forceinline__ static Sums product(const Left& left, const Right& right,
-                                                   DepthRange range) {
-        return pipelined_product(left, right, range);
-    }
-};
 
 // arrays: the two that are read, bias (or null), the result. numbers: Layer, slices, accumulate.
 __device__ __forceinline__ void play_product(const Job& job, uint3 block) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from .errors import GraphError
@@ -28,7 +29,8 @@ class WorkingMemory:
         self.nbytes = 0
         self._arena: Any = None
         self._device: Any = None
-        self._holder: Executor | None = None
+        # Weak: executors hold this, and their memory shall go with the last of them at once.
+        self._holder: weakref.ref[Executor] | None = None
 
     def __repr__(self) -> str:
         return f"WorkingMemory({self.nbytes:,} bytes)"
@@ -38,6 +40,7 @@ class WorkingMemory:
         return self._arena is not None
 
     def make(self, device: Any, arena: Any, nbytes: int) -> None:
+        """Takes `arena`, of `nbytes` on `device`, as the block."""
         self._device, self._arena, self.nbytes = device, arena, nbytes
 
     def block(self, device: Any, nbytes: int, what: str) -> Any:
@@ -55,8 +58,8 @@ class WorkingMemory:
 
     def take(self, executor: Executor) -> None:
         """A forward of `executor` writes over what the one before has left."""
-        self._holder = executor
+        self._holder = weakref.ref(executor)
 
     def holds(self, executor: Executor) -> bool:
         """Whether the last forward here was this executor's."""
-        return self._holder is executor
+        return self._holder is not None and self._holder() is executor

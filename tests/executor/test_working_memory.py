@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -86,3 +88,16 @@ def test_one_block_is_of_one_device(device: Any, numpy_device: Any) -> None:
     graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
     with pytest.raises(GraphError, match="its working memory on 'numpy'"):
         graph.bind(device, SHAPES, NO_LABEL, working_memory=memory)
+
+
+def test_memory_goes_with_its_last_executor(numpy_device: Any) -> None:
+    executors = passes(numpy_device, working_memory=WorkingMemory())
+    executors[1].forward()
+    memory = weakref.ref(executors[0]._working_memory)
+    gc.collect()
+    gc.disable()
+    try:
+        executors.clear()
+        assert memory() is None
+    finally:
+        gc.enable()

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from pygan import device as devices
 from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
-from pygan.lowering import LoweredGraph, lifetimes
+from pygan.executor_memory import Block, Flat, MemoryUse
+from pygan.lowering import Lifetime, LoweredGraph, lifetimes
 from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
-from pygan.planner import Request, aligned, plan
+from pygan.planner import aligned
 from pygan.symbol import InferredShapes, Symbol
 from pygan.working_memory import WorkingMemory
 
@@ -57,36 +57,6 @@ def cooperative_scope(cooperative: bool = True) -> Iterator[None]:
         yield
     finally:
         _cooperative.reset(token)
-
-
-@dataclass(frozen=True)
-class MemoryUse:
-    """Bytes of an executor on its device.
-
-    arrays is what inputs, activations and their gradients take as planned, unplanned what they
-    would take without sharing; shared executors count no parameters of their own, and of a
-    `WorkingMemory` only the first executor counts the block. kept is working
-    memory outside of the executor, not in the total: what device numpy's functions keep from call
-    to call, for all executors together, when this was asked.
-    """
-
-    parameters: int
-    gradients: int
-    auxiliary: int
-    arrays: int
-    workspace: int
-    unplanned: int
-    kept: int = field(default=0, compare=False)
-
-    @property
-    def total(self) -> int:
-        return self.parameters + self.gradients + self.auxiliary + self.arrays + self.workspace
-
-    def __str__(self) -> str:
-        parts = ("parameters", "gradients", "auxiliary", "arrays", "workspace")
-        listed = ", ".join(f"{part} {getattr(self, part):,}" for part in parts)
-        text = f"{self.total:,} bytes ({listed}; arrays without sharing {self.unplanned:,})"
-        return text + (f" and {self.kept:,} kept for all executors" if self.kept else "")
 
 
 class Executor:
@@ -254,89 +224,79 @@ class Executor:
             )
 
     def _allocate(self, inferred: InferredShapes, shared: Executor | None) -> None:
-        """Plans and makes the one arena: arrays, workspace, then the three flat buffers.
-
-        With a `WorkingMemory`, the arrays that do not outlive a pass and the workspace lie in its
-        block instead.
-        """
-        graph, itemsize = self._graph, np.dtype(self.dtype).itemsize
-        self._flats = self._lay_out(itemsize)
+        """Plans all memory, makes it, and gives each array its place."""
+        self._flats = self._lay_out()
         if shared is not None:
             _adopt_places(self, shared)
-        kept = [graph.arguments[name] for name in self.input_names]
-        kept += [g for name, g in graph.argument_gradients.items() if name in self.input_names]
-        kept.append(graph.random_state)
-        kept = [array for array in kept if array not in self._memory]
-        persistent = {array for flat in self._flats for array in flat.arrays} | set(kept)
-        persistent.update(self._memory)
-        lives, in_place = lifetimes(graph, persistent, self.keep_forward)
-        forever = 2 * len(graph.steps) + 1
+        inputs = self._inputs_of_its_own()
+        own, passing, in_place = self._blocks(inputs)
+        workspaces = [passing.reserve(size, self.dtype) for size in self._workspace_sizes()]
+        mine = self._flats if shared is None else ()
+        stretches = [own.reserve(flat.size, self.dtype) for flat in mine]
+
         working = self._working_memory
-        passing = [] if working is None else [life for life in lives if life.end < forever]
-        staying = lives if working is None else [life for life in lives if life.end >= forever]
-        requests = [Request(_nbytes(array), -1, forever) for array in kept]
-        requests += [Request(_nbytes(life.array), life.start, life.end) for life in staying]
-        turns = [Request(_nbytes(life.array), life.start, life.end) for life in passing]
-        planned, planned_turns = plan(requests), plan(turns)
-        sizes = self._workspace_sizes()
-        workspace = sum(aligned(size * itemsize) for size in sizes)
-        flat_bytes = [flat.nbytes if shared is None else 0 for flat in self._flats]
-        joins = working is not None and working.is_made
+        blocks = [own] if own is passing else [own, passing]
+        made = [own] if working is not None and working.is_made else blocks
         self._planned = MemoryUse(
-            *flat_bytes,
-            arrays=planned.nbytes + (0 if joins else planned_turns.nbytes),
-            workspace=0 if joins else workspace,
-            unplanned=sum(aligned(request.nbytes) for request in requests + turns)
-            + sum(aligned(_nbytes(array)) for array in in_place),
+            *([stretch.nbytes for stretch in stretches] or [0, 0, 0]),
+            arrays=sum(block.planned for block in made),
+            workspace=sum(each.nbytes for each in workspaces if each.block in made),
+            unplanned=sum(block.unplanned for block in blocks)
+            + sum(aligned(array.nbytes) for array in in_place),
         )
-        own = planned.nbytes + sum(flat_bytes)
-        if working is None:
-            arena = block = self._arena(inferred, own + workspace)
-            start = planned.nbytes
-        else:
-            start, needed = planned_turns.nbytes, planned_turns.nbytes + workspace
-            if not joins:
-                working.make(self.device, self._arena(inferred, needed), needed)
-            block = working.block(self.device, needed, repr(self.symbol.name))
-            arena = self._arena(inferred, own)
-        arrays = kept + [life.array for life in staying]
-        for array, offset in zip(arrays, planned.offsets, strict=True):
-            self._memory[array] = arena.view(offset, array.shape, array.dtype)
-        for life, offset in zip(passing, planned_turns.offsets, strict=True):
-            self._memory[life.array] = block.view(offset, life.array.shape, life.array.dtype)
+        if working is not None:
+            if not working.is_made:
+                working.make(self.device, self._arena(inferred, passing.nbytes), passing.nbytes)
+            passing.arena = working.block(self.device, passing.nbytes, repr(self.symbol.name))
+        own.arena = self._arena(inferred, own.nbytes)
+
+        for block in blocks:
+            self._memory.update(block.arrays())
         for array, owner in in_place.items():
             self._memory[array] = self._memory[owner].reshape(array.shape)
-        self._workspaces = []
-        for size in sizes:
-            self._workspaces.append(block.view(start, (size,), self.dtype) if size else None)
-            start += aligned(size * itemsize)
-        if working is not None:  # the flat buffers are no part of the block
-            start = planned.nbytes
-        if shared is None:
-            buffers = []
-            for nbytes in flat_bytes:
-                buffers.append(arena.view(start, (nbytes // itemsize,), self.dtype))
-                start += nbytes
-        else:
+        self._workspaces = [each.array() if each.size else None for each in workspaces]
+        buffers = [stretch.array() for stretch in stretches]
+        if shared is not None:
             buffers = [shared.parameters, shared.gradients, shared.auxiliary]
-        self.parameters: Any = buffers[0]
-        self.gradients: Any = buffers[1]
-        self.auxiliary: Any = buffers[2]
+        self.parameters, self.gradients, self.auxiliary = buffers
         for flat, buffer in zip(self._flats, buffers, strict=True):
-            for array, place in zip(flat.arrays, flat.places, strict=True):
-                self._memory[array] = buffer[place : place + array.size].reshape(array.shape)
-        self._clear(kept, buffers if shared is None else [])
+            self._memory.update(flat.within(buffer))
+        self._clear(inputs, buffers if shared is None else [])
 
-    def _lay_out(self, itemsize: int) -> tuple[_Flat, _Flat, _Flat]:
+    def _inputs_of_its_own(self) -> list[Array]:
+        """Inputs, their gradients and the random state, but for those that lie in arrays of the
+        caller's."""
+        arguments, gradients = self._graph.arguments, self._graph.argument_gradients
+        arrays = [arguments[name] for name in self.input_names]
+        arrays += [array for name, array in gradients.items() if name in self.input_names]
+        arrays.append(self._graph.random_state)
+        return [array for array in arrays if array not in self._memory]
+
+    def _blocks(self, inputs: list[Array]) -> tuple[Block, Block, dict[Array, Array]]:
+        """What is valid whenever, what lives only within a pass, and what takes over the memory of
+        another array. The first two are one block, and share memory, unless a `WorkingMemory`
+        lends the second."""
+        forever = self._graph.forever
+        persistent = {array for flat in self._flats for array in flat.arrays} | set(inputs)
+        persistent.update(self._memory)
+        lives, in_place = lifetimes(self._graph, persistent, self.keep_forward)
+        lives = [Lifetime(array, -1, forever) for array in inputs] + lives
+        if self._working_memory is None:
+            block = Block(lives)
+            return block, block, in_place
+        own = Block(life for life in lives if life.end == forever)
+        return own, Block(life for life in lives if life.end < forever), in_place
+
+    def _lay_out(self) -> tuple[Flat, Flat, Flat]:
         """The flat buffers of parameters (those with a gradient first), gradients, statistics."""
         graph = self._graph
         parameters = [name for name in graph.arguments if name not in self.input_names]
         trainable = [name for name in parameters if name in graph.argument_gradients]
         ordered = trainable + [name for name in parameters if name not in graph.argument_gradients]
         return (
-            _Flat([graph.arguments[name] for name in ordered], itemsize),
-            _Flat([graph.argument_gradients[name] for name in trainable], itemsize),
-            _Flat(list(graph.auxiliary.values()), itemsize),
+            Flat([graph.arguments[name] for name in ordered], self.dtype),
+            Flat([graph.argument_gradients[name] for name in trainable], self.dtype),
+            Flat(list(graph.auxiliary.values()), self.dtype),
         )
 
     def _clear(self, kept: list[Array], buffers: list[Any]) -> None:
@@ -680,19 +640,6 @@ class _Prepared:
     joins: bool = False  # waits for the branch
 
 
-class _Flat:
-    """Arrays one after the other in a flat buffer, each at a multiple of 256 bytes."""
-
-    def __init__(self, arrays: list[Array], itemsize: int) -> None:
-        self.arrays = arrays
-        self.places = []
-        place = 0
-        for array in arrays:
-            self.places.append(place)
-            place += aligned(array.size * itemsize) // itemsize
-        self.nbytes = place * itemsize
-
-
 def _adopt_places(executor: Executor, shared: Executor) -> None:
     """Puts every array of the flat buffers where `shared` has the one of that name and shape."""
     if not isinstance(shared, Executor):
@@ -723,10 +670,6 @@ def _device(device: Any) -> Any:
             f"an executor needs a device, such as pygan.device.get('auto'), not {device!r}"
         )
     return device
-
-
-def _nbytes(array: Array) -> int:
-    return prod(array.shape) * np.dtype(array.dtype).itemsize
 
 
 def _input_names(symbol: Symbol, shapes: Mapping[str, Shape]) -> list[str]:

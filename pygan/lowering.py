@@ -149,6 +149,11 @@ class LoweredGraph:
         arrays = Arrays(inputs, tuple(outputs), tuple(auxiliary), residuals, self.random_state)
         self.steps.append(Step(node.name, operator, arrays, input_keys, output_keys))
 
+    @property
+    def forever(self) -> int:
+        """A time after the last call of the backward pass."""
+        return 2 * len(self.steps) + 1
+
     def forward(self, training: bool) -> list[list[Call]]:
         """The calls of each step."""
         return [step.operator.forward(step.arrays, training) for step in self.steps]
@@ -345,7 +350,8 @@ def _fuse_derivatives(steps: list[Step], consumers: Mapping[Key, int]) -> None:
 
 @dataclass(eq=False)
 class Lifetime:
-    """An array that owns memory, and the first and last time a call mentions it."""
+    """An array that owns memory, and the first and last time a call mentions it; the last is
+    `LoweredGraph.forever` where it outlives the pass."""
 
     array: Array
     start: int
@@ -362,8 +368,7 @@ def lifetimes(
     until the next forward too, so that backward can run again. The second result maps an array
     to the one whose memory it takes over.
     """
-    n = len(graph.steps)
-    forever = 2 * n + 1
+    n, forever = len(graph.steps), graph.forever
     found: dict[Array, Lifetime] = {}
 
     def mention(array: Array | None, time: int) -> None:

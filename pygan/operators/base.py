@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pygan.errors import GraphError, ShapeError
 
 Shape = tuple[int, ...]
@@ -31,6 +33,10 @@ class Array:
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * np.dtype(self.dtype).itemsize
 
     @property
     def root(self) -> Array:

@@ -18,9 +18,22 @@
 // Steps: 1. one thread per output (convolution.cu): each reads taps * K values of dy and of w;
 // 2. two halves: predicted to be limited by loads, 12 of 16 bytes for 128 products; 3. in the
 // second half a thread keeps its column, so that half of the divisions are made once per band.
+//
+// -DPRECISION=tf32 or bf16: both operands are rounded as for tensor cores, whose tiles would leave
+// most columns idle; the rounding of dy passes behind the loads.
+//
+// variants: |
+// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16
 
 #include "common.cuh"
 #include "epilogue.cuh"
+#include "rounding.cuh"
+
+#ifndef PRECISION
+#define PRECISION float32
+#endif
+
+constexpr Precision OPERANDS = Precision::PRECISION;
 
 constexpr int THREADS = 256;
 constexpr int PIXELS = 8;  // of z per thread and turn, at 4 columns: 32 sums in registers
@@ -77,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float* const weight = reinterpret_cast<float*>(weights);
     for (int i = threadIdx.x; i < y_channels * quads * 4; i += THREADS) {
         const int k = quotient(i, quads * 4), column = i - k * (quads * 4);
-        weight[i] = column < columns ? __ldg(w + k * columns + column) : 0.0f;
+        weight[i] = column < columns ? rounded(OPERANDS, __ldg(w + k * columns + column)) : 0.0f;
     }
     __syncthreads();
 
@@ -91,7 +104,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (int i = 0; i < PIXELS; ++i) {
                 const int pixel = min(block * PIXELS + i, pixels - 1);
-                a[i] = __ldg(reinterpret_cast<const float4*>(gradients + pixel * y_channels + k));
+                const float* const from = gradients + pixel * y_channels + k;
+                a[i] = rounded(OPERANDS, __ldg(reinterpret_cast<const float4*>(from)));
             }
             const float4* const b = weights + k * quads + quad;
             const float4 b0 = b[0], b1 = b[quads], b2 = b[2 * quads], b3 = b[3 * quads];

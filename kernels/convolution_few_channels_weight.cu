@@ -14,14 +14,24 @@
 // threads' sums are added in shared memory, and the blocks' in a second launch (partial_sums.cu).
 // The order of a sum is fixed by the shapes; no floats are added atomically.
 //
+// -DPRECISION=tf32 or bf16: both operands are rounded as for tensor cores.
+//
 // variants: | -DCOLUMNS=9
+// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16
+// variants(sm_80): -DPRECISION=tf32 -DCOLUMNS=9 | -DPRECISION=bf16 -DCOLUMNS=9
 
 #include "common.cuh"
+#include "rounding.cuh"
 
 #ifndef COLUMNS
 #define COLUMNS 16  // of the weight per thread: 9 for 3 x 3 taps, 16 for 4 x 4
 #endif
 
+#ifndef PRECISION
+#define PRECISION float32
+#endif
+
+constexpr Precision OPERANDS = Precision::PRECISION;
 constexpr int THREADS = 256;
 constexpr int AHEAD = 4;  // pixels whose dy is on its way at a time
 constexpr int PAD = 4;    // between columns: keeps 16-byte stores aligned, spreads 4-byte reads
@@ -44,7 +54,7 @@ __device__ __forceinline__ void add(float4& sum, float4 other) {
 // kernel_h, kernel_w, x_channels) or, from several blocks, one of these for each. Items are bands
 // of `band` rows of dy; block i takes items i, i + blocks, ... `lanes` threads share the pixels of
 // a band, for each 4 channels and COLUMNS taps.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     convolution_backward_weight_few(const float* __restrict__ x, const float* __restrict__ dy,
                                     float* dw, int batch, int height, int width, int x_channels,
                                     int y_height, int y_width, int y_channels, int kernel_h,
@@ -82,7 +92,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const int row = quotient(i, line), place = i - row * line - pad_w * x_channels;
             const int h = top * stride_h - pad_h + row;
             const bool inside = h >= 0 && h < height && place >= 0 && place < width * x_channels;
-            tile[i] = inside ? __ldg(image_x + h * (width * x_channels) + place) : 0.0f;
+            const float* const from = image_x + h * (width * x_channels) + place;
+            tile[i] = inside ? rounded(OPERANDS, __ldg(from)) : 0.0f;
         }
         __syncthreads();
         const int pixels = lane < lanes ? rows * y_width : 0;
@@ -100,9 +111,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                 if (pixel >= pixels) break;
                 const int p = quotient(pixel, y_width), q = pixel - p * y_width;
                 const float* const at = tile + p * stride_h * line + q * stride_w * x_channels;
+                const float4 gradient = rounded(OPERANDS, gradients[i]);
 #pragma unroll
-                for (int j = 0; j < COLUMNS; ++j)
-                    add_products(sums[j], gradients[i], at[offsets[j]]);
+                for (int j = 0; j < COLUMNS; ++j) add_products(sums[j], gradient, at[offsets[j]]);
             }
         }
     }

@@ -32,3 +32,23 @@ __device__ __forceinline__ unsigned round_to_bf16(float first, float second) {
     return packed;
 #endif
 }
+
+// Of the operands of products on the plain units, which round to what tensor cores would multiply.
+enum class Precision { float32, tf32, bf16 };
+
+__device__ __forceinline__ float rounded(Precision precision, float value) {
+    if (precision == Precision::tf32) return __uint_as_float(round_to_tf32(value));
+    if (precision == Precision::bf16) return __uint_as_float(round_to_bf16(value, 0.0f) << 16);
+    return value;
+}
+
+__device__ __forceinline__ float4 rounded(Precision precision, float4 values) {
+    if (precision == Precision::bf16) {  // two numbers in one instruction
+        const unsigned low = round_to_bf16(values.x, values.y);
+        const unsigned high = round_to_bf16(values.z, values.w);
+        return {__uint_as_float(low << 16), __uint_as_float(low & 0xffff0000u),
+                __uint_as_float(high << 16), __uint_as_float(high & 0xffff0000u)};
+    }
+    return {rounded(precision, values.x), rounded(precision, values.y),
+            rounded(precision, values.z), rounded(precision, values.w)};
+}

@@ -22,11 +22,13 @@ from .tiling import (
     CACHED_BYTES,
     CYCLES_PER_MICROSECOND,
     ENOUGH_BLOCKS,
+    LANES,
     MOST_BLOCKS,
     MOST_SLICES,
     MULTIPROCESSORS,
     SECOND_STAGE,
     SINGLES,
+    STEP_LATENCY,
     TILES,
     Tile,
     Tiling,
@@ -56,6 +58,9 @@ FEW_CHANNELS = 4
 """Of x, at most, for which convolution_few_channels.cu is taken."""
 
 FEW_COLUMNS = 64
+FEW_PIXELS = 8
+"""PIXELS of convolution_few_channels.cu."""
+
 FEW_SHARED = 64 * 1024
 """Bytes of shared memory that every GPU since sm_75 gives a block."""
 
@@ -65,6 +70,14 @@ FEW_WEIGHT_COLUMNS = (16, 9)
 
 ITEM_CYCLES = 1200
 """Of a band of a weight gradient, in which its block waits for memory: an estimate."""
+
+FEW_WARP_CYCLES = 48
+"""Of a warp of convolution_few_channels.cu for 12 loads of 16 bytes, behind which the 128 products
+of each thread pass, and the rounding of operands."""
+
+FEW_RESULT_INSTRUCTIONS = 60
+FEW_TAP_INSTRUCTIONS = 15
+"""Of its second half, for each number of the result and each tap that reaches it: estimates."""
 
 BAND_CYCLES = 40
 """Pixels of a band whose products take as long as a band's beginning and end: an estimate."""
@@ -252,7 +265,7 @@ class Plan(NamedTuple):
 
     file: str
     kernel: str
-    defines: dict[str, int]
+    defines: dict[str, str | int]
     grid: tuple[int, int, int]
     threads: int
     arguments: tuple[int, ...]
@@ -325,15 +338,11 @@ def _plan(
     product = product_of(kind, shape)
     result = {"forward": small, "backward_data": large, "backward_weight": weight}[kind]
     elements = result[0] * result[1] * result[2] * result[3]
-    if kind == "backward_data":
-        few = _few_channels_plan(shape)
-        if few is not None:
-            general = _general_plan(kind, shape, product, elements, slices=1)
-            return few._replace(unaligned=general)
-    plan = None
-    if kind == "backward_weight":
-        plan = _few_channels_weight_plan(shape)
-    plan = plan or _pipelined_or_none(kind, shape, product, device)
+    few = few_channels(kind, shape)
+    if few is not None and kind == "backward_data":
+        general = _general_plan(kind, shape, product, elements, slices=1)
+        return few[0]._replace(unaligned=general)
+    plan = few[0] if few is not None else _pipelined_or_none(kind, shape, product, device)
     if plan is not None:
         general = _general_plan(kind, shape, product, elements, plan.slices)
         if general.slices == plan.slices:
@@ -387,8 +396,7 @@ def pipelined_plan(
 
 def is_pipelined(kind: str, shape: Geometry) -> bool:
     """Whether a pass is convolution_pipelined.cu's, and so has a tile and slices to choose."""
-    few = _few_channels_plan if kind == "backward_data" else _few_channels_weight_plan
-    if kind != "forward" and few(shape) is not None:
+    if few_channels(kind, shape) is not None:
         return False
     return _pipelined_or_none(kind, shape, product_of(kind, shape), None) is not None
 
@@ -434,6 +442,31 @@ def _direct_plan(kind: str, shape: Geometry, elements: int) -> Plan:
     return Plan(FILE, f"convolution_{kind}_direct", {}, grid, THREADS, shape.arguments(), 1)
 
 
+def few_channels(kind: str, shape: Geometry) -> tuple[Plan, float] | None:
+    """The kernel for few channels of a pass, and the microseconds that the model expects of it; or
+    None where there is none."""
+    if kind == "backward_data":
+        plan = _few_channels_plan(shape)
+        return None if plan is None else (plan, _few_data_microseconds(shape, plan))
+    return _few_channels_weight_plan(shape) if kind == "backward_weight" else None
+
+
+def _few_data_microseconds(shape: Geometry, plan: Plan) -> float:
+    """Of the two halves of a block: one is bound by its loads, or waits for each of them where it
+    is alone, the other by its instructions."""
+    band = plan.arguments[-1]
+    columns, (taps_h, taps_w) = shape.taps * shape.group_large, shape.kernel
+    rows = (band - 1 + shape.dilation[0] * (taps_h - 1)) // shape.stride[0] + 1
+    items = -(-rows * shape.small_width // FEW_PIXELS) * -(-columns // 4)
+    loads = max(-(-items // 32) * FEW_WARP_CYCLES, -(-items // THREADS) * STEP_LATENCY)
+    first = shape.small_channels // 4 * loads
+    taps = -(-taps_h // shape.stride[0]) * -(-taps_w // shape.stride[1])
+    instructions = FEW_RESULT_INSTRUCTIONS + FEW_TAP_INSTRUCTIONS * taps
+    second = band * shape.width * shape.group_large * instructions / LANES
+    blocks = max(1.0, plan.grid[0] / MULTIPROCESSORS)
+    return (BLOCK_CYCLES + blocks * (first + second)) / CYCLES_PER_MICROSECOND
+
+
 def _few_channels_plan(shape: Geometry) -> Plan | None:
     """The kernel of convolution_few_channels.cu, if a band of at least a row fits its memory; with
     the height of band that lets a large GPU's multiprocessors compute the fewest pixels."""
@@ -469,9 +502,10 @@ def _few_channels_plan(shape: Geometry) -> Plan | None:
     return Plan(FEW_FILE, entry, {}, grid, THREADS, arguments, 1, shared_bytes=shared)
 
 
-def _few_channels_weight_plan(shape: Geometry) -> Plan | None:
+def _few_channels_weight_plan(shape: Geometry) -> tuple[Plan, float] | None:
     """The kernel of convolution_few_channels_weight.cu, if a row of x and its sums fit a block;
-    with the bands and blocks that :func:`_few_weight_cycles` finds quickest."""
+    with the bands and blocks that :func:`_few_weight_cycles` finds quickest, and the microseconds
+    it finds."""
     columns = shape.taps * shape.group_large
     width = min(FEW_WEIGHT_COLUMNS, key=lambda width: -(-columns // width) * width)
     padded = -(-columns // width) * width
@@ -505,11 +539,12 @@ def _few_channels_weight_plan(shape: Geometry) -> Plan | None:
         best = found if best is None else min(best, found)
     if best is None:
         return None
-    _, _, band, slices, shared = best
+    cycles, _, band, slices, shared = best
     entry, defines = "convolution_backward_weight_few", {} if width == 16 else {"COLUMNS": width}
     arguments = (*shape.arguments()[:-1], band, lanes)
     grid = (slices, 1, 1)
-    return Plan(FEW_WEIGHT_FILE, entry, defines, grid, THREADS, arguments, slices, shared)
+    plan = Plan(FEW_WEIGHT_FILE, entry, defines, grid, THREADS, arguments, slices, shared)
+    return plan, cycles / CYCLES_PER_MICROSECOND
 
 
 def _few_weight_cycles(slices: int, bands: int, rounds: int, columns: int, size: int) -> float:

@@ -3,7 +3,9 @@
 ``precision="float32"`` is the launcher of convolution.py or fully_connected.py, untouched.
 ``"tf32"`` and ``"bf16"`` launch kernels/convolution_tensor_core.cu: operands rounded to 11 or 8
 significant bits as they enter the tensor cores, sums in float32, every array in memory float32.
-Where it was measured or asked for, they launch kernels/convolution_wgmma.cu (see wgmma.py).
+Where it was measured or asked for, they launch kernels/convolution_wgmma.cu (see wgmma.py), and for
+images of few channels, of which a tile would be mostly idle, the kernels that float32 has for them,
+which round alike (kernels/convolution_few_channels.cu and convolution_few_channels_weight.cu).
 A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
 """
 
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..context import device_name
 from . import convolution, fully_connected, wgmma
-from .convolution import Product, aligned, product_of
+from .convolution import Plan, Product, aligned, few_channels, product_of
 from .epilogue import NOTHING, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .tiling import (
@@ -122,29 +124,6 @@ fully_connected_backward_data = _with_precision(fully_connected.fully_connected_
 fully_connected_backward_weight = _with_precision(fully_connected.fully_connected_backward_weight)
 
 
-class Plan(NamedTuple):
-    """How one pass is launched: kernel, constants, geometry, and slices of the summed depth.
-
-    `unaligned` is what runs instead, with as many slices, where an array does not begin at a
-    multiple of 16 bytes.
-    """
-
-    file: str
-    kernel: str
-    defines: dict[str, str | int]
-    grid: tuple[int, int, int]
-    threads: int
-    shared_bytes: int
-    arguments: tuple[int, ...]
-    slices: int
-    unaligned: Plan | None = None
-
-    @property
-    def sums(self) -> int:
-        """That a thread finishes."""
-        return self.defines["TILE_M"] * self.defines["TILE_N"] // self.threads
-
-
 class Tiles(NamedTuple):
     """A product cut into tiles, and its depth into slices."""
 
@@ -196,15 +175,26 @@ def _plan(
     for what in ("lines", "columns", "depth"):
         countable(operator, what, getattr(product, what))
     warpgroups = wgmma.tiles_for(kind, precision, shape, product, device)
-    tile, slices = LARGE, 1
     if warpgroups is not None:
-        slices = warpgroups.slices
-    elif product.count <= MOST_BLOCKS:
-        tile, slices = tiles_for(precision, product)
+        tiles, first = warpgroups, _wgmma_plan(kind, precision, shape, product, warpgroups)
+    else:
+        tiles = tiles_for(precision, product) if product.count <= MOST_BLOCKS else Tiles(LARGE, 1)
+        first = _few_channels_plan(kind, precision, shape, product, tiles)
+    slices = tiles.slices if first is None else first.slices
+    tile = LARGE if warpgroups is not None else tiles.tile
     plan = _tensor_core_plan(operator, kind, precision, shape, product, Tiles(tile, slices))
-    if warpgroups is None:
-        return plan
-    return _wgmma_plan(kind, precision, shape, product, warpgroups)._replace(unaligned=plan)
+    return plan if first is None else first._replace(unaligned=plan)
+
+
+def _few_channels_plan(
+    kind: str, precision: str, shape: Geometry, product: Product, tiles: Tiles
+) -> Plan | None:
+    """The kernel for few channels, with its operands rounded, where it is predicted to be quicker
+    than these tiles, of which an image's channels fill few columns."""
+    few = few_channels(kind, shape)
+    if few is None or predicted_microseconds(tiles, precision, product) <= few[1]:
+        return None
+    return few[0]._replace(defines=few[0].defines | {"PRECISION": precision})
 
 
 def plan_with(kind: str, precision: str, shape: Geometry, tiles: Tiles | wgmma.Tiles) -> Plan:
@@ -226,9 +216,9 @@ def _wgmma_plan(
         tile.defines(precision),
         _grid(product, tile, slices),
         wgmma.THREADS,
-        tile.shared_bytes(precision),
         (*shape.arguments(), slices),
         slices,
+        tile.shared_bytes(precision),
     )
 
 
@@ -251,9 +241,9 @@ def _tensor_core_plan(
         {"PRECISION": precision, **dict(zip(names, tile[:4], strict=True))},
         grid,
         THREADS,
-        _shared_bytes(kind, tile),
         (*shape.arguments(), slices),
         slices,
+        _shared_bytes(kind, tile),
     )
 
 

@@ -155,6 +155,57 @@ def test_fully_connected_layers(device: Any, operator: str, precision: str) -> N
         check(device, operator, arrays, result, terms, precision=precision)
 
 
+FEW = Case(2, (9, 10), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 64)
+FEW_OF_ONE = Case(8, (13, 10), (3, 3), (1, 1), (0, 0), (1, 1), 1, 1, 24)
+
+
+@pytest.fixture
+def no_tile_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_core, "predicted_microseconds", lambda *_: float("inf"))
+    tensor_core._plan.cache_clear()
+    yield
+    monkeypatch.undo()
+    tensor_core._plan.cache_clear()
+
+
+@both
+@pytest.mark.parametrize("operator", ("convolution_backward_data", "convolution_backward_weight"))
+def test_images_of_few_channels(
+    device: Any, no_tile_is_quicker: None, operator: str, precision: str
+) -> None:
+    """The kernels for 1 to 4 channels round as the twin does, of odd rows and columns too; at an
+    address that allows no loads of 16 bytes a tile gives the same to the rounding of sums."""
+    cases = (FEW_OF_ONE,) if device.check else (FEW, FEW_OF_ONE)
+    for case in cases:
+        options = case.attributes | {"precision": precision}
+        problem = Problem(operator, case)
+        plan = tensor_core._plan_of(operator, precision, problem.shapes, **case.attributes)
+        assert "few_channels" in plan.file and plan.defines["PRECISION"] == precision
+        check_case(device, operator, case, precision)
+        inputs = [shifted(device, array, 1) for array in problem.inputs]
+        workspace = workspace_for(device, operator, *problem.shapes, **options)
+        out = poisoned(device, *problem.result)
+        getattr(device.ops, operator)(*inputs, out, **options, workspace=workspace)
+        wide = [rounded(array, precision).astype(np.float64) for array in problem.inputs]
+        expected, magnitude = np.zeros(problem.result), np.zeros(problem.result)
+        getattr(reference, operator)(*wide, expected, **case.attributes)
+        getattr(reference, operator)(*map(np.abs, wide), magnitude, **case.attributes)
+        assert_close(out, expected, sum_bound(problem.terms) * magnitude)
+
+
+def test_few_channels_are_for_those_alone() -> None:
+    """By the model: DCGAN's last layer gains, its weight gradient fills a tile's columns better."""
+    case = Case(64, (64, 64), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 64)
+    shapes = (case.small, case.weight, None, case.large)
+    plan = tensor_core._plan_of("transposed_convolution_forward", "bf16", shapes, **case.attributes)
+    assert plan.file == "convolution_few_channels.cu"
+    shapes = (case.small, case.large, case.weight)
+    plan = tensor_core._plan_of(
+        "transposed_convolution_backward_weight", "bf16", shapes, **case.attributes
+    )
+    assert plan.file == tensor_core.FILE
+
+
 SLICED = {
     "convolution_forward": Case(2, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1), 1, 60, 6),
     "convolution_backward_weight": Case(10, (9, 8), (2, 2), (1, 1), (0, 0), (1, 1), 1, 5, 9),

@@ -101,28 +101,11 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
                         int accumulate_beta) {
     __shared__ float shared[ADDED * WHOLE];
     backward(LaunchedBlock(), shared,
-             {x,
-              gamma,
-              beta,
-              mean,
-              var,
-              dy,
-              dx,
-              dgamma,
-              dbeta,
-              moving_mean,
-              moving_var,
-              rows,
-              channels,
-              rows,
-              eps,
-              slope,
-              momentum,
-              fix_gamma,
-              constant_statistics,
-              accumulate,
-              accumulate_gamma,
-              accumulate_beta,
+             {{x, gamma, beta, mean, var, dy},
+              {dx, dgamma, dbeta, moving_mean, moving_var},
+              {rows, channels, rows},
+              {eps, slope, momentum},
+              {fix_gamma, constant_statistics, accumulate, accumulate_gamma, accumulate_beta},
               KIND});
 }
 
@@ -134,10 +117,14 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
                              float* __restrict__ partial, int rows, int channels,
                              int rows_per_split, float eps, float slope, int fix_gamma) {
     __shared__ float shared[ADDED * SPLIT];
-    Backward b = {x, gamma, beta, mean, var, dy};
-    b.rows = rows, b.channels = channels, b.rows_per_split = rows_per_split;
-    b.eps = eps, b.slope = slope, b.fix_gamma = fix_gamma, b.kind = KIND;
-    gradient_sums(LaunchedBlock(), shared, b, partial);
+    gradient_sums(LaunchedBlock(), shared,
+                  {{x, gamma, beta, mean, var, dy},
+                   {},
+                   {rows, channels, rows_per_split},
+                   {eps, slope},
+                   {fix_gamma},
+                   KIND},
+                  partial);
 }
 
 // ---- Backward, second of two launches, and the only one for dx alone with constant statistics,
@@ -153,31 +140,15 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
                              float slope, float momentum, int fix_gamma, int constant_statistics,
                              int accumulate, int accumulate_gamma, int accumulate_beta) {
     __shared__ float shared[ADDED * SPLIT];
-    gradients_of_split(LaunchedBlock(), shared,
-                       {x,
-                        gamma,
-                        beta,
-                        mean,
-                        var,
-                        dy,
-                        dx,
-                        dgamma,
-                        dbeta,
-                        moving_mean,
-                        moving_var,
-                        rows,
-                        channels,
-                        rows_per_split,
-                        eps,
-                        slope,
-                        momentum,
-                        fix_gamma,
-                        constant_statistics,
-                        accumulate,
-                        accumulate_gamma,
-                        accumulate_beta,
-                        KIND},
-                       partial, splits);
+    gradients_of_split(
+        LaunchedBlock(), shared,
+        {{x, gamma, beta, mean, var, dy},
+         {dx, dgamma, dbeta, moving_mean, moving_var},
+         {rows, channels, rows_per_split},
+         {eps, slope, momentum},
+         {fix_gamma, constant_statistics, accumulate, accumulate_gamma, accumulate_beta},
+         KIND},
+        partial, splits);
 }
 
 // The moving statistics by themselves, for a backward that needs no gradient of this layer.

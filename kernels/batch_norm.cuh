@@ -177,6 +177,22 @@ __device__ __forceinline__ long long place(int row, int channels, int c) {
     return static_cast<long long>(row) * channels + c;
 }
 
+// Where the thread reads its channels, row by row: an array, or a block's copy of a part of one in
+// shared memory. Everything that reads rows does it through this.
+struct Source {
+    const float* first;  // the thread's channels in row `begin`
+    int pitch;           // from one row to the next
+    int begin;
+
+    __device__ __forceinline__ Values operator()(int row) const {
+        return load<VECTOR>(first + static_cast<long long>(row - begin) * pitch);
+    }
+};
+
+__device__ __forceinline__ Source rows_of(const float* array, int channels, int c) {
+    return {array + c, channels, 0};
+}
+
 // Past the last for a thread that has none.
 template <class Block>
 __device__ __forceinline__ int first_channel_of_thread(const Block& at, int channels) {
@@ -244,7 +260,7 @@ __device__ __forceinline__ void for_rows(Rows rows, const Load& load, const Use&
 }
 
 // The moments of the thread's rows, relative to pivot (the channels' values in row 0).
-__device__ __forceinline__ Moments moments_of_rows(const float* x, Rows rows, int channels, int c,
+__device__ __forceinline__ Moments moments_of_rows(const Source& x, Rows rows,
                                                    const Values& pivot) {
     Moments whole = {};
 #pragma unroll 1
@@ -254,7 +270,7 @@ __device__ __forceinline__ Moments moments_of_rows(const float* x, Rows rows, in
 #pragma unroll
         for (int k = 0; k < BATCH; ++k) {
             const int at = row + k * rows.step;
-            value[k] = at < rows.end ? load<VECTOR>(x + place(at, channels, c)) : pivot;
+            value[k] = at < rows.end ? x(at) : pivot;
             count += at < rows.end;
         }
         Moments batch;
@@ -283,14 +299,12 @@ __device__ __forceinline__ Moments moments_of_rows(const float* x, Rows rows, in
 
 // The thread's part of its block's rows.
 template <class Block>
-__device__ __forceinline__ Moments moments_of_block(const Block& at, const float* x, int rows,
-                                                    int rows_per_split, int channels, int c,
-                                                    const Values& pivot) {
+__device__ __forceinline__ Moments moments_of_block(const Block& at, const Source& x, int rows,
+                                                    int rows_per_split, const Values& pivot) {
     return folded(
         at,
         [&](int y) {
-            return moments_of_rows(x, rows_of_thread(at, y, rows, rows_per_split), channels, c,
-                                   pivot);
+            return moments_of_rows(x, rows_of_thread(at, y, rows, rows_per_split), pivot);
         },
         merge);
 }
@@ -348,19 +362,16 @@ __device__ __forceinline__ void set_to_one(float* gamma, int c) {
     }
 }
 
-__device__ __forceinline__ void normalize_rows(const float* x, float* y, Rows rows, int channels,
+__device__ __forceinline__ void normalize_rows(const Source& x, float* y, Rows rows, int channels,
                                                int c, const Channels& own, Activation kind,
                                                float slope) {
-    for_rows(
-        rows, [&](int row) { return load<VECTOR>(x + place(row, channels, c)); },
-        [&](int row, Values values) {
+    for_rows(rows, x, [&](int row, Values values) {
 #pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                values.at[k] =
-                    activate(kind, own.scaled(k, own.normalised(k, values.at[k])), slope);
-            }
-            store<VECTOR>(y + place(row, channels, c), values);
-        });
+        for (int k = 0; k < VECTOR; ++k) {
+            values.at[k] = activate(kind, own.scaled(k, own.normalised(k, values.at[k])), slope);
+        }
+        store<VECTOR>(y + place(row, channels, c), values);
+    });
 }
 
 // ---- What a block does. `shared` has MERGED floats for each thread that meets in forward, ADDED
@@ -380,25 +391,25 @@ struct Forward {
 
 // From the block's channels with their statistics to y, its share of the rows.
 template <class Block>
-__device__ __forceinline__ void normalize(const Block& at, const Forward& f, int c,
+__device__ __forceinline__ void normalize(const Block& at, const Forward& f, const Source& x, int c,
                                           const Values& mean, const Values& var) {
     const Channels own = channels_with(mean, var, f.gamma, f.beta, c, f.eps, f.fix_gamma);
     if (f.fix_gamma && at.split == 0 && at.y == 0) {
         set_to_one(f.gamma, c);
     }
-    normalize_rows(f.x, f.y, rows_of_block(at, f.rows, f.rows_per_split), f.channels, c, own,
-                   f.kind, f.slope);
+    normalize_rows(x, f.y, rows_of_block(at, f.rows, f.rows_per_split), f.channels, c, own, f.kind,
+                   f.slope);
 }
 
 // One launch: the block has all rows of its channels.
 template <class Block>
-__device__ __forceinline__ void forward_training(const Block& at, float* shared, const Forward& f) {
-    const int c = first_channel_of_thread(at, f.channels);
+__device__ __forceinline__ void forward_training(const Block& at, float* shared, const Forward& f,
+                                                 const Source& x, int c) {
     Values pivot = {};
     Moments whole = {};
     if (c < f.channels) {
-        pivot = load<VECTOR>(f.x + c);
-        whole = moments_of_block(at, f.x, f.rows, f.rows, f.channels, c, pivot);
+        pivot = x(0);
+        whole = moments_of_block(at, x, f.rows, f.rows, pivot);
     }
     whole = merge_block(at, whole, shared);
     if (c >= f.channels) {
@@ -414,7 +425,13 @@ __device__ __forceinline__ void forward_training(const Block& at, float* shared,
         put_values(f.mean, c, pivot);
         put_values(f.var, c, variance);
     }
-    normalize(at, f, c, pivot, variance);
+    normalize(at, f, x, c, pivot, variance);
+}
+
+template <class Block>
+__device__ __forceinline__ void forward_training(const Block& at, float* shared, const Forward& f) {
+    const int c = first_channel_of_thread(at, f.channels);
+    forward_training(at, shared, f, rows_of(f.x, f.channels, c), c);
 }
 
 // First of two launches: partial (2, splits, C) gets mean - x[0] and the squared deviations.
@@ -425,7 +442,8 @@ __device__ __forceinline__ void statistics_of_split(const Block& at, float* shar
     const int c = first_channel_of_thread(at, channels);
     Moments whole = {};
     if (c < channels) {
-        whole = moments_of_block(at, x, rows, rows_per_split, channels, c, load<VECTOR>(x + c));
+        const Source source = rows_of(x, channels, c);
+        whole = moments_of_block(at, source, rows, rows_per_split, source(0));
     }
     whole = merge_block(at, whole, shared);
     if (at.y == 0 && c < channels) {
@@ -441,12 +459,13 @@ __device__ __forceinline__ void normalize_split(const Block& at, float* shared, 
                                                 const float* partial) {
     const int c = first_channel_of_thread(at, f.channels);
     const bool inside = c < f.channels;
+    const Source x = rows_of(f.x, f.channels, c);
     Values centre = {};
     Values variance = {};
     if (partial != nullptr) {
         Moments whole = {};
         if (inside) {
-            centre = load<VECTOR>(f.x + c);
+            centre = x(0);
             whole = folded(
                 at,
                 [&](int first) {
@@ -470,7 +489,7 @@ __device__ __forceinline__ void normalize_split(const Block& at, float* shared, 
         variance = values_at(f.var, c);
     }
     if (inside) {
-        normalize(at, f, c, centre, variance);
+        normalize(at, f, x, c, centre, variance);
     }
 }
 
@@ -479,32 +498,31 @@ struct Pair {
     Values dy;
 };
 
-__device__ __forceinline__ Pair pair_at(const float* x, const float* dy, long long at) {
-    return {load<VECTOR>(x + at), load<VECTOR>(dy + at)};
-}
+// What a backward pass reads.
+struct Sources {
+    Source x, dy;
 
-__device__ __forceinline__ Sums sums_of_rows(const float* x, const float* dy, Rows rows,
-                                             int channels, int c, const Channels& own,
+    __device__ __forceinline__ Pair operator()(int row) const { return {x(row), dy(row)}; }
+};
+
+__device__ __forceinline__ Sums sums_of_rows(const Sources& from, Rows rows, const Channels& own,
                                              Activation kind, float slope) {
     Sums whole = {};
-    for_rows(
-        rows, [&](int row) { return pair_at(x, dy, place(row, channels, c)); },
-        [&](int, const Pair& pair) {
+    for_rows(rows, from, [&](int, const Pair& pair) {
 #pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                const float xhat = own.normalised(k, pair.x.at[k]);
-                const float g =
-                    pair.dy.at[k] * derivative_from_input(kind, own.scaled(k, xhat), slope);
-                whole.g.at[k] += g;
-                whole.g_xhat.at[k] = fmaf(g, xhat, whole.g_xhat.at[k]);
-            }
-        });
+        for (int k = 0; k < VECTOR; ++k) {
+            const float xhat = own.normalised(k, pair.x.at[k]);
+            const float g = pair.dy.at[k] * derivative_from_input(kind, own.scaled(k, xhat), slope);
+            whole.g.at[k] += g;
+            whole.g_xhat.at[k] = fmaf(g, xhat, whole.g_xhat.at[k]);
+        }
+    });
     return whole;
 }
 
 // dx of the thread's rows. sums: those over all rows, or 0 where mean and var are constants.
 // No __restrict__ on dy and dx: they may be the same array, read and written by the same thread.
-__device__ __forceinline__ void backward_rows(const float* x, const float* dy, float* dx, Rows rows,
+__device__ __forceinline__ void backward_rows(const Sources& from, float* dx, Rows rows,
                                               int channels, int c, const Channels& own, Sums sums,
                                               int all_rows, Activation kind, float slope,
                                               int accumulate) {
@@ -515,19 +533,16 @@ __device__ __forceinline__ void backward_rows(const float* x, const float* dy, f
         sums.g.at[k] /= static_cast<float>(all_rows);
         sums.g_xhat.at[k] /= static_cast<float>(all_rows);
     }
-    for_rows(
-        rows, [&](int row) { return pair_at(x, dy, place(row, channels, c)); },
-        [&](int row, const Pair& pair) {
-            Values gradient;
+    for_rows(rows, from, [&](int row, const Pair& pair) {
+        Values gradient;
 #pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                const float xhat = own.normalised(k, pair.x.at[k]);
-                const float g =
-                    pair.dy.at[k] * derivative_from_input(kind, own.scaled(k, xhat), slope);
-                gradient.at[k] = scale.at[k] * (g - sums.g.at[k] - xhat * sums.g_xhat.at[k]);
-            }
-            store_gradient<VECTOR>(dx + place(row, channels, c), gradient, accumulate);
-        });
+        for (int k = 0; k < VECTOR; ++k) {
+            const float xhat = own.normalised(k, pair.x.at[k]);
+            const float g = pair.dy.at[k] * derivative_from_input(kind, own.scaled(k, xhat), slope);
+            gradient.at[k] = scale.at[k] * fmaf(-xhat, sums.g_xhat.at[k], g - sums.g.at[k]);
+        }
+        store_gradient<VECTOR>(dx + place(row, channels, c), gradient, accumulate);
+    });
 }
 
 // The parameters' gradients where wanted (dgamma, dbeta may be null). With fix_gamma the gradient
@@ -548,7 +563,7 @@ __device__ __forceinline__ void put_parameter_gradients(const Sums& sums, float*
 }
 
 __device__ __forceinline__ float moved(float moving, float batch, float momentum) {
-    return momentum * moving + (1.0f - momentum) * batch;
+    return fmaf(momentum, moving, (1.0f - momentum) * batch);
 }
 
 // moving_mean and moving_var may be null.
@@ -564,15 +579,30 @@ __device__ __forceinline__ void move_statistics(const float* mean, const float* 
     }
 }
 
-// dx, dgamma, dbeta and the moving statistics may be null. constant_statistics: mean and var do not
-// depend on x, and dx = gamma / sqrt(var + eps) * g.
-struct Backward {
+// The operands of a backward pass. dx, dgamma, dbeta and the moving statistics may be null.
+struct Given {
     const float *x, *gamma, *beta, *mean, *var, *dy;
+};
+struct Wanted {
     float *dx, *dgamma, *dbeta, *moving_mean, *moving_var;
+};
+struct Cut {
     int rows, channels, rows_per_split;
+};
+struct Reals {
     float eps, slope, momentum;
+};
+// constant_statistics: mean and var do not depend on x, and dx = gamma / sqrt(var + eps) * g.
+struct Modes {
     int fix_gamma, constant_statistics, accumulate, accumulate_gamma, accumulate_beta;
+};
+
+struct Backward : Given, Wanted, Cut, Reals, Modes {
     Activation kind;
+
+    __device__ __forceinline__ Sources sources(int c) const {
+        return {rows_of(x, channels, c), rows_of(dy, channels, c)};
+    }
 
     __device__ __forceinline__ Channels channels_of(int c) const {
         return channels_with(values_at(mean, c), values_at(var, c), gamma, beta, c, eps, fix_gamma);
@@ -580,28 +610,29 @@ struct Backward {
 };
 
 template <class Block>
-__device__ __forceinline__ Sums sums_of_block(const Block& at, const Backward& b, int c,
-                                              const Channels& own) {
+__device__ __forceinline__ Sums sums_of_block(const Block& at, const Backward& b,
+                                              const Sources& from, int c) {
+    const Channels own = b.channels_of(c);
     return folded(
         at,
         [&](int y) {
-            return sums_of_rows(b.x, b.dy, rows_of_thread(at, y, b.rows, b.rows_per_split),
-                                b.channels, c, own, b.kind, b.slope);
+            return sums_of_rows(from, rows_of_thread(at, y, b.rows, b.rows_per_split), own, b.kind,
+                                b.slope);
         },
         add);
 }
 
 // From the sums over all rows to the gradients: the parameters' by one block, dx of its rows.
 template <class Block>
-__device__ __forceinline__ void put_gradients(const Block& at, const Backward& b, int c,
-                                              const Sums& sums) {
+__device__ __forceinline__ void put_gradients(const Block& at, const Backward& b,
+                                              const Sources& from, int c, const Sums& sums) {
     if (at.split == 0 && at.y == 0) {
         put_parameter_gradients(sums, b.dgamma, b.dbeta, c, b.fix_gamma, b.accumulate_gamma,
                                 b.accumulate_beta);
         move_statistics(b.mean, b.var, b.moving_mean, b.moving_var, c, b.momentum);
     }
     if (b.dx != nullptr) {
-        backward_rows(b.x, b.dy, b.dx, rows_of_block(at, b.rows, b.rows_per_split), b.channels, c,
+        backward_rows(from, b.dx, rows_of_block(at, b.rows, b.rows_per_split), b.channels, c,
                       b.channels_of(c), b.constant_statistics ? Sums{} : sums, b.rows, b.kind,
                       b.slope, b.accumulate);
     }
@@ -609,16 +640,22 @@ __device__ __forceinline__ void put_gradients(const Block& at, const Backward& b
 
 // One launch.
 template <class Block>
-__device__ __forceinline__ void backward(const Block& at, float* shared, const Backward& b) {
-    const int c = first_channel_of_thread(at, b.channels);
+__device__ __forceinline__ void backward(const Block& at, float* shared, const Backward& b,
+                                         const Sources& from, int c) {
     Sums sums = {};
     if (c < b.channels) {
-        sums = sums_of_block(at, b, c, b.channels_of(c));
+        sums = sums_of_block(at, b, from, c);
     }
     sums = add_block(at, sums, shared);
     if (c < b.channels) {
-        put_gradients(at, b, c, sums);
+        put_gradients(at, b, from, c, sums);
     }
+}
+
+template <class Block>
+__device__ __forceinline__ void backward(const Block& at, float* shared, const Backward& b) {
+    const int c = first_channel_of_thread(at, b.channels);
+    backward(at, shared, b, b.sources(c), c);
 }
 
 // First of two launches: the sums of each split, in partial (2, splits, C).
@@ -628,7 +665,7 @@ __device__ __forceinline__ void gradient_sums(const Block& at, float* shared, co
     const int c = first_channel_of_thread(at, b.channels);
     Sums sums = {};
     if (c < b.channels) {
-        sums = sums_of_block(at, b, c, b.channels_of(c));
+        sums = sums_of_block(at, b, b.sources(c), c);
     }
     sums = add_block(at, sums, shared);
     if (at.y == 0 && c < b.channels) {
@@ -662,7 +699,7 @@ __device__ __forceinline__ void gradients_of_split(const Block& at, float* share
         sums = add_block(at, sums, shared);
     }
     if (c < b.channels) {
-        put_gradients(at, b, c, sums);
+        put_gradients(at, b, b.sources(c), c, sums);
     }
 }
 

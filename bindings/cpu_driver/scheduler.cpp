@@ -431,6 +431,13 @@ void on_stop(int, siginfo_t*, void* context) {
 #endif
     const ModuleObject& module = *worker->launch->function->module;
     if (pc < module.begin || pc >= module.end) return;
+    // The jump leaves the handler, during which the signal is blocked. Those that have queued up,
+    // while the thread waited for a processor, come now, one after the other.
+    worker->in_kernel = false;
+    sigset_t stop;
+    sigemptyset(&stop);
+    sigaddset(&stop, stop_signal());
+    pthread_sigmask(SIG_UNBLOCK, &stop, nullptr);
     fail_from_kernel(
         *worker, CUDA_ERROR_LAUNCH_TIMEOUT,
         describe_thread(*worker, worker->plain ? ~0u : worker->block.current) + ": " + reason);
@@ -546,7 +553,8 @@ void install_fault_handler() {
         for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL})
             sigaction(signal, &action, &previous_actions[signal]);
         action.sa_sigaction = on_stop;
-        action.sa_flags |= SA_RESTART;
+        // Not SA_NODEFER: many at once would nest until the handlers' stack is full.
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
         sigaction(stop_signal(), &action, nullptr);
         return true;
     }();

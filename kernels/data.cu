@@ -11,7 +11,13 @@
 // A row number outside the table gives a row of NaN: a kernel cannot raise, and a wild read would
 // be worse. A label beyond the classes gives a row of zeros.
 //
+// Gathering is bound by memory: a thread writes four floats at once, of a row where rows are whole
+// packs of four, of a batch of one-hot rows always, and reads four entries of the table at once.
+// store_row moves a handful of losses, whose places in a row are rarely multiples of 16 bytes.
+//
 // variants: | -DTABLE_TYPE=float
+
+#include "flat.cuh"
 
 #ifndef TABLE_TYPE
 #define TABLE_TYPE unsigned char
@@ -26,6 +32,12 @@ __device__ __forceinline__ long long row_of(const int* order, const int* cursor,
     return row >= 0 && row < rows ? row : -1;
 }
 
+// WIDTH entries of the table, one access where they start at a multiple of their size.
+template <int WIDTH>
+struct alignas(WIDTH * sizeof(TABLE_TYPE)) Entries {
+    TABLE_TYPE at[WIDTH];
+};
+
 // Product and sum are rounded one by one, so that pixels have the same bits on every device.
 extern "C" __global__ void gather_rows(const TABLE_TYPE* __restrict__ table,
                                        const int* __restrict__ order,
@@ -33,14 +45,27 @@ extern "C" __global__ void gather_rows(const TABLE_TYPE* __restrict__ table,
                                        int rows, int entries, long long row_size, float scale,
                                        float shift) {
     const long long row = row_of(order, cursor, blockIdx.x, entries, rows);
-    const long long step = static_cast<long long>(gridDim.y) * blockDim.x;
+    const TABLE_TYPE* from = table + row * row_size;
     float* to = y + blockIdx.x * row_size;
-    for (long long i = static_cast<long long>(blockIdx.y) * blockDim.x + threadIdx.x; i < row_size;
-         i += step) {
-        to[i] = row < 0 ? NOT_A_NUMBER
-                        : __fadd_rn(__fmul_rn(static_cast<float>(table[row * row_size + i]), scale),
-                                    shift);
-    }
+    const bool by_fours = row_size % 4 == 0 && aligned(y) &&
+                          reinterpret_cast<unsigned long long>(table) % sizeof(Entries<4>) == 0;
+    for_each_pack(blockIdx.y, gridDim.y, row_size, by_fours, [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        Pack<W> pack;
+        if (row < 0) {
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                pack.at[k] = NOT_A_NUMBER;
+            }
+        } else {
+            const Entries<W> entry = *reinterpret_cast<const Entries<W>*>(from + i);
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                pack.at[k] = __fadd_rn(__fmul_rn(static_cast<float>(entry.at[k]), scale), shift);
+            }
+        }
+        store<W>(to + i, pack);
+    });
 }
 
 extern "C" __global__ void gather_one_hot(const unsigned char* __restrict__ labels,
@@ -48,13 +73,22 @@ extern "C" __global__ void gather_one_hot(const unsigned char* __restrict__ labe
                                           const int* __restrict__ cursor, float* __restrict__ y,
                                           int rows, int entries, int samples, int classes) {
     const long long n = static_cast<long long>(samples) * classes;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-         i += step) {
-        const long long row = row_of(order, cursor, static_cast<int>(i / classes), entries, rows);
-        const int chosen = row < 0 ? 0 : labels[row];
-        y[i] = row < 0 ? NOT_A_NUMBER : (chosen == i % classes ? 1.0f : 0.0f);
-    }
+    for_each_pack(n, aligned(y), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        int sample = static_cast<int>(i / classes);
+        int k = static_cast<int>(i % classes);
+        Pack<W> pack;
+#pragma unroll
+        for (int j = 0; j < W; ++j) {
+            const long long row = row_of(order, cursor, sample, entries, rows);
+            pack.at[j] = row < 0 ? NOT_A_NUMBER : (labels[row] == k ? 1.0f : 0.0f);
+            if (++k == classes) {  // a pack may end in the next row
+                k = 0;
+                ++sample;
+            }
+        }
+        store<W>(y + i, pack);
+    });
 }
 
 // One block, which moves the cursor to the next row itself where `advance` says so. A cursor
@@ -90,6 +124,6 @@ extern "C" __global__ void advance_cursor(int* cursor, int step, int modulo) {
 }
 
 // Launch contract: gather_rows: grid (N, chunks), 256 threads, a chunk per 1024 elements of a row,
-// at most 65535. gather_one_hot: one-dimensional, any grid (a block per 256 elements of y).
+// at most 65535. gather_one_hot: one-dimensional, any grid (a block per 1024 elements of y).
 // store_row: one block of 256 threads. advance_cursor: one thread.
 // No shared memory.

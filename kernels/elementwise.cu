@@ -10,15 +10,14 @@
 //                        dy * other over the axes along which da was repeated
 //   concatenate          y[.., offset : offset + k, ..] = x, one input at a time, and back
 //
-// All are bound by memory: four floats per access where the arrays are flat. The broadcast forms
-// index with strides, 0 along repeated axes, so nothing is expanded in memory (forward takes four
-// floats of the last axis at a time where it is whole packs); the sums of the
-// backward are taken by one thread, one warp or one block per gradient element, in a fixed order.
+// All are bound by memory: four floats per access where the arrays are flat, and in the broadcast
+// forms where the last axis is whole packs. These index with strides, 0 along repeated axes, so
+// nothing is expanded in memory; a sum of the backward is shared by 1, 32 or 256 threads, in a
+// fixed order.
 //
 // variants: | -DLANES_PER_SUM=1 | -DLANES_PER_SUM=256
 
 #include "flat.cuh"
-#include "reduce.cuh"
 
 #ifndef LANES_PER_SUM
 #define LANES_PER_SUM 32  // threads that share one sum in broadcast_multiply_backward: 1, 32 or 256
@@ -216,40 +215,106 @@ extern "C" __global__ void broadcast_multiply_forward(const float* __restrict__ 
     });
 }
 
+// The sum over the lanes of each sum of the block, left with lane 0, whose other lanes sit `apart`
+// threads from each other. A tree, so that the order is always the same. `partial` is shared.
+template <int WIDTH>
+__device__ __forceinline__ Pack<WIDTH> sum_of_lanes(Pack<WIDTH> sum, int lane, int apart,
+                                                    float (*partial)[THREADS]) {
+    if constexpr (LANES_PER_SUM > 1) {
+        __syncthreads();  // all have read what the sums before left
+#pragma unroll
+        for (int k = 0; k < WIDTH; ++k) {
+            partial[k][threadIdx.x] = sum.at[k];
+        }
+        for (int lanes = LANES_PER_SUM / 2; lanes > 0; lanes /= 2) {
+            __syncthreads();
+            if (lane < lanes) {
+#pragma unroll
+                for (int k = 0; k < WIDTH; ++k) {
+                    sum.at[k] += partial[k][threadIdx.x + lanes * apart];
+                    partial[k][threadIdx.x] = sum.at[k];
+                }
+            }
+        }
+    }
+    return sum;
+}
+
+// broadcast_multiply_backward by packs of WIDTH along the last axis. Where that axis is kept, a
+// pack of dy belongs to WIDTH sums, and neighbouring threads take neighbouring sums; where it is
+// repeated, a pack belongs to one, and neighbouring threads are lanes of one sum. Either way they
+// read neighbouring addresses.
+template <int WIDTH>
+__device__ __forceinline__ void sums_of_products(
+    const float* __restrict__ dy, const float* __restrict__ other, float* __restrict__ da, int k0,
+    int k1, int k2, int k3, int r0, int r1, int r2, int r3, long long d0, long long d1,
+    long long d2, long long d3, long long o0, long long o1, long long o2, long long o3,
+    int accumulate, float (*partial)[THREADS]) {
+    constexpr int SUMS = THREADS / LANES_PER_SUM;
+    const bool kept = k3 > 1;
+    const int last_kept = kept ? k3 / WIDTH : 1;
+    const int last_repeated = kept ? 1 : r3 / WIDTH;
+    const long long sums = static_cast<long long>(k0) * k1 * k2 * last_kept;
+    const long long terms = static_cast<long long>(r0) * r1 * r2 * last_repeated;
+    const int place = kept ? threadIdx.x % SUMS : threadIdx.x / LANES_PER_SUM;
+    const int lane = kept ? threadIdx.x / SUMS : threadIdx.x % LANES_PER_SUM;
+
+    const long long step = static_cast<long long>(gridDim.x) * SUMS;
+    for (long long first = static_cast<long long>(blockIdx.x) * SUMS; first < sums; first += step) {
+        const long long element = first + place;
+        Pack<WIDTH> sum = {};
+        if (element < sums) {
+            Index4 at = unravel(element, k1, k2, last_kept);
+            at.at[3] *= WIDTH;
+            const float* gradients = dy + dot(at, d0, d1, d2, d3);
+            const float* factors = other + dot(at, o0, o1, o2, o3);
+            for (long long term = lane; term < terms; term += LANES_PER_SUM) {
+                Index4 along = unravel(term, r1, r2, last_repeated);
+                along.at[3] *= WIDTH;
+                const Pack<WIDTH> gradient = load<WIDTH>(gradients + dot(along, d0, d1, d2, d3));
+                const Pack<WIDTH> factor =
+                    load_along<WIDTH>(factors + dot(along, o0, o1, o2, o3), o3);
+#pragma unroll
+                for (int k = 0; k < WIDTH; ++k) {
+                    sum.at[k] = fmaf(gradient.at[k], factor.at[k], sum.at[k]);
+                }
+            }
+        }
+        sum = sum_of_lanes<WIDTH>(sum, lane, kept ? SUMS : 1, partial);
+        if (lane > 0 || element >= sums) {
+            continue;
+        }
+        if (kept) {
+            store_gradient<WIDTH>(da + WIDTH * element, sum, accumulate);
+        } else {
+#pragma unroll
+            for (int k = 1; k < WIDTH; ++k) {
+                sum.at[0] += sum.at[k];
+            }
+            store_gradient<1>(da + element, {{sum.at[0]}}, accumulate);
+        }
+    }
+}
+
 // da has the extents k0..k3 (C-contiguous); for each of its elements the repeated axes r0..r3 are
 // summed. On every axis one of k and r is dy's extent and the other is 1, so both walk dy with the
 // strides d0..d3 and `other` with o0..o3 (0 where it is repeated).
-extern "C" __global__ void __launch_bounds__(THREADS)
+// Four blocks at a time leave 64 registers; nvcc's own choice of 40 would spill.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
     broadcast_multiply_backward(const float* __restrict__ dy, const float* __restrict__ other,
                                 float* __restrict__ da, int k0, int k1, int k2, int k3, int r0,
                                 int r1, int r2, int r3, long long d0, long long d1, long long d2,
                                 long long d3, long long o0, long long o1, long long o2,
                                 long long o3, int accumulate) {
-    const long long kept = static_cast<long long>(k0) * k1 * k2 * k3;
-    const long long repeated = static_cast<long long>(r0) * r1 * r2 * r3;
-    const long long element = static_cast<long long>(blockIdx.x) * (THREADS / LANES_PER_SUM) +
-                              threadIdx.x / LANES_PER_SUM;
-    const int lane = threadIdx.x % LANES_PER_SUM;
-
-    float sum = 0.0f;
-    if (element < kept) {
-        const Index4 at = unravel(element, k1, k2, k3);
-        const float* gradient = dy + dot(at, d0, d1, d2, d3);
-        const float* factor = other + dot(at, o0, o1, o2, o3);
-        for (long long r = lane; r < repeated; r += LANES_PER_SUM) {
-            const Index4 along = unravel(r, r1, r2, r3);
-            sum =
-                fmaf(gradient[dot(along, d0, d1, d2, d3)], factor[dot(along, o0, o1, o2, o3)], sum);
-        }
-    }
-    if constexpr (LANES_PER_SUM == THREADS) {
-        __shared__ float partial[THREADS / WARP];
-        sum = block_sum<THREADS>(sum, partial);
-    } else if constexpr (LANES_PER_SUM == WARP) {
-        sum = warp_sum(sum);
-    }
-    if (lane == 0 && element < kept) {
-        da[element] = accumulate ? da[element] + sum : sum;
+    __shared__ float partial[LANES_PER_SUM > 1 ? 4 : 1][THREADS];
+    const bool by_fours = k3 * r3 % 4 == 0 && aligned(dy, other) && (k3 == 1 || aligned(da)) &&
+                          in_packs(d0, d1, d2, d3) && in_packs(o0, o1, o2, o3);
+    if (by_fours) {
+        sums_of_products<4>(dy, other, da, k0, k1, k2, k3, r0, r1, r2, r3, d0, d1, d2, d3, o0, o1,
+                            o2, o3, accumulate, partial);
+    } else {
+        sums_of_products<1>(dy, other, da, k0, k1, k2, k3, r0, r1, r2, r3, d0, d1, d2, d3, o0, o1,
+                            o2, o3, accumulate, partial);
     }
 }
 
@@ -283,8 +348,8 @@ extern "C" __global__ void concatenate_backward(const float* __restrict__ dy,
     });
 }
 
-// Launch contract: one-dimensional grids. broadcast_multiply_backward: blocks of THREADS = 256, one
-// per 256 / LANES_PER_SUM elements of da (not strided: the grid must cover them all). All others:
-// any block (256) and any grid (a block per 1024 elements flat, per 256 where broadcast or
-// joined; at most 4096). No dynamic shared memory; flat arrays that are not multiples of 16 bytes
-// are served one float at a time.
+// Launch contract: one-dimensional grids of any size, at most 4096 blocks.
+// broadcast_multiply_backward: blocks of THREADS = 256, one per 256 / LANES_PER_SUM sums or packs
+// of four sums; at most 4 KiB of static shared memory. All others: any block (256), one per 1024
+// elements flat, per 256 where broadcast or joined. No dynamic shared memory; arrays that are not
+// at multiples of 16 bytes are served one float at a time.

@@ -58,11 +58,13 @@ struct Width {
 };
 
 // Calls body(Width<4>(), i) or body(Width<1>(), i) so that the packs starting at the elements i
-// cover [0, n) exactly once; neighbouring threads take neighbouring packs. Any grid will do.
+// cover [0, n) exactly once; neighbouring threads take neighbouring packs. The threads are those of
+// `blocks` one-dimensional blocks, of which this is number `block`.
 template <class Body>
-__device__ __forceinline__ void for_each_pack(long long n, bool vectorised, const Body& body) {
-    const long long first = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+__device__ __forceinline__ void for_each_pack(int block, int blocks, long long n, bool vectorised,
+                                              const Body& body) {
+    const long long first = static_cast<long long>(block) * blockDim.x + threadIdx.x;
+    const long long step = static_cast<long long>(blocks) * blockDim.x;
     const long long packs = vectorised ? n / 4 : 0;
     for (long long i = first; i < packs; i += step) {
         body(Width<4>(), 4 * i);
@@ -70,4 +72,10 @@ __device__ __forceinline__ void for_each_pack(long long n, bool vectorised, cons
     for (long long i = 4 * packs + first; i < n; i += step) {
         body(Width<1>(), i);
     }
+}
+
+// The same for a one-dimensional grid of any size.
+template <class Body>
+__device__ __forceinline__ void for_each_pack(long long n, bool vectorised, const Body& body) {
+    for_each_pack(blockIdx.x, gridDim.x, n, vectorised, body);
 }

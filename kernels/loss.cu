@@ -39,9 +39,14 @@ __device__ __forceinline__ void finish_sum(float sum, float* partial, float* los
 extern "C" __global__ void __launch_bounds__(THREADS)
     loss_sum(const float* __restrict__ partial, float* __restrict__ loss, int count, float scale) {
     float sum = 0.0f;
-    for (int i = threadIdx.x; i < count; i += THREADS) {
-        sum += partial[i];
-    }
+    for_each_pack(count, aligned(partial), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> sums = load<W>(partial + i);
+#pragma unroll
+        for (int k = 0; k < W; ++k) {
+            sum += sums.at[k];
+        }
+    });
     finish_sum(sum, nullptr, loss, scale);
 }
 

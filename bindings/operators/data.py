@@ -53,8 +53,7 @@ def gather_one_hot(labels: Any, order: Any, cursor: Any, y: Any) -> None:
     rows = _check_order(operator, labels, order, cursor)
     if y.size:
         kernel = y.context.kernel(FILE, operator)
-        blocks = blocks_for(y.size, THREADS)
-        kernel(blocks, THREADS, labels, order, cursor, y, rows, order.size, *y.shape)
+        kernel(blocks_for(y.size), THREADS, labels, order, cursor, y, rows, order.size, *y.shape)
 
 
 def store_row(

@@ -125,8 +125,9 @@ def broadcast_multiply_backward(dy: Any, other: Any, da: Any, *, accumulate: boo
     lanes = 1 if terms < 16 else 32 if terms < 4096 else THREADS
     variant = {} if lanes == 32 else {"LANES_PER_SUM": lanes}  # 32 is the file's default
     kernel = da.context.kernel(FILE, operator, **variant)
+    sums = da.size // 4 if kept[-1] % 4 == 0 else da.size
     kernel(
-        -(-da.size * lanes // THREADS),
+        blocks_for(sums, THREADS // lanes),
         THREADS,
         dy,
         other,

@@ -160,7 +160,7 @@ def test_more_elements_than_the_largest_grid_holds(device: Any) -> None:
 @st.composite
 def broadcasts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     """Two shapes that broadcast, of one to four axes each."""
-    extents = draw(st.lists(st.sampled_from([1, 2, 3, 5, 7, 19]), min_size=1, max_size=4))
+    extents = draw(st.lists(st.sampled_from([1, 2, 3, 4, 5, 7, 8, 19]), min_size=1, max_size=4))
     shapes = []
     for _ in range(2):
         ones = draw(st.lists(st.booleans(), min_size=len(extents), max_size=len(extents)))
@@ -170,13 +170,19 @@ def broadcasts(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     return shapes[0], shapes[1], draw(SEEDS)
 
 
-def check_broadcast(device: Any, case: tuple[tuple[int, ...], tuple[int, ...], int]) -> None:
+def check_broadcast(
+    device: Any, case: tuple[tuple[int, ...], tuple[int, ...], int], first: int = 0
+) -> None:
+    """first: floats by which arrays lie behind a multiple of 16 bytes."""
     a_shape, b_shape, seed = case
     rng = np.random.default_rng(seed)
     a, b = numbers(rng, *a_shape), numbers(rng, *b_shape)
     dy = numbers(rng, *np.broadcast_shapes(a_shape, b_shape))
+    on_a, on_b, on_dy = (
+        shifted(device, host.reshape(-1), first).reshape(host.shape) for host in (a, b, dy)
+    )
     y = poisoned(device, *dy.shape)
-    device.ops.broadcast_multiply_forward(upload(device, a), upload(device, b), y)
+    device.ops.broadcast_multiply_forward(on_a, on_b, y)
     assert_same_bits(np.asarray(y), a * b, "broadcast multiply")
 
     exact, size = np.empty(a.shape), np.empty(a.shape)
@@ -187,33 +193,41 @@ def check_broadcast(device: Any, case: tuple[tuple[int, ...], tuple[int, ...], i
     check_write_and_accumulate(
         device,
         lambda out, accumulate: device.ops.broadcast_multiply_backward(
-            upload(device, dy), upload(device, b), out, accumulate=accumulate
+            on_dy, on_b, out, accumulate=accumulate
         ),
         exact,
-        # at most 16 terms, or 1 / 32 of them, by one thread; then 8 steps of a tree
-        gamma(25 + terms // 32) * size,
+        # at most 16 terms, or 1 / 32 of them, by one thread; 8 steps of a tree, 2 of a pack
+        gamma(27 + terms // 32) * size,
         rng,
         "broadcast multiply backward",
     )
 
 
 def test_broadcast_multiply(device: Any) -> None:
-    for_all(broadcasts(), examples_for(device, 30), lambda case: check_broadcast(device, case))
+    def body(case: tuple[tuple[tuple[int, ...], tuple[int, ...], int], int]) -> None:
+        check_broadcast(device, *case)
+
+    cases = st.tuples(broadcasts(), st.sampled_from([0, 0, 1]))
+    for_all(cases, examples_for(device, 30), body)
 
 
+@pytest.mark.parametrize("first", [0, 3])
 @pytest.mark.parametrize(
     ("a", "b"),
     [
         ((3, 28, 28, 1), (3, 1, 1, 10)),  # the conditional discriminator's image times its digit
         ((3, 1, 1, 10), (3, 28, 28, 1)),
+        ((3, 1, 1, 40), (3, 9, 7, 40)),  # more packs of sums than a block takes, over pixels
         ((1,), (5, 1013)),  # one sum over everything: a block for it
+        ((1,), (4, 1032)),
         ((1, 3), (1471, 3)),
+        ((1, 4), (4100, 1)),
     ],
 )
 def test_broadcast_sums_by_thread_warp_and_block(
-    device: Any, a: tuple[int, ...], b: tuple[int, ...]
+    device: Any, a: tuple[int, ...], b: tuple[int, ...], first: int
 ) -> None:
-    check_broadcast(device, (a, b, 4))
+    check_broadcast(device, (a, b, 4), first)
 
 
 def test_concatenate(device: Any) -> None:

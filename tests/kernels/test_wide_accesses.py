@@ -12,7 +12,7 @@ from pygan.bindings import compiler
 LOAD, STORE = r"ld\.global(\.nc)?\.v4\.\w+", r"st\.global\.v4\.\w+"
 
 # What is to be found in an entry point that has not both: it reads or writes no array of its own
-# size, or it sums along strides (the gradient of broadcasting).
+# size.
 ONLY_LOADS = (LOAD,)
 ONLY_STORES = (STORE,)
 NEITHER = ()
@@ -21,17 +21,19 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
     "activation.cu": ({"ACTIVATION": "leaky_relu"}, {}),
     "batch_norm.cu": ({"ACTIVATION": "leaky_relu"}, {"batch_norm_update_moving": NEITHER}),
     "dropout.cu": ({}, {}),
-    "elementwise.cu": (
-        {},
+    "data.cu": (
+        {"TABLE_TYPE": "float"},
         {
-            "fill": ONLY_STORES,
-            "broadcast_multiply_backward": NEITHER,
+            "gather_one_hot": ONLY_STORES,
+            "store_row": NEITHER,  # a handful of losses
+            "advance_cursor": NEITHER,
         },
     ),
+    "elementwise.cu": ({}, {"fill": ONLY_STORES}),
     "loss.cu": (
         {},
         {
-            "loss_sum": NEITHER,
+            "loss_sum": ONLY_LOADS,
             "mean_squared_error_forward": ONLY_LOADS,
             "kullback_leibler_forward": ONLY_LOADS,
         },

@@ -39,7 +39,7 @@ from .tiling import (
     target,
     tiling_for,
 )
-from .validation import THREADS, device_array, has_rank, has_shape
+from .validation import THREADS, aligned, device_array, has_rank, has_shape
 
 FILE = "convolution.cu"
 PIPELINED_FILE = "convolution_pipelined.cu"
@@ -47,8 +47,6 @@ PIPELINED_EXTENT = 2**14
 """MOST_EXTENT of kernels/convolution_pipelined.cu: of an image with its padding."""
 
 PIPELINED_CHANNELS = 2**24
-ALIGNMENT = 16
-"""Bytes: where arrays must begin that are read and written 4 numbers at a time."""
 
 NARROW = 32
 """Lines or columns up to which the general path's narrow tiles beat 4-byte copies into 64 x 64."""
@@ -249,9 +247,10 @@ def bias_backward(
     rows = dy.size // channels
     columns, slices = _bias_grid(rows, channels)
     written = target(operator, dbias, workspace, slices)
-    kernel = dy.context.kernel("partial_sums.cu", operator)
+    vector = 4 if channels % 4 == 0 and aligned(dy, written) else 1
+    kernel = dy.context.kernel("partial_sums.cu", operator, VECTOR=vector)
     adding = int(accumulate) if slices == 1 else 0
-    kernel((columns, slices), THREADS, dy, written, rows, channels, adding)
+    kernel((columns, slices), THREADS // vector, dy, written, rows, channels, adding)
     if slices > 1:
         sum_partials(workspace, None, dbias, slices, accumulate)
 
@@ -604,11 +603,6 @@ def _launch(
         sum_partials(workspace, bias, out, plan.slices, accumulate, end)
     elif alone:
         end.run(out)
-
-
-def aligned(*arrays: Any) -> bool:
-    """Whether all arrays (None is skipped) begin where 4 numbers at a time can be read."""
-    return all(array is None or array.ptr % ALIGNMENT == 0 for array in arrays)
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .epilogue import NOTHING, Epilogue
-from .validation import THREADS, has_workspace
+from .validation import THREADS, aligned, has_workspace
 
 DEPTH_STEP = 16
 """TILE_K of kernels/product.cuh."""
@@ -196,10 +196,12 @@ def sum_partials(
     what `end` does to it."""
     many = slices > FEW_SLICES
     entry = "sum_many_partials" if many else "sum_partials"
-    kernel = out.context.kernel("partial_sums.cu", entry)
+    whole = out.size if bias is None else out.shape[-1]
+    vector = 4 if whole % 4 == 0 and aligned(workspace, out, end.activated) else 1
+    kernel = out.context.kernel("partial_sums.cu", entry, VECTOR=vector)
     blocks = -(-out.size // (PARTIALS_COLUMNS if many else THREADS))
     sizes = (out.size, out.shape[-1], slices, int(accumulate))
-    kernel(blocks, THREADS, workspace, bias, out, *sizes, *end.arguments)
+    kernel(blocks, THREADS // vector, workspace, bias, out, *sizes, *end.arguments)
 
 
 def partials_size(size: int, slices: int) -> int:

@@ -1,4 +1,4 @@
-"""What every launcher checks before a kernel runs, and how it sizes its grids.
+"""What every launcher checks before a kernel runs, and how it sizes its grids and accesses.
 
 Every check raises ValueError (TypeError for something that is no device array) and names the
 operator, the value, and what was expected. The checks look at shapes only: the dtype of each array
@@ -20,6 +20,10 @@ MAX_COUNT = 2**31 - 2**16
 """What kernels count in an int, with room for the stride of a loop; offsets are 64 bits wide."""
 
 
+ALIGNMENT = 16
+"""Bytes: where arrays must begin that are read and written 4 numbers at a time."""
+
+
 def blocks_for(n: int, per_block: int = 4 * THREADS, most: int = MAX_BLOCKS) -> int:
     """Blocks for n elements at `per_block` each: at least 1, at most `most`."""
     return max(1, min(-(-n // per_block), most))
@@ -33,6 +37,11 @@ def device_array(operator: str, name: str, array: Any) -> Any:
             "make one with device.from_numpy(...), or take the operators of pygan.reference"
         )
     return array
+
+
+def aligned(*arrays: Any) -> bool:
+    """Whether all arrays (None is skipped) begin where 4 numbers at a time can be read."""
+    return all(array is None or array.ptr % ALIGNMENT == 0 for array in arrays)
 
 
 def same_shape(operator: str, **arrays: Any) -> None:

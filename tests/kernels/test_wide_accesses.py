@@ -39,6 +39,7 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
         },
     ),
     "optimizer.cu": ({}, {}),
+    "partial_sums.cu": ({"VECTOR": "4"}, {}),
     "pooling.cu": ({"POOLING": "avg"}, {}),
     "random.cu": (
         {},

@@ -111,19 +111,27 @@ extern "C" __global__ void sigmoid_cross_entropy_backward(const float* __restric
     });
 }
 
+// dx = 2 * scale * (x - target) may be null, as in every loss that may leave its gradient.
 extern "C" __global__ void __launch_bounds__(THREADS)
     mean_squared_error_forward(const float* __restrict__ x, const float* __restrict__ target,
-                               float* __restrict__ partial, float* __restrict__ loss, long long n,
-                               float scale) {
+                               float* __restrict__ dx, float* __restrict__ partial,
+                               float* __restrict__ loss, long long n, float scale) {
     float sum = 0.0f;
-    for_each_pack(n, aligned(x, target), [&](auto width, long long i) {
+    for_each_pack(n, aligned(x, target, dx), [&](auto width, long long i) {
         constexpr int W = decltype(width)::value;
-        const Pack<W> one = load<W>(x + i);
+        Pack<W> difference = load<W>(x + i);
         const Pack<W> other = load<W>(target + i);
 #pragma unroll
         for (int k = 0; k < W; ++k) {
-            const float difference = one.at[k] - other.at[k];
-            sum = fmaf(difference, difference, sum);
+            difference.at[k] -= other.at[k];
+            sum = fmaf(difference.at[k], difference.at[k], sum);
+        }
+        if (dx != nullptr) {
+#pragma unroll
+            for (int k = 0; k < W; ++k) {
+                difference.at[k] *= 2.0f * scale;
+            }
+            store<W>(dx + i, difference);
         }
     });
     finish_sum(sum, partial, loss, scale);
@@ -276,34 +284,55 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-// probabilities = softmax(z), may be null
-extern "C" __global__ void __launch_bounds__(THREADS)
+__device__ __forceinline__ float sum_of_row(const float* row, int columns, bool by_fours) {
+    float sum = 0.0f;
+    for_each_of_lane(columns, by_fours, [&](auto width, int k) {
+        constexpr int W = decltype(width)::value;
+        const Pack<W> t = load<W>(row + k);
+#pragma unroll
+        for (int i = 0; i < W; ++i) {
+            sum += t.at[i];
+        }
+    });
+    return warp_sum(sum);
+}
+
+// probabilities = softmax(z) and dlogits = scale * (softmax(z) * sum(t) - t) may be null.
+// Four blocks at a time leave 64 registers; nvcc's own choice of 32 would spill, here and below.
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
     softmax_cross_entropy_forward(const float* __restrict__ logits,
                                   const float* __restrict__ labels,
-                                  float* __restrict__ probabilities, float* __restrict__ partial,
-                                  float* __restrict__ loss, int rows, int columns, float scale) {
-    const bool by_fours = columns % 4 == 0 && aligned(logits, labels, probabilities);
+                                  float* __restrict__ probabilities, float* __restrict__ dlogits,
+                                  float* __restrict__ partial, float* __restrict__ loss, int rows,
+                                  int columns, float scale) {
+    const bool by_fours = columns % 4 == 0 && aligned(logits, labels, probabilities, dlogits);
     float sum = 0.0f;
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const long long begin = static_cast<long long>(row) * columns;
+        const float total =
+            dlogits == nullptr ? 0.0f : sum_of_row(labels + begin, columns, by_fours);
         const Partition partition = partition_of(logits + begin, columns, by_fours);
         const float log_sum = logf(partition.sum);
         for_each_of_lane(columns, by_fours, [&](auto width, int k) {
             constexpr int W = decltype(width)::value;
-            Pack<W> shifted = load<W>(logits + begin + k);
+            Pack<W> p = load<W>(logits + begin + k);
             const Pack<W> t = load<W>(labels + begin + k);
 #pragma unroll
             for (int i = 0; i < W; ++i) {
                 // the difference first: the maximum may be large beside log_sum
-                shifted.at[i] -= partition.maximum;
-                sum = fmaf(t.at[i], log_sum - shifted.at[i], sum);
+                p.at[i] -= partition.maximum;
+                sum = fmaf(t.at[i], log_sum - p.at[i], sum);
+                p.at[i] = expf(p.at[i]) / partition.sum;
             }
             if (probabilities != nullptr) {
+                store<W>(probabilities + begin + k, p);
+            }
+            if (dlogits != nullptr) {
 #pragma unroll
                 for (int i = 0; i < W; ++i) {
-                    shifted.at[i] = expf(shifted.at[i]) / partition.sum;
+                    p.at[i] = scale * (p.at[i] * total - t.at[i]);
                 }
-                store<W>(probabilities + begin + k, shifted);
+                store<W>(dlogits + begin + k, p);
             }
         });
     }
@@ -311,7 +340,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // dlogits (+)= scale * (softmax(z) * sum(t) - t)
-// Four blocks at a time leave 64 registers; nvcc's own choice of 32 would spill.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
     softmax_cross_entropy_backward(const float* __restrict__ logits,
                                    const float* __restrict__ labels, float* __restrict__ dlogits,
@@ -319,16 +347,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
     const bool by_fours = columns % 4 == 0 && aligned(logits, labels, dlogits);
     for (int row = blockIdx.x * ROWS + threadIdx.x / WARP; row < rows; row += gridDim.x * ROWS) {
         const long long begin = static_cast<long long>(row) * columns;
-        float total = 0.0f;
-        for_each_of_lane(columns, by_fours, [&](auto width, int k) {
-            constexpr int W = decltype(width)::value;
-            const Pack<W> t = load<W>(labels + begin + k);
-#pragma unroll
-            for (int i = 0; i < W; ++i) {
-                total += t.at[i];
-            }
-        });
-        total = warp_sum(total);
+        const float total = sum_of_row(labels + begin, columns, by_fours);
         const Partition partition = partition_of(logits + begin, columns, by_fours);
         for_each_of_lane(columns, by_fours, [&](auto width, int k) {
             constexpr int W = decltype(width)::value;

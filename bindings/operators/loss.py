@@ -118,17 +118,19 @@ def softmax_cross_entropy_forward(
     labels: Any,
     probabilities: Any | None,
     loss: Any,
+    dlogits: Any | None = None,
     *,
     scale: float,
     workspace: Any | None = None,
 ) -> None:
     """loss (1,) = -scale * sum(t log softmax(z)), z logits (N, K), t soft labels (N, K).
 
-    `probabilities` (N, K) receives softmax(z). ValueError where shapes differ or the workspace is
-    too small.
+    `probabilities` (N, K) receives softmax(z), `dlogits` what softmax_cross_entropy_backward would
+    write; both may be None. ValueError where shapes differ or the workspace is too small.
     """
     operator = "softmax_cross_entropy_forward"
-    same_shape(operator, logits=logits, labels=labels, probabilities=probabilities)
+    same = {"labels": labels, "probabilities": probabilities, "dlogits": dlogits}
+    same_shape(operator, logits=logits, **same)
     has_shape(operator, "loss", loss, (1,), "a sum")
     rows, columns = _rows(operator, logits)
     blocks = _row_blocks(logits.shape)
@@ -140,6 +142,7 @@ def softmax_cross_entropy_forward(
         logits,
         labels,
         probabilities,
+        dlogits,
         partial,
         loss,
         rows if columns else 0,
@@ -163,19 +166,26 @@ def softmax_cross_entropy_backward(
 
 
 def mean_squared_error_forward(
-    x: Any, target: Any, loss: Any, *, scale: float, workspace: Any | None = None
+    x: Any,
+    target: Any,
+    loss: Any,
+    dx: Any | None = None,
+    *,
+    scale: float,
+    workspace: Any | None = None,
 ) -> None:
     """loss (1,) = scale * sum((x - target)^2), any shape; scale = 1 / x.size makes it the mean.
 
-    ValueError where shapes differ or the workspace is too small.
+    `dx` (may be None) receives what mean_squared_error_backward would write. ValueError where
+    shapes differ or the workspace is too small.
     """
     operator = "mean_squared_error_forward"
-    same_shape(operator, x=x, target=target)
+    same_shape(operator, x=x, target=target, dx=dx)
     has_shape(operator, "loss", loss, (1,), "a sum")
     blocks = _element_blocks(x.shape)
     partial = _partial(operator, workspace, blocks)
     kernel = x.context.kernel(FILE, operator)
-    kernel(blocks, THREADS, x, target, partial, loss, x.size, scale)
+    kernel(blocks, THREADS, x, target, dx, partial, loss, x.size, scale)
     _finish(partial, loss, blocks, scale)
 
 

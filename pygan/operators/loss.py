@@ -138,7 +138,7 @@ class SoftmaxCrossEntropy(_Loss):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         loss, probabilities = arrays.outputs
-        operands = (*arrays.inputs, probabilities, loss)
+        operands = (*arrays.inputs, probabilities, loss, arrays.ahead if training else None)
         attributes = {"scale": self.scale(arrays.inputs[0].shape)}
         return [Call("softmax_cross_entropy_forward", operands, attributes, workspace=True)]
 
@@ -149,6 +149,8 @@ class SoftmaxCrossEntropy(_Loss):
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
         target = gradients[0]
+        if target.array is arrays.ahead:
+            return []
         scale = self.scale(arrays.inputs[0].shape)
         attributes = {"scale": scale, "accumulate": target.accumulate}
         return [Call("softmax_cross_entropy_backward", (*arrays.inputs, target.array), attributes)]
@@ -165,7 +167,7 @@ class MeanSquaredError(_Loss):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         attributes = {"scale": self.scale(arrays.inputs[0].shape)}
-        operands = (*arrays.inputs, arrays.outputs[0])
+        operands = (*arrays.inputs, arrays.outputs[0], arrays.ahead if training else None)
         return [Call("mean_squared_error_forward", operands, attributes, workspace=True)]
 
     def backward(
@@ -183,7 +185,7 @@ class MeanSquaredError(_Loss):
                 {"scale": scale, "accumulate": gradient.accumulate},
             )
             for gradient, pair in zip(gradients, pairs, strict=True)
-            if gradient is not None
+            if gradient is not None and gradient.array is not arrays.ahead
         ]
 
 

@@ -78,13 +78,15 @@ def softmax_cross_entropy_forward(
     labels: np.ndarray,
     probabilities: np.ndarray | None,
     loss: np.ndarray,
+    dlogits: np.ndarray | None = None,
     *,
     scale: float,
     workspace: np.ndarray | None = None,
 ) -> None:
     """loss (1,) = -scale sum(t log softmax(z)), z logits (N, K), t soft labels (N, K).
 
-    `probabilities` (N, K) receives softmax(z).
+    `probabilities` (N, K) receives softmax(z), `dlogits` what softmax_cross_entropy_backward
+    writes; both may be None.
     """
     operator = "softmax_cross_entropy_forward"
     shapes.check_same(operator, logits=logits, labels=labels, probabilities=probabilities)
@@ -94,6 +96,8 @@ def softmax_cross_entropy_forward(
     loss[0] = -logits.dtype.type(scale) * (labels * log_softmax).sum()
     if probabilities is not None:
         softmax_forward(logits, probabilities)
+    if dlogits is not None:
+        softmax_cross_entropy_backward(logits, labels, dlogits, scale=scale)
 
 
 def softmax_cross_entropy_backward(
@@ -120,14 +124,20 @@ def mean_squared_error_forward(
     x: np.ndarray,
     target: np.ndarray,
     loss: np.ndarray,
+    dx: np.ndarray | None = None,
     *,
     scale: float,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """loss (1,) = scale sum((x - target)^2), any shape; scale = 1 / x.size makes it the mean."""
+    """loss (1,) = scale sum((x - target)^2), any shape; scale = 1 / x.size makes it the mean.
+
+    `dx` (may be None) receives what mean_squared_error_backward writes.
+    """
     shapes.check_same("mean_squared_error_forward", x=x, target=target)
     shapes.check_shape("mean_squared_error_forward", "loss", loss, (1,), "a sum")
     loss[0] = x.dtype.type(scale) * np.square(x - target).sum()
+    if dx is not None:
+        mean_squared_error_backward(x, target, dx, scale=scale)
 
 
 def mean_squared_error_backward(

@@ -255,26 +255,35 @@ def test_a_gradient_can_arrive_in_an_array_that_keeps_it(device: Any) -> None:
         head.bind(device, {"x": (4, 5)}, output_gradients={"x": arrival})
 
 
-@pytest.mark.parametrize("kind", [sym.SigmoidCrossEntropy, sym.LogisticRegressionOutput])
+@pytest.mark.parametrize(
+    ("kind", "operator"),
+    [
+        (sym.SigmoidCrossEntropy, "sigmoid_cross_entropy"),
+        (sym.LogisticRegressionOutput, "sigmoid_cross_entropy"),
+        (sym.SoftmaxCrossEntropy, "softmax_cross_entropy"),
+        (sym.MeanSquaredError, "mean_squared_error"),
+    ],
+)
 def test_a_loss_leaves_its_gradient_in_forward_where_nothing_else_adds_to_it(
-    numpy_device: Any, kind: Any
+    numpy_device: Any, kind: Any, operator: str
 ) -> None:
-    def gradient(watched: bool, out_grads: Any) -> tuple[int, np.ndarray]:
+    def gradient(watched: bool) -> tuple[int, np.ndarray]:
         counted = Counting(numpy_device)
-        logits = sym.FullyConnected(sym.Variable("x"), num_hidden=1, name="fc")
-        loss = kind(logits, sym.Variable("label"), name="loss")
+        logits = sym.FullyConnected(sym.Variable("x"), num_hidden=4, name="fc")
+        loss = kind(logits, sym.Variable("wanted"), name="loss")
         graph = sym.group([loss, logits]) if watched else loss
-        executor = graph.bind(counted, {"x": (3, 2)}, {"label": "null"})
+        executor = graph.bind(counted, {"x": (3, 2)}, {"wanted": "null"})
         fill_randomly(executor, 5)
         executor.forward(is_train=True)
-        executor.backward(out_grads)
-        number = counted.calls.count("sigmoid_cross_entropy_backward")
+        from_outside = [None] * (len(executor.outputs) - 1)
+        executor.backward([*from_outside, np.zeros((3, 4), np.float32)] if watched else None)
+        number = counted.calls.count(f"{operator}_backward")
         return number, np.array(executor.grad_dict["fc_weight"])
 
-    alone, expected = gradient(False, None)
-    nothing = [None] * (2 if kind is sym.SigmoidCrossEntropy else 1)
-    watched, found = gradient(True, [*nothing, np.zeros((3, 1), np.float32)])
+    alone, expected = gradient(watched=False)
+    watched, found = gradient(watched=True)
     assert (alone, watched) == (0, 1)
+    assert np.any(expected)
     np.testing.assert_array_equal(found, expected)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,24 +114,37 @@ def test_sigmoid_cross_entropy(device: Any) -> None:
             gamma(8) * p,
         )
         check_gradient(device, f"{name}_backward", (z, t), SCALE * gamma(10) * (p + t), rng)
-        check_gradient_of_forward(device, z, t)
+        check_gradient_of_forward(device, name, z, t, None)
+        check_sigmoid_cross_entropy_without_loss(device, z, t)
 
     for_all(st.tuples(element_counts(device), SEEDS), examples_for(device, 20), body)
 
 
-def check_gradient_of_forward(device: Any, z: np.ndarray, t: np.ndarray) -> None:
-    """The gradient that forward leaves on the way has the bits of backward's."""
+def check_gradient_of_forward(
+    device: Any, name: str, x: np.ndarray, t: np.ndarray, *absent: None
+) -> None:
+    """The gradient that forward leaves on the way has the bits of backward's, and the loss those of
+    a forward without it. absent: optional outputs before the loss."""
+    inputs, shape = (upload(device, x), upload(device, t)), x.shape
+    shapes = (shape, shape, *absent, (1,))
+    workspace = workspace_for(device, f"{name}_forward", *shapes, shape, scale=SCALE)
+    forward = partial(getattr(device.ops, f"{name}_forward"), scale=SCALE, workspace=workspace)
+    loss, alone = poisoned(device, 1), poisoned(device, 1)
+    ahead, expected = poisoned(device, *shape), poisoned(device, *shape)
+    forward(*inputs, *absent, loss, ahead)
+    forward(*inputs, *absent, alone)
+    getattr(device.ops, f"{name}_backward")(*inputs, expected, scale=SCALE)
+    assert np.isfinite(np.asarray(loss)).all() and np.isfinite(np.asarray(ahead)).all()
+    assert_same_bits(np.asarray(ahead), np.asarray(expected), f"gradient of {name}")
+    assert_same_bits(np.asarray(loss), np.asarray(alone), f"{name} without its gradient")
+
+
+def check_sigmoid_cross_entropy_without_loss(device: Any, z: np.ndarray, t: np.ndarray) -> None:
     name, shape = "sigmoid_cross_entropy_forward", z.shape
-    workspace = workspace_for(device, name, shape, shape, None, (1,), shape, scale=SCALE)
     logits, labels = upload(device, z), upload(device, t)
-    ahead, expected, loss = poisoned(device, *shape), poisoned(device, *shape), poisoned(device, 1)
-    device.ops.sigmoid_cross_entropy_forward(
-        logits, labels, None, loss, ahead, scale=SCALE, workspace=workspace
-    )
-    device.ops.sigmoid_cross_entropy_backward(logits, labels, expected, scale=SCALE)
-    assert np.isfinite(np.asarray(loss)).all()
-    assert_same_bits(np.asarray(ahead), np.asarray(expected))
     probabilities, alone = poisoned(device, *shape), poisoned(device, *shape)
+    expected = poisoned(device, *shape)
+    device.ops.sigmoid_cross_entropy_backward(logits, labels, expected, scale=SCALE)
     device.ops.sigmoid_cross_entropy_forward(
         logits, labels, probabilities, None, alone, scale=SCALE
     )
@@ -152,6 +166,7 @@ def test_mean_squared_error(device: Any) -> None:
         check_gradient(
             device, f"{name}_backward", (x, target), 2 * SCALE * gamma(3) * difference, rng
         )
+        check_gradient_of_forward(device, name, x, target)
 
     for_all(st.tuples(element_counts(device), SEEDS), examples_for(device, 15), body)
 
@@ -240,6 +255,7 @@ def test_softmax_cross_entropy(device: Any) -> None:
         weight = t.sum(axis=-1, keepdims=True, dtype=np.float64)
         gradient_error = (error + gamma(12 + columns // 32)) * p * weight + gamma(3) * t
         check_gradient(device, f"{name}_backward", (z, t), SCALE * gradient_error, rng)
+        check_gradient_of_forward(device, name, z, t, None)
 
     cases = st.tuples(st.integers(1, 90), COLUMNS, SEEDS)
     for_all(cases, examples_for(device, 15), body)

@@ -34,7 +34,6 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
         {},
         {
             "loss_sum": ONLY_LOADS,
-            "mean_squared_error_forward": ONLY_LOADS,
             "kullback_leibler_forward": ONLY_LOADS,
         },
     ),

@@ -48,6 +48,7 @@ _ALIASES = {
     "int64_t": "long long",
     "uint64_t": "unsigned long long",
     "size_t": "unsigned long",
+    "Bf16": "unsigned short",  # kernels/stored.cuh
 }
 _QUALIFIERS = {"const", "volatile", "__restrict__", "__restrict", "__grid_constant__", "register"}
 _INTEGER_WORDS = {"signed", "unsigned", "char", "short", "int", "long"}

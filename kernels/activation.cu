@@ -7,12 +7,23 @@
 // -DFROM_INPUT=1 to take it from x (negative slopes need that). Which f: -DACTIVATION, see
 // activation.cuh. Bound by memory: four floats per access, one pass.
 //
+// -DELEMENT=Bf16: all arrays hold bf16; arithmetic is float32.
+//
 // variants: -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu | -DACTIVATION=sigmoid
 // variants: -DACTIVATION=tanh | -DACTIVATION=softplus
 // variants: -DACTIVATION=leaky_relu -DFROM_INPUT=1 | -DACTIVATION=elu -DFROM_INPUT=1
+// variants(sm_80): -DACTIVATION=relu -DELEMENT=Bf16 | -DACTIVATION=leaky_relu -DELEMENT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DELEMENT=Bf16 | -DACTIVATION=sigmoid -DELEMENT=Bf16
+// variants(sm_80): -DACTIVATION=tanh -DELEMENT=Bf16 | -DACTIVATION=softplus -DELEMENT=Bf16
+// variants(sm_80): -DACTIVATION=leaky_relu -DFROM_INPUT=1 -DELEMENT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DFROM_INPUT=1 -DELEMENT=Bf16
 
 #include "activation.cuh"
-#include "flat.cuh"
+#include "stored.cuh"
+
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
 
 #ifndef FROM_INPUT
 #define FROM_INPUT 0
@@ -20,7 +31,8 @@
 
 // No __restrict__ where arrays may be the same: every element is read before it is written, by the
 // same thread.
-extern "C" __global__ void activation_forward(const float* x, float* y, long long n, float slope) {
+extern "C" __global__ void activation_forward(const ELEMENT* x, ELEMENT* y, long long n,
+                                              float slope) {
     for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
         constexpr int W = decltype(width)::value;
         Pack<W> pack = load<W>(x + i);
@@ -33,9 +45,9 @@ extern "C" __global__ void activation_forward(const float* x, float* y, long lon
 }
 
 // source: y, or x with FROM_INPUT
-extern "C" __global__ void activation_backward(const float* __restrict__ source, const float* dy,
-                                               float* dx, long long n, float slope,
-                                               int accumulate) {
+extern "C" __global__ void activation_backward(const ELEMENT* __restrict__ source,
+                                               const ELEMENT* dy, ELEMENT* dx, long long n,
+                                               float slope, int accumulate) {
     for_each_pack(n, aligned(source, dy, dx), [&](auto width, long long i) {
         constexpr int W = decltype(width)::value;
         const Pack<W> from = load<W>(source + i);

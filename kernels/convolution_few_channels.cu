@@ -21,19 +21,24 @@
 //
 // -DPRECISION=tf32 or bf16: both operands are rounded as for tensor cores, whose tiles would leave
 // most columns idle; the rounding of dy passes behind the loads.
+// -DELEMENT=Bf16: of dy, which is then rounded already.
 //
 // variants: |
-// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16
+// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16 | -DPRECISION=bf16 -DELEMENT=Bf16
 
 #include "common.cuh"
 #include "epilogue.cuh"
-#include "rounding.cuh"
+#include "stored.cuh"
 
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
 #ifndef PRECISION
 #define PRECISION float32
 #endif
 
 constexpr Precision OPERANDS = Precision::PRECISION;
+constexpr Precision OF_DY = sizeof(ELEMENT) == 2 ? Precision::float32 : OPERANDS;
 
 constexpr int THREADS = 256;
 constexpr int PIXELS = 8;  // of z per thread and turn, at 4 columns: 32 sums in registers
@@ -63,7 +68,7 @@ struct Reaching {
 // w (y_channels, kernel_h, kernel_w, x_channels); bias (x_channels), and activated as dx,
 // or null (epilogue.cuh). `band` rows of dx per block.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    convolution_backward_data_few(const float* __restrict__ dy, const float* __restrict__ w,
+    convolution_backward_data_few(const ELEMENT* __restrict__ dy, const float* __restrict__ w,
                                   const float* __restrict__ bias, float* dx, int batch, int height,
                                   int width, int x_channels, int y_height, int y_width,
                                   int y_channels, int kernel_h, int kernel_w, int stride_h,
@@ -95,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
 
     const Offset start = (static_cast<Offset>(image) * y_height + first_row) * y_width;
-    const float* const gradients = dy + start * y_channels;
+    const ELEMENT* const gradients = dy + start * y_channels;
     for (int item = threadIdx.x; item < ceil_div(pixels, PIXELS) * quads; item += THREADS) {
         const int block = quotient(item, quads), quad = item - block * quads;
         float4 sums[PIXELS] = {};
@@ -104,8 +109,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (int i = 0; i < PIXELS; ++i) {
                 const int pixel = min(block * PIXELS + i, pixels - 1);
-                const float* const from = gradients + pixel * y_channels + k;
-                a[i] = rounded(OPERANDS, __ldg(reinterpret_cast<const float4*>(from)));
+                a[i] = rounded(OF_DY, read_four(gradients + pixel * y_channels + k));
             }
             const float4* const b = weights + k * quads + quad;
             const float4 b0 = b[0], b1 = b[quads], b2 = b[2 * quads], b3 = b[3 * quads];

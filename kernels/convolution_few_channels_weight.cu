@@ -15,23 +15,29 @@
 // The order of a sum is fixed by the shapes; no floats are added atomically.
 //
 // -DPRECISION=tf32 or bf16: both operands are rounded as for tensor cores.
+// -DELEMENT=Bf16: of dy, which is then rounded already.
 //
 // variants: | -DCOLUMNS=9
-// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16
+// variants(sm_80): -DPRECISION=tf32 | -DPRECISION=bf16 | -DPRECISION=bf16 -DELEMENT=Bf16
 // variants(sm_80): -DPRECISION=tf32 -DCOLUMNS=9 | -DPRECISION=bf16 -DCOLUMNS=9
+// variants(sm_80): -DPRECISION=bf16 -DCOLUMNS=9 -DELEMENT=Bf16
 
 #include "common.cuh"
-#include "rounding.cuh"
+#include "stored.cuh"
 
 #ifndef COLUMNS
 #define COLUMNS 16  // of the weight per thread: 9 for 3 x 3 taps, 16 for 4 x 4
 #endif
 
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
 #ifndef PRECISION
 #define PRECISION float32
 #endif
 
 constexpr Precision OPERANDS = Precision::PRECISION;
+constexpr Precision OF_DY = sizeof(ELEMENT) == 2 ? Precision::float32 : OPERANDS;
 constexpr int THREADS = 256;
 constexpr int AHEAD = 4;  // pixels whose dy is on its way at a time
 constexpr int PAD = 4;    // between columns: keeps 16-byte stores aligned, spreads 4-byte reads
@@ -55,7 +61,7 @@ __device__ __forceinline__ void add(float4& sum, float4 other) {
 // of `band` rows of dy; block i takes items i, i + blocks, ... `lanes` threads share the pixels of
 // a band, for each 4 channels and COLUMNS taps.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    convolution_backward_weight_few(const float* __restrict__ x, const float* __restrict__ dy,
+    convolution_backward_weight_few(const float* __restrict__ x, const ELEMENT* __restrict__ dy,
                                     float* dw, int batch, int height, int width, int x_channels,
                                     int y_height, int y_width, int y_channels, int kernel_h,
                                     int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
@@ -98,12 +104,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         __syncthreads();
         const int pixels = lane < lanes ? rows * y_width : 0;
         const Offset start = (static_cast<Offset>(image) * y_height + top) * y_width;
-        const float4* const from = reinterpret_cast<const float4*>(dy) + start * quads + quad;
+        const ELEMENT* const from = dy + start * y_channels + 4 * quad;
         for (int first = lane; first < pixels; first += AHEAD * lanes) {
             float4 gradients[AHEAD];
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i) {
-                gradients[i] = __ldg(from + min(first + i * lanes, pixels - 1) * quads);
+                gradients[i] = read_four(from + min(first + i * lanes, pixels - 1) * y_channels);
             }
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i) {
@@ -111,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                 if (pixel >= pixels) break;
                 const int p = quotient(pixel, y_width), q = pixel - p * y_width;
                 const float* const at = tile + p * stride_h * line + q * stride_w * x_channels;
-                const float4 gradient = rounded(OPERANDS, gradients[i]);
+                const float4 gradient = rounded(OF_DY, gradients[i]);
 #pragma unroll
                 for (int j = 0; j < COLUMNS; ++j) add_products(sums[j], gradient, at[offsets[j]]);
             }

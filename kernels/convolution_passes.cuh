@@ -4,6 +4,7 @@
 // A Way is a class with the sources Patches, PatchColumns, FilterRows, PhaseWeights and Gradients
 // as its kernels need them, and
 //     static Sums product(left, right, range)   called by all threads of a block
+// Element is what arrays hold that are read, Number what the result holds: float or Bf16.
 //
 // `block` is the block's place in the grid that a pass's launch contract names: its own, or the one
 // that it plays (program.cu).
@@ -67,9 +68,9 @@ struct Played {
 };
 
 // y from x and w.
-template <class Way>
-__device__ __forceinline__ void forward(const Layer& layer, const float* __restrict__ x,
-                                        const float* __restrict__ w, Result result,
+template <class Way, class Element, class Number = float>
+__device__ __forceinline__ void forward(const Layer& layer, const Element* __restrict__ x,
+                                        const Element* __restrict__ w, ResultOf<Number> result,
                                         uint3 block = blockIdx) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
@@ -92,10 +93,10 @@ __device__ __forceinline__ void forward(const Layer& layer, const float* __restr
 }
 
 // dx from dy and w: block z is a slice of a phase of a group.
-template <class Way>
-__device__ __forceinline__ void backward_data(const Layer& layer, const float* __restrict__ dy,
-                                              const float* __restrict__ w, Result result,
-                                              uint3 block = blockIdx) {
+template <class Way, class Element, class Number = float>
+__device__ __forceinline__ void backward_data(const Layer& layer, const Element* __restrict__ dy,
+                                              const Element* __restrict__ w,
+                                              ResultOf<Number> result, uint3 block = blockIdx) {
     const int phases = layer.stride_h * layer.stride_w;
     const int phase = block.z / result.slices % phases;
     const int group = block.z / result.slices / phases;
@@ -129,10 +130,10 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const float* _
 
 // dw from x and dy: lines are filters and columns taps, or, where a Way has them TRANSPOSED, the
 // other way round.
-template <class Way>
-__device__ __forceinline__ void backward_weight(const Layer& layer, const float* __restrict__ x,
-                                                const float* __restrict__ dy, Result result,
-                                                uint3 block = blockIdx) {
+template <class Way, class Element, class Number = float>
+__device__ __forceinline__ void backward_weight(const Layer& layer, const Element* __restrict__ x,
+                                                const Element* __restrict__ dy,
+                                                ResultOf<Number> result, uint3 block = blockIdx) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();

@@ -6,11 +6,11 @@
 //     fill(copies, slab, depths)   start this thread's share of the copies of the next slab (zeros
 //                                  where a line lies outside, and from the depths-th depth on),
 //                                  and move on to the slab after it
-//     using Slab                   how its slabs lie in shared memory, and which part of them is
-//     the
-//                                  calling thread's: a layout of pipeline.cuh or tensor_core.cuh
+//     using Slab                   how its slabs lie in shared memory, which part of them is the
+//                                  calling thread's, and whether they are of floats or Bf16: a
+//                                  layout of pipeline.cuh or tensor_core.cuh
 //
-// A thread's share are units of UNIT neighbours in memory, and a copy moves CopyWidth::floats of
+// A thread's share are units of UNIT neighbours in memory, and a copy moves CopyWidth::numbers of
 // them: all at once, or one after the other where memory does not allow 16 bytes at a time.
 // Addresses need no division: a position is kept as digits (tap row, tap column, channel) and moves
 // on with at most one carry each.
@@ -44,14 +44,15 @@ struct Coordinates<LINES, 0> {
 template <class Layout, int LARGEST>
 struct Patches {
     using Slab = Layout;
-    const float* images;                   // at the group's first channel
+    using Element = typename Slab::Element;
+    const Element* images;                 // at the group's first channel
     int corner[Slab::SHARE];               // the pixel that tap (0, 0) of each line looks at, and
     Coordinates<Slab::SHARE, LARGEST> at;  // its coordinates in its image
     Position tap, step;                    // (tap_h, tap_w, channel) of this thread's next depth
     int height, width, pitch, channels, taps_w, step_h, step_w;
     CopyWidth copied;
 
-    __device__ Patches(const float* __restrict__ images, int batch, int height, int width,
+    __device__ Patches(const Element* __restrict__ images, int batch, int height, int width,
                        int pitch, int channels, int grid_h, int grid_w, Axis vertical,
                        Axis horizontal, int first_line, int first_depth)
         : images(images),
@@ -77,10 +78,10 @@ struct Patches {
         }
     }
 
-    __device__ void fill(Copies& copies, float* slab, int depths) {
+    __device__ void fill(Copies& copies, Element* slab, int depths) {
         Position looking = tap;
 #pragma unroll 1
-        for (int part = 0; part < UNIT; part += copied.floats) {
+        for (int part = 0; part < UNIT; part += copied.numbers) {
             const int down = looking.n * step_h, right = looking.h * step_w;
             const bool within = Slab::depth() + part < depths;
             UNROLL
@@ -93,7 +94,7 @@ struct Patches {
                 const int pixel = corner[i] + (down * width + right);
                 copies.start(Slab::place(slab, i, part),
                              images + static_cast<Offset>(pixel) * pitch + looking.w, inside,
-                             copied.floats);
+                             copied.numbers);
             }
             advance(looking, {0, 0, 1}, taps_w, channels);
         }
@@ -105,14 +106,15 @@ struct Patches {
 template <class Layout>
 struct PatchColumns {
     using Slab = Layout;
-    const float* images;  // at the group's first channel
-    Position tap;         // of this thread's first line
-    Position at, step;    // of this thread's next depth; its depths are Slab::STEP apart
+    using Element = typename Slab::Element;
+    const Element* images;  // at the group's first channel
+    Position tap;           // of this thread's first line
+    Position at, step;      // of this thread's next depth; its depths are Slab::STEP apart
     int height, width, pitch, channels, grid_h, grid_w;
     Axis vertical, horizontal;
     CopyWidth copied;
 
-    __device__ PatchColumns(const float* __restrict__ images, int height, int width, int pitch,
+    __device__ PatchColumns(const Element* __restrict__ images, int height, int width, int pitch,
                             int channels, int grid_h, int grid_w, Axis vertical, Axis horizontal,
                             int first_line, int first_depth)
         : images(images),
@@ -130,11 +132,11 @@ struct PatchColumns {
         step = position(Slab::STEP, grid_h, grid_w);
     }
 
-    __device__ void fill(Copies& copies, float* slab, int depths) {
+    __device__ void fill(Copies& copies, Element* slab, int depths) {
         const Position first = at;
         Position of_line = tap;
 #pragma unroll 1
-        for (int part = 0; part < UNIT; part += copied.floats) {
+        for (int part = 0; part < UNIT; part += copied.numbers) {
             const int h = vertical.origin + of_line.n * vertical.step;
             const int w = horizontal.origin + of_line.h * horizontal.step;
             const bool reached = of_line.n < vertical.taps;
@@ -149,7 +151,7 @@ struct PatchColumns {
                 if (Slab::has(i)) {
                     copies.start(Slab::place(slab, i, part),
                                  images + static_cast<Offset>(pixel) * pitch + of_line.w, inside,
-                                 copied.floats);
+                                 copied.numbers);
                 }
                 advance(at, step, grid_h, grid_w);
             }
@@ -162,11 +164,12 @@ struct PatchColumns {
 template <class Layout>
 struct MatrixRows {
     using Slab = Layout;
-    const float* row[Slab::SHARE];  // at this thread's next depth
-    int inside;                     // bit i: row i is one of the matrix
+    using Element = typename Slab::Element;
+    const Element* row[Slab::SHARE];  // at this thread's next depth
+    int inside;                       // bit i: row i is one of the matrix
     CopyWidth copied;
 
-    __device__ MatrixRows(const float* __restrict__ matrix, int first_line, int lines, int pitch,
+    __device__ MatrixRows(const Element* __restrict__ matrix, int first_line, int lines, int pitch,
                           int first_depth)
         : inside(0), copied(matrix, pitch) {
         UNROLL
@@ -177,15 +180,15 @@ struct MatrixRows {
         }
     }
 
-    __device__ void fill(Copies& copies, float* slab, int depths) {
+    __device__ void fill(Copies& copies, Element* slab, int depths) {
 #pragma unroll 1
-        for (int part = 0; part < UNIT; part += copied.floats) {
+        for (int part = 0; part < UNIT; part += copied.numbers) {
             const bool within = Slab::depth() + part < depths;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
                 if (!Slab::has(i)) continue;
                 copies.start(Slab::place(slab, i, part), row[i] + part, (inside >> i & 1) & within,
-                             copied.floats);
+                             copied.numbers);
             }
         }
         UNROLL
@@ -197,12 +200,13 @@ struct MatrixRows {
 template <class Layout>
 struct MatrixColumns {
     using Slab = Layout;
-    const float* next;  // at this thread's next depth; its depths are Slab::STEP apart
+    using Element = typename Slab::Element;
+    const Element* next;  // at this thread's next depth; its depths are Slab::STEP apart
     int rows_pitch, left;
     CopyWidth copied;
 
-    __device__ MatrixColumns(const float* __restrict__ matrix, int first_line, int lines, int pitch,
-                             int first_depth)
+    __device__ MatrixColumns(const Element* __restrict__ matrix, int first_line, int lines,
+                             int pitch, int first_depth)
         : rows_pitch(Slab::STEP * pitch),
           left(lines - first_line - Slab::line()),
           copied(matrix, lines | pitch) {  // multiples of 4, both of them
@@ -210,15 +214,15 @@ struct MatrixColumns {
                (first_line + Slab::line());
     }
 
-    __device__ void fill(Copies& copies, float* slab, int depths) {
+    __device__ void fill(Copies& copies, Element* slab, int depths) {
 #pragma unroll 1
-        for (int part = 0; part < UNIT; part += copied.floats) {
-            const float* const from = next + part;
+        for (int part = 0; part < UNIT; part += copied.numbers) {
+            const Element* const from = next + part;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
                 if (!Slab::has(i)) continue;
                 copies.start(Slab::place(slab, i, part), from + static_cast<Offset>(i) * rows_pitch,
-                             (part < left) & (Slab::depth(i) < depths), copied.floats);
+                             (part < left) & (Slab::depth(i) < depths), copied.numbers);
             }
         }
         next += static_cast<Offset>(Slab::SHARE) * rows_pitch;
@@ -229,12 +233,13 @@ struct MatrixColumns {
 template <class Layout>
 struct PhaseWeights {
     using Slab = Layout;
-    const float* start;  // of the phase's first tap, at this thread's channel of x
-    Position at, step;   // of this thread's next depth; its depths are Slab::STEP apart
+    using Element = typename Slab::Element;
+    const Element* start;  // of the phase's first tap, at this thread's channel of x
+    Position at, step;     // of this thread's next depth; its depths are Slab::STEP apart
     int y_channels, taps_w, down, right, filter, left;
     CopyWidth copied;
 
-    __device__ PhaseWeights(const float* __restrict__ group, int kernel_h, int kernel_w,
+    __device__ PhaseWeights(const Element* __restrict__ group, int kernel_h, int kernel_w,
                             int x_channels, int y_channels, Phase vertical, Phase horizontal,
                             int first_line, int first_depth)
         : y_channels(y_channels),
@@ -250,18 +255,18 @@ struct PhaseWeights {
         step = position(Slab::STEP, taps_w, y_channels);
     }
 
-    __device__ void fill(Copies& copies, float* slab, int depths) {
+    __device__ void fill(Copies& copies, Element* slab, int depths) {
         const Position first = at;
 #pragma unroll 1
-        for (int part = 0; part < UNIT; part += copied.floats) {
-            const float* const from = start + part;
+        for (int part = 0; part < UNIT; part += copied.numbers) {
+            const Element* const from = start + part;
             at = first;
             UNROLL
             for (int i = 0; i < Slab::SHARE; ++i) {
-                const float* const channel = from + static_cast<Offset>(at.w) * filter;
+                const Element* const channel = from + static_cast<Offset>(at.w) * filter;
                 if (Slab::has(i)) {
                     copies.start(Slab::place(slab, i, part), channel + (at.n * down + at.h * right),
-                                 (part < left) & (Slab::depth(i) < depths), copied.floats);
+                                 (part < left) & (Slab::depth(i) < depths), copied.numbers);
                 }
                 advance(at, step, taps_w, y_channels);
             }

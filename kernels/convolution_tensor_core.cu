@@ -1,5 +1,7 @@
 // Convolution and transposed convolution on tensor cores: the three kernels of convolution.cu with
-// operands rounded to TF32 or bf16. Memory holds float32 everywhere, and sums are float32.
+// operands rounded to TF32 or bf16, and float32 sums. Memory holds float32; or bf16 of activations,
+// their gradients and weights, if not of the gradients of weights (-DELEMENT: of what is read,
+// -DRESULT: of what is written).
 //
 //     x (N, H, W, C)    the large side, groups * Cg channels
 //     y (N, P, Q, K)    the small side, groups * Kg channels
@@ -17,6 +19,8 @@
 // starts at a multiple of 16 bytes, else 4; the result is the same, and any number of channels
 // works. What lies outside an image, a tile or a slice arrives as zeros (cp.async fills them in).
 //
+// Bf16 arrays have channels, per group, in multiples of 8, and start at multiples of 16 bytes.
+//
 // Tiles: 128 x 128 where the result has many (each element from memory then serves 128 products),
 // 128 x 64 for 64 channels, 64 x 64 for smaller layers, 128 x 8 for images. Slices of the summed
 // dimension as in convolution.cu.
@@ -29,6 +33,23 @@
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4 -DRESULT=Bf16
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
+// variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128
+// variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64
+// variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
+
+#ifndef ELEMENT
+#define ELEMENT float  // what memory and shared memory hold of the operands: float or Bf16
+#endif
+#ifndef RESULT
+#define RESULT float  // what memory holds of the result: float or Bf16
+#endif
 
 #include "tensor_core.cuh"
 
@@ -52,18 +73,16 @@ struct TensorCore {
 
 // y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
 // becomes of the sums is told in epilogue.cuh.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    convolution_forward_tensor_core(const float* __restrict__ x, const float* __restrict__ w,
-                                    const float* __restrict__ bias, float* y, int batch, int height,
-                                    int width, int x_channels, int y_height, int y_width,
-                                    int y_channels, int kernel_h, int kernel_w, int stride_h,
-                                    int stride_w, int pad_h, int pad_w, int dilation_h,
-                                    int dilation_w, int groups, int slices, int accumulate,
-                                    const float* activated, int activation, float slope) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_forward_tensor_core(
+    const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, const float* __restrict__ bias,
+    RESULT* y, int batch, int height, int width, int x_channels, int y_height, int y_width,
+    int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
+    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const RESULT* activated,
+    int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<TensorCore>(
+    forward<TensorCore, ELEMENT, RESULT>(
         layer, x, w,
         {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
@@ -71,29 +90,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 // dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
 // with a bias this is the forward of a transposed convolution.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_data_tensor_core(
-    const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,
-    float* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
+    const ELEMENT* __restrict__ dy, const ELEMENT* __restrict__ w, const float* __restrict__ bias,
+    RESULT* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
+    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const RESULT* activated,
     int activation, float slope) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<TensorCore>(
+    backward_data<TensorCore, ELEMENT, RESULT>(
         layer, dy, w,
         {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_weight_tensor_core(
-    const float* __restrict__ x, const float* __restrict__ dy, float* dw, int batch, int height,
+    const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ dy, float* dw, int batch, int height,
     int width, int x_channels, int y_height, int y_width, int y_channels, int kernel_h,
     int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w,
     int groups, int slices, int accumulate) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<TensorCore>(
+    backward_weight<TensorCore, ELEMENT>(
         layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
 

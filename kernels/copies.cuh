@@ -15,11 +15,14 @@
 template <int STEPS, int MOST>
 class CopiesUnderWay {
   public:
-    // `floats` (1 or 4) numbers; where not inside, zeros are written and `from` is not read.
-    __device__ GPU_INLINE void start(float* to, const float* from, bool inside, int floats) {
+    // So many `numbers` as make 16 or 4 bytes; where not inside, zeros are written and `from` is
+    // not read.
+    template <class Number>
+    __device__ GPU_INLINE void start(Number* to, const Number* from, bool inside, int numbers) {
+        const bool sixteen = numbers * sizeof(Number) == 16;
 #if __CUDA_ARCH__ >= 800
         const auto place = static_cast<unsigned>(__cvta_generic_to_shared(to));
-        if (floats == 4) {
+        if (sixteen) {
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place), "l"(from),
                          "r"(inside ? 16 : 0)
                          : "memory");
@@ -30,12 +33,12 @@ class CopiesUnderWay {
         }
 #elif defined(PYGAN_CPU_DRIVER)
         if (threadIdx.x % 2 == 0) {
-            make({to, from, inside, floats});
+            make({to, from, inside, sixteen});
         } else {
-            under_way[newest % STEPS][started++] = {to, from, inside, floats};
+            under_way[newest % STEPS][started++] = {to, from, inside, sixteen};
         }
 #else
-        make({to, from, inside, floats});
+        make({to, from, inside, sixteen});
 #endif
     }
 
@@ -61,21 +64,22 @@ class CopiesUnderWay {
 
   private:
     struct Copy {
-        float* to;
-        const float* from;
+        void* to;
+        const void* from;
         bool inside;
-        int floats;
+        bool sixteen;
     };
 
     // Not by __ldg: as cp.async does, a copy sees what other blocks wrote before a barrier of the
     // grid (program.cu), which the read-only path does not.
     __device__ __forceinline__ static void make(Copy copy) {
-        if (copy.floats == 4) {
+        if (copy.sixteen) {
             const float4 zeros = {0.0f, 0.0f, 0.0f, 0.0f};
-            *reinterpret_cast<float4*>(copy.to) =
-                copy.inside ? *reinterpret_cast<const float4*>(copy.from) : zeros;
+            *static_cast<float4*>(copy.to) =
+                copy.inside ? *static_cast<const float4*>(copy.from) : zeros;
         } else {
-            *copy.to = copy.inside ? *copy.from : 0.0f;
+            *static_cast<float*>(copy.to) =
+                copy.inside ? *static_cast<const float*>(copy.from) : 0.0f;
         }
     }
 

@@ -13,7 +13,7 @@
 
 #include "activation.cuh"
 #include "common.cuh"
-#include "flat.cuh"
+#include "stored.cuh"
 
 #ifndef BIAS_IS_WRITTEN
 #define BIAS_IS_WRITTEN 0  // 1: the launch itself may have (program.cu); no read-only path then
@@ -31,9 +31,11 @@ __device__ __forceinline__ Activation read_late(Activation kind) {
 #endif
 }
 
-struct Epilogue {
-    const float* bias;       // one per channel, or null
-    const float* activated;  // what f gave, of the result's shape, or null: then f is applied
+// Number: of the result, float or Bf16.
+template <class Number>
+struct EpilogueOf {
+    const float* bias;        // one per channel, or null
+    const Number* activated;  // what f gave, of the result's shape, or null: then f is applied
     Activation activation;
     float slope;
     int accumulate;
@@ -43,7 +45,7 @@ struct Epilogue {
     // be any activation, or only none, relu and leaky_relu: in a thread with many sums the others
     // would be a copy of their code for each of them.
     template <bool SMOOTH, int N>
-    __device__ __forceinline__ Pack<N> finish(Pack<N> sums, const float* out, Offset index,
+    __device__ __forceinline__ Pack<N> finish(Pack<N> sums, const Number* out, Offset index,
                                               int channel) const {
         if (bias != nullptr) {
 #pragma unroll
@@ -86,3 +88,5 @@ struct Epilogue {
         return y > 0.0f ? 1.0f : activation == Activation::elu ? y + below : below;
     }
 };
+
+using Epilogue = EpilogueOf<float>;

@@ -16,6 +16,10 @@ __device__ __forceinline__ Pack<WIDTH> load(const float* from) {
         pack.at[1] = four.y;
         pack.at[2] = four.z;
         pack.at[3] = four.w;
+    } else if constexpr (WIDTH == 2) {
+        const float2 two = *reinterpret_cast<const float2*>(from);
+        pack.at[0] = two.x;
+        pack.at[1] = two.y;
     } else {
         pack.at[0] = *from;
     }
@@ -27,14 +31,16 @@ __device__ __forceinline__ void store(float* to, const Pack<WIDTH>& pack) {
     if constexpr (WIDTH == 4) {
         *reinterpret_cast<float4*>(to) =
             make_float4(pack.at[0], pack.at[1], pack.at[2], pack.at[3]);
+    } else if constexpr (WIDTH == 2) {
+        *reinterpret_cast<float2*>(to) = make_float2(pack.at[0], pack.at[1]);
     } else {
         *to = pack.at[0];
     }
 }
 
 // The gradient convention of every backward: overwrite, whatever the buffer held, or add.
-template <int WIDTH>
-__device__ __forceinline__ void store_gradient(float* to, Pack<WIDTH> pack, int accumulate) {
+template <int WIDTH, class Number>
+__device__ __forceinline__ void store_gradient(Number* to, Pack<WIDTH> pack, int accumulate) {
     if (accumulate) {
         const Pack<WIDTH> before = load<WIDTH>(to);
 #pragma unroll

@@ -17,11 +17,21 @@
 // from about 5 microseconds to 2. Last, threads take VECTOR neighbours at a time: as many bytes
 // under way, from a quarter of the instructions, and no sum in another order.
 //
+// -DELEMENT=Bf16: of dy, -DRESULT=Bf16: of y and activated; sums are float32.
+//
 // variants: -DVECTOR=1 | -DVECTOR=4
+// variants(sm_80): -DVECTOR=1 -DELEMENT=Bf16 | -DVECTOR=4 -DELEMENT=Bf16
+// variants(sm_80): -DVECTOR=1 -DRESULT=Bf16 | -DVECTOR=4 -DRESULT=Bf16
 
 #include "common.cuh"
 #include "epilogue.cuh"
 
+#ifndef ELEMENT
+#define ELEMENT float
+#endif
+#ifndef RESULT
+#define RESULT float
+#endif
 #ifndef VECTOR
 #define VECTOR 1  // neighbours that a thread takes at a time; 4 where all is aligned to 16 bytes
 #endif
@@ -35,7 +45,8 @@ constexpr int THREADS = ELEMENTS / VECTOR;  // of sum_partials
 
 using Numbers = Pack<VECTOR>;
 
-__device__ __forceinline__ void add(Numbers& sum, const float* from) {
+template <class Number>
+__device__ __forceinline__ void add(Numbers& sum, const Number* from) {
     const Numbers more = load<VECTOR>(from);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) sum.at[k] += more.at[k];
@@ -43,7 +54,8 @@ __device__ __forceinline__ void add(Numbers& sum, const float* from) {
 
 // The sum of every ROWS-th line of `from` from this thread's row on, `pitch` floats apart, then of
 // the block's rows; row 0 gets it. To be called by all threads, with lines = 0 where there is none.
-__device__ __forceinline__ Numbers fold(const float* from, Offset pitch, Offset lines) {
+template <class Number>
+__device__ __forceinline__ Numbers fold(const Number* from, Offset pitch, Offset lines) {
     __shared__ __align__(16) float folded[ROWS][COLUMNS];
     const int column = threadIdx.x % LANES * VECTOR;
     const int row = threadIdx.x / LANES;
@@ -63,7 +75,7 @@ __device__ __forceinline__ Numbers fold(const float* from, Offset pitch, Offset 
 // [i * COLUMNS, ...) over the rows of slice s. With one slice `partials` is the result itself, and
 // accumulate adds to what it holds.
 extern "C" __global__ void __launch_bounds__(FOLDERS, 4 * VECTOR)
-    bias_backward(const float* __restrict__ dy, float* partials, int rows, int channels,
+    bias_backward(const ELEMENT* __restrict__ dy, float* partials, int rows, int channels,
                   int accumulate) {
     const int channel = blockIdx.x * COLUMNS + threadIdx.x % LANES * VECTOR;
     const int length = ceil_div(rows, static_cast<int>(gridDim.y));
@@ -78,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(FOLDERS, 4 * VECTOR)
     }
 }
 
-__device__ __forceinline__ void finish(const Numbers& sum, const Epilogue& epilogue, float* y,
-                                       Offset index, int channels) {
+__device__ __forceinline__ void finish(const Numbers& sum, const EpilogueOf<RESULT>& epilogue,
+                                       RESULT* y, Offset index, int channels) {
     const int channel = static_cast<int>(index % channels);
     store<VECTOR>(y + index, epilogue.finish<true, VECTOR>(sum, y + index, index, channel));
 }
@@ -87,8 +99,8 @@ __device__ __forceinline__ void finish(const Numbers& sum, const Epilogue& epilo
 // partials (slices, size), y (size); bias (channels) or null, where channels divides size.
 // activated, activation and slope as in epilogue.cuh.
 extern "C" __global__ void __launch_bounds__(THREADS, 4 * VECTOR)
-    sum_partials(const float* __restrict__ partials, const float* __restrict__ bias, float* y,
-                 long long size, int channels, int slices, int accumulate, const float* activated,
+    sum_partials(const float* __restrict__ partials, const float* __restrict__ bias, RESULT* y,
+                 long long size, int channels, int slices, int accumulate, const RESULT* activated,
                  int activation, float slope) {
     const Offset index = (static_cast<Offset>(blockIdx.x) * THREADS + threadIdx.x) * VECTOR;
     if (index >= size) return;
@@ -100,9 +112,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4 * VECTOR)
 
 // As sum_partials: the threads of row r add slices r, r + ROWS, ..., and those of row 0 the rows.
 extern "C" __global__ void __launch_bounds__(FOLDERS, 4 * VECTOR)
-    sum_many_partials(const float* __restrict__ partials, const float* __restrict__ bias, float* y,
+    sum_many_partials(const float* __restrict__ partials, const float* __restrict__ bias, RESULT* y,
                       long long size, int channels, int slices, int accumulate,
-                      const float* activated, int activation, float slope) {
+                      const RESULT* activated, int activation, float slope) {
     const Offset index = static_cast<Offset>(blockIdx.x) * COLUMNS + threadIdx.x % LANES * VECTOR;
     const bool inside = index < size;
     const Numbers sum = fold(partials + index, size, inside ? slices : 0);

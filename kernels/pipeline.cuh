@@ -87,15 +87,15 @@ constexpr int UNIT = VECTOR;  // floats that a thread copies at a time
 // Floats that a copy moves: known before the launch.
 #if !COPY_WIDTH_AT_RUN_TIME
 struct CopyWidth {
-    static constexpr int floats = VECTOR;
+    static constexpr int numbers = VECTOR;
     __device__ CopyWidth(const float*, int) {}
 };
 #else
 struct CopyWidth {
-    int floats;
+    int numbers;
     // `run`: how many numbers lie together, from `start` on, again and again.
     __device__ CopyWidth(const float* start, int run)
-        : floats(run % 4 == 0 && reinterpret_cast<unsigned long long>(start) % 16 == 0 ? 4 : 1) {}
+        : numbers(run % 4 == 0 && reinterpret_cast<unsigned long long>(start) % 16 == 0 ? 4 : 1) {}
 };
 #endif
 
@@ -105,6 +105,7 @@ struct CopyWidth {
 // neighbouring rows keep the same chunk in 8 different places of the banks.
 template <int EXTENT, int MICRO>
 struct AlongDepth {
+    using Element = float;
     static constexpr bool ALONG_DEPTH = true;
     static constexpr int CHUNKS = TILE_K / VECTOR;
     static constexpr int ROWS = THREADS / CHUNKS;  // copied by the block at a time
@@ -136,6 +137,7 @@ struct AlongDepth {
 // Neighbouring threads read neighbouring 16 bytes.
 template <int EXTENT, int MICRO>
 struct AcrossLines {
+    using Element = float;
     static constexpr bool ALONG_DEPTH = false;
     static constexpr int CHUNKS = EXTENT / VECTOR;
     static constexpr int STEP = THREADS / CHUNKS;  // from a thread's depth to its next

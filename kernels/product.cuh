@@ -28,18 +28,20 @@ __device__ __forceinline__ DepthRange depth_range(int depth, int slice, int slic
 // The end of every product: the sum goes to `out`, or, where the depth is cut into slices, as it is
 // to this slice's copy of `out` (sum_partials in partial_sums.cu then adds the copies in order, and
 // finishes their sum).
-struct Result {
-    float* out;   // the result, or the first of `slices` copies of it
+template <class Number>
+struct ResultOf {
+    Number* out;  // the result, or the first of `slices` copies of it, which are of floats
     Offset size;  // elements of the result
     int slice, slices;
-    Epilogue epilogue;
+    EpilogueOf<Number> epilogue;
 
     // RUN sums of neighbouring channels at once: the first `left` of them, where a run of channels
-    // has `run` in all. With RUN = 4, and run, channel and index multiples of 4, that is 16 bytes.
+    // has `run` in all. With RUN = 4, and run, channel and index multiples of 4, that is 16 bytes;
+    // likewise for 2.
     template <bool SMOOTH, int RUN>
     __device__ __forceinline__ void store_run(Offset index, int channel, const Pack<RUN>& sums,
                                               int left, int run) const {
-        if (RUN != 4 || run % 4 != 0) {
+        if (RUN == 1 || run % RUN != 0) {
             UNROLL
             for (int j = 0; j < RUN; ++j) {
                 if (j < left) put<SMOOTH, 1>(index + j, channel + j, {{sums.at[j]}});
@@ -55,10 +57,13 @@ struct Result {
         if (slices > 1) {
             ::store<N>(out + (slice * size + index), sums);
         } else {
-            ::store<N>(out + index, epilogue.finish<SMOOTH>(sums, out + index, index, channel));
+            ::store<N>(out + index,
+                       epilogue.template finish<SMOOTH>(sums, out + index, index, channel));
         }
     }
 };
+
+using Result = ResultOf<float>;
 
 // Most sums of a thread whose ends may be any activation.
 constexpr int FEW_SUMS = 8;
@@ -69,9 +74,10 @@ constexpr int FEW_SUMS = 8;
 //     at(i, j)                   the sums themselves
 //     RUN                        columns j, j + 1, ... (RUN of them) that are neighbours
 // Line l of the result begins at place(l), and its first column is channel `first_channel`.
-template <class Sums, class Place>
-__device__ __forceinline__ void store_lines(const Sums& sums, const Result& result, int lines,
-                                            int columns, int first_channel, const Place& place) {
+template <class Sums, class Number, class Place>
+__device__ __forceinline__ void store_lines(const Sums& sums, const ResultOf<Number>& result,
+                                            int lines, int columns, int first_channel,
+                                            const Place& place) {
     constexpr bool SMOOTH = Sums::LINES * Sums::COLUMNS <= FEW_SUMS;
     UNROLL
     for (int i = 0; i < Sums::LINES; ++i) {

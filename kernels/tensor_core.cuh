@@ -8,10 +8,13 @@
 //      or 16 (bf16) deep. Each lane holds a few elements of both operands (fragments) and 4 sums.
 //   2. The copies: 16 bytes at a time from memory to shared memory, STAGES - 1 steps ahead of their
 //      use (copies.cuh). One barrier per step is enough.
-//   3. The rounding: memory and shared memory hold float32. An element is rounded when it enters a
-//      fragment: to TF32 to nearest, ties away from zero (cvt.rna); to bf16 to nearest, ties to
-//      even (cvt.rn). So weights and activations stay float32, and both precisions share all the
-//      rest.
+//   3. The rounding: where memory and shared memory hold float32, an element is rounded when it
+//      enters a fragment: to TF32 to nearest, ties away from zero (cvt.rna); to bf16 to nearest,
+//      ties to even (cvt.rn). So weights and activations stay float32, and both precisions share
+//      all the rest. Where memory holds bf16 (-DELEMENT=Bf16), shared memory does too: half the
+//      bytes, no rounding, and one ldmatrix brings a warp the fragments of four 8 x 8 matrices,
+//      transposed where lines are what is contiguous. Such arrays come in whole units, 8 channels
+//      at multiples of 16 bytes.
 //
 // Every instruction of PTX sits in a function of its own with a plain body beside it, which
 // computes the same from the same registers: that is what the CPU driver runs. Sums differ in one
@@ -40,8 +43,10 @@
 #include "copies.cuh"
 #include "product.cuh"
 #include "rounding.cuh"
+#include "stored.cuh"
 
-constexpr int UNIT = 4;  // floats that a thread copies at a time: 16 bytes
+constexpr int UNIT = 16 / sizeof(ELEMENT);  // numbers that a thread copies at a time: 16 bytes
+constexpr bool HALVES = sizeof(ELEMENT) == 2;
 
 constexpr int WARPS = 4;
 constexpr int WARPS_M = TILE_N == 8 ? 4 : 2;
@@ -149,16 +154,23 @@ __device__ __forceinline__ void multiply_add(bf16, float (&sums)[4], const LeftF
 
 using Copies = CopiesUnderWay<STAGES, 2 * (TILE_M + TILE_N) * TILE_K / THREADS>;
 
-// Floats of a unit that one copy moves: all where memory allows 16 bytes at a time. run: how many
+// Numbers of a unit that one copy moves: all where memory allows 16 bytes at a time. run: how many
 // neighbours follow each other.
-struct CopyWidth {
-    int floats;
+template <class Number>
+struct CopyWidthOf {
+    int numbers;
 
-    __device__ CopyWidth(const float* start, int run) {
+    __device__ CopyWidthOf(const Number* start, int run) {
         const bool aligned = reinterpret_cast<unsigned long long>(start) % (4 * UNIT) == 0;
-        floats = aligned && run % UNIT == 0 ? UNIT : 1;
+        numbers = aligned && run % UNIT == 0 ? UNIT : 1;
     }
 };
+template <>
+struct CopyWidthOf<Bf16> {
+    static constexpr int numbers = UNIT;
+    __device__ CopyWidthOf(const Bf16*, int) {}
+};
+using CopyWidth = CopyWidthOf<ELEMENT>;
 
 // Slabs: TILE_K depths of LINES lines in shared memory, and how the threads share the copying of
 // them. A unit is UNIT neighbours in memory. The padding keeps units 16-byte aligned and lets the
@@ -167,44 +179,65 @@ struct CopyWidth {
 // Neighbours in memory differ in depth: thread -> depth(), and line(i) for i < SHARE.
 template <int LINES_OF_SLAB>
 struct AlongDepth {
+    using Element = ELEMENT;
     static constexpr int LINES = LINES_OF_SLAB;
     static constexpr int PITCH = TILE_K + 8, SIZE = LINES * PITCH;
     static constexpr int UNITS = TILE_K / UNIT;  // of a line
     static constexpr int SHARE = (LINES + THREADS / UNITS - 1) / (THREADS / UNITS);
-    static_assert(2 * PITCH % 32 == 16, "8-byte reads of 4 lines by half a warp: no conflict");
+    static_assert(HALVES || 2 * PITCH % 32 == 16,
+                  "8-byte reads of 4 lines by half a warp: no conflict");
+    static_assert(!HALVES || PITCH % 16 == 8, "16-byte reads of 8 lines: no conflict");
 
     __device__ static int depth() { return threadIdx.x % UNITS * UNIT; }
     __device__ static int line(int i) { return threadIdx.x / UNITS + i * (THREADS / UNITS); }
     __device__ static bool has(int i) { return line(i) < LINES; }
-    __device__ static float* place(float* slab, int i, int part) {
+    __device__ static Element* place(Element* slab, int i, int part) {
         return slab + line(i) * PITCH + depth() + part;
     }
     // Elements (line, depth) and (line, depth + 1); depth is even.
     __device__ static float2 pair(const float* slab, int line, int depth) {
         return *reinterpret_cast<const float2*>(slab + line * PITCH + depth);
     }
+    __device__ static unsigned pair(const Bf16* slab, int line, int depth) {
+        return *reinterpret_cast<const unsigned*>(slab + line * PITCH + depth);
+    }
+    // Of an 8 x 8 matrix, where the line (or depth) begins that a lane names for ldmatrix.
+    static constexpr bool TRANSPOSED = false;
+    __device__ static const Bf16* row_of(const Bf16* slab, int line, int depth, int number) {
+        return slab + (line + number) * PITCH + depth;
+    }
 };
 
 // Neighbours in memory are neighbouring lines: thread -> line(), and depth(i) for i < SHARE.
 template <int LINES_OF_SLAB>
 struct AcrossLines {
+    using Element = ELEMENT;
     static constexpr int LINES = LINES_OF_SLAB;
-    static constexpr int PITCH = LINES + 4, SIZE = TILE_K * PITCH;
+    static constexpr int PITCH = LINES + UNIT, SIZE = TILE_K * PITCH;
     static constexpr int UNITS = LINES / UNIT;  // of a depth
     static constexpr int STEP = THREADS / UNITS < TILE_K ? THREADS / UNITS : TILE_K;
     static constexpr int SHARE = TILE_K / STEP;
     static_assert(TILE_K % STEP == 0, "a thread's depths are STEP apart, from slab to slab too");
-    static_assert(2 * PITCH % 32 == 8 || 2 * PITCH % 32 == 24,
+    static_assert(HALVES || 2 * PITCH % 32 == 8 || 2 * PITCH % 32 == 24,
                   "4-byte reads of 8 lines at 4 depths: no conflict");
+    static_assert(!HALVES || PITCH % 16 == 8, "16-byte reads of 8 depths: no conflict");
 
     __device__ static int line() { return threadIdx.x % UNITS * UNIT; }
     __device__ static int depth(int i) { return threadIdx.x / UNITS + i * STEP; }
     __device__ static bool has(int i) { return depth(i) < TILE_K; }
-    __device__ static float* place(float* slab, int i, int part) {
+    __device__ static Element* place(Element* slab, int i, int part) {
         return slab + depth(i) * PITCH + line() + part;
     }
     __device__ static float2 pair(const float* slab, int line, int depth) {
         return {slab[depth * PITCH + line], slab[(depth + 1) * PITCH + line]};
+    }
+    __device__ static unsigned pair(const Bf16* slab, int line, int depth) {
+        const unsigned upper = slab[(depth + 1) * PITCH + line].bits;
+        return slab[depth * PITCH + line].bits | upper << 16;
+    }
+    static constexpr bool TRANSPOSED = true;
+    __device__ static const Bf16* row_of(const Bf16* slab, int line, int depth, int number) {
+        return slab + (depth + number) * PITCH + line;
     }
 };
 
@@ -212,7 +245,9 @@ struct AcrossLines {
 
 // The sums of the calling thread: LINES lines of the tile, and of each COLUMNS columns.
 struct Sums {
-    static constexpr int LINES = 2 * MMAS_M, COLUMNS = 2 * MMAS_N, RUN = 1;
+    // Neighbours are stored together where bf16 arrays promise whole units.
+    static constexpr int RUN = HALVES || sizeof(RESULT) == 2 ? 2 : 1;
+    static constexpr int LINES = 2 * MMAS_M, COLUMNS = 2 * MMAS_N;
     float of_mma[MMAS_M][MMAS_N][4];
 
     __device__ float at(int i, int j) const { return of_mma[i / 2][j / 2][i % 2 * 2 + j % 2]; }
@@ -269,8 +304,81 @@ __device__ __forceinline__ RightFragment right_fragment(bf16, const float* slab,
     return {{bf16_pair<Slab>(slab, from, pair), bf16_pair<Slab>(slab, from, pair + 8)}};
 }
 
+// Four 8 x 8 matrices of bf16 at once: lane l names row l % 8 of matrix l / 8, and gets of each its
+// elements (l / 4, l % 4 * 2) and the next, of lines and depths whichever way they lie.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(unsigned (&pairs)[4], const Bf16* row) {
+#ifdef __CUDA_ARCH__
+    const auto place = static_cast<unsigned>(__cvta_generic_to_shared(row));
+    if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                     : "r"(place)
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                     : "r"(place)
+                     : "memory");
+    }
+#endif
+}
+
+// Fragments of the 16 lines from `line` on, 16 deep.
+template <class Slab>
+__device__ __forceinline__ LeftFragment left_fragment(bf16, const Bf16* slab, int line, int depth) {
+    const int lane = threadIdx.x % 32;
+    LeftFragment fragment;
+#ifdef __CUDA_ARCH__
+    const int lower = lane / 8 % 2 * 8, deeper = lane / 16 * 8;
+    load_matrices<Slab::TRANSPOSED>(fragment.at,
+                                    Slab::row_of(slab, line + lower, depth + deeper, lane % 8));
+#else
+    const int from = line + lane / 4, pair = depth + lane % 4 * 2;
+    for (int i = 0; i < 4; ++i) {
+        fragment.at[i] = Slab::pair(slab, from + i % 2 * 8, pair + i / 2 * 8);
+    }
+#endif
+    return fragment;
+}
+
+// Fragments of the 16 columns from `column` on: of 8, and of the 8 after them.
+template <class Slab>
+__device__ __forceinline__ void right_fragments(RightFragment& first, RightFragment& second,
+                                                const Bf16* slab, int column, int depth) {
+    const int lane = threadIdx.x % 32;
+    unsigned pairs[4];
+#ifdef __CUDA_ARCH__
+    const int deeper = lane / 8 % 2 * 8, further = lane / 16 * 8;
+    load_matrices<Slab::TRANSPOSED>(pairs,
+                                    Slab::row_of(slab, column + further, depth + deeper, lane % 8));
+#else
+    const int from = column + lane / 4, pair = depth + lane % 4 * 2;
+    for (int i = 0; i < 4; ++i) pairs[i] = Slab::pair(slab, from + i / 2 * 8, pair + i % 2 * 8);
+#endif
+    first = {{pairs[0], pairs[1]}};
+    second = {{pairs[2], pairs[3]}};
+}
+
+// The fragments of all columns of the warp.
+template <class Slab>
+__device__ __forceinline__ void all_right_fragments(RightFragment (&columns)[MMAS_N],
+                                                    const ELEMENT* slab, int depth) {
+    constexpr int STEP = HALVES ? 2 : 1;
+    static_assert(MMAS_N % STEP == 0, "columns are loaded by 16");
+    UNROLL
+    for (int j = 0; j < MMAS_N; j += STEP) {
+        const int column = Sums::first_column() + j * MMA_COLUMNS;
+        if constexpr (HALVES) {
+            right_fragments<Slab>(columns[j], columns[j + 1], slab, column, depth);
+        } else {
+            columns[j] = right_fragment<Slab>(PRECISION{}, slab, column, depth);
+        }
+    }
+}
+
 template <class LeftSlab, class RightSlab>
-__device__ GPU_INLINE void multiply_slabs(Sums& sums, const float* left, const float* right) {
+__device__ GPU_INLINE void multiply_slabs(Sums& sums, const ELEMENT* left, const ELEMENT* right) {
     using Format = PRECISION;
     UNROLL
     for (int depth = 0; depth < TILE_K; depth += Format::DEPTH) {
@@ -281,11 +389,7 @@ __device__ GPU_INLINE void multiply_slabs(Sums& sums, const float* left, const f
             const int line = Sums::first_line() + i * MMA_LINES;
             lines[i] = left_fragment<LeftSlab>(Format{}, left, line, depth);
         }
-        UNROLL
-        for (int j = 0; j < MMAS_N; ++j) {
-            const int column = Sums::first_column() + j * MMA_COLUMNS;
-            columns[j] = right_fragment<RightSlab>(Format{}, right, column, depth);
-        }
+        all_right_fragments<RightSlab>(columns, right, depth);
         UNROLL
         for (int i = 0; i < MMAS_M; ++i) {
             UNROLL
@@ -296,7 +400,7 @@ __device__ GPU_INLINE void multiply_slabs(Sums& sums, const float* left, const f
     }
 }
 
-extern __shared__ __align__(16) float stages[];  // STAGES times (left slab, right slab)
+extern __shared__ __align__(16) ELEMENT stages[];  // STAGES times (left slab, right slab)
 
 // Called by all threads of the block, with sources that stand at range.begin.
 template <class Left, class Right>
@@ -324,7 +428,7 @@ __device__ __forceinline__ Sums tile_product(Left left, Right right, DepthRange 
         }
         copies.end_group();  // also where it is empty: groups are counted
         if (step >= 0) {
-            const float* const stage = stages + from * STAGE;
+            const ELEMENT* const stage = stages + from * STAGE;
             multiply_slabs<LeftSlab, RightSlab>(sums, stage, stage + LeftSlab::SIZE);
             from = from + 1 == STAGES ? 0 : from + 1;
         }

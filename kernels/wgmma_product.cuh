@@ -55,7 +55,7 @@ using Format = PRECISION;
 constexpr int SPAN = TILE_K * Format::BYTES;  // of a row: 128 or 64
 
 struct CopyWidth {
-    static constexpr int floats = UNIT;
+    static constexpr int numbers = UNIT;
     __device__ CopyWidth(const float*, int) {}
 };
 
@@ -83,6 +83,7 @@ using OperandStores = Stores<(TILE_M + TILE_N) * UNITS / THREADS + UNIT>;
 
 template <int LINES>
 struct Rows4 {
+    using Element = float;
     static constexpr int QUARTER = LINES / 4;
     static constexpr int BYTES = LINES * SPAN;
     static_assert(BYTES % SLAB_ALIGNMENT == 0, "slabs follow each other");

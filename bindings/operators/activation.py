@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .storage import types
 from .validation import THREADS, blocks_for, same_shape
 
 KINDS = ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus")
@@ -19,7 +20,8 @@ def check_kind(operator: str, kind: str | None) -> str:
 
 
 def activation_forward(x: Any, y: Any, *, kind: str, slope: float = 0.0) -> None:
-    """y = kind(x), any shape; y may be x. ValueError for an unknown kind or shapes that differ."""
+    """y = kind(x), any shape; y may be x; both may hold bf16 numbers. ValueError for an unknown
+    kind or shapes that differ."""
     operator = "activation_forward"
     if kind is None:
         raise ValueError(f"{operator}: activation None is unknown; use one of {KINDS}")
@@ -27,7 +29,8 @@ def activation_forward(x: Any, y: Any, *, kind: str, slope: float = 0.0) -> None
     same_shape(operator, x=x, y=y)
     if x.size:
         # FROM_INPUT only matters to the backward, but shares one compilation with it
-        kernel = x.context.kernel("activation.cu", operator, ACTIVATION=kind, FROM_INPUT=0)
+        variant = {"ACTIVATION": kind, "FROM_INPUT": 0} | types(ELEMENT=y)
+        kernel = x.context.kernel("activation.cu", operator, **variant)
         kernel(blocks_for(x.size), THREADS, x, y, x.size, slope)
 
 
@@ -41,7 +44,8 @@ def activation_backward(
     slope: float = 0.0,
     accumulate: bool = False,
 ) -> None:
-    """dx = dy times the derivative of `kind`, any shape; dx may be dy.
+    """dx = dy times the derivative of `kind`, any shape; dx may be dy; all of them may hold bf16
+    numbers.
 
     x may be None, except for leaky_relu and elu with a negative slope, whose output does not tell
     the sign of the input (ValueError).
@@ -55,7 +59,7 @@ def activation_backward(
     if from_input and x is None:
         raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
     if y.size:
-        variant = {"ACTIVATION": kind, "FROM_INPUT": int(from_input)}
+        variant = {"ACTIVATION": kind, "FROM_INPUT": int(from_input)} | types(ELEMENT=dx)
         kernel = y.context.kernel("activation.cu", operator, **variant)
         source = x if from_input else y
         kernel(blocks_for(y.size), THREADS, source, dy, dx, y.size, slope, int(accumulate))

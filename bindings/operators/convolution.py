@@ -17,6 +17,7 @@ from ..context import device_name
 from . import tuning
 from .epilogue import NOTHING, Epilogue, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
+from .storage import types
 from .tiling import (
     BLOCK_CYCLES,
     CACHED_BYTES,
@@ -234,7 +235,7 @@ def transposed_convolution_backward_weight(
 def bias_backward(
     dy: Any, dbias: Any, *, accumulate: bool = False, workspace: Any | None = None
 ) -> None:
-    """dbias (C,) = the sum of dy (..., C) over all axes but the last.
+    """dbias (C,) = the sum of dy (..., C), which may hold bf16 numbers, over all axes but the last.
 
     Raises ValueError where shapes do not fit."""
     operator = "bias_backward"
@@ -248,7 +249,7 @@ def bias_backward(
     columns, slices = _bias_grid(rows, channels)
     written = target(operator, dbias, workspace, slices)
     vector = 4 if channels % 4 == 0 and aligned(dy, written) else 1
-    kernel = dy.context.kernel("partial_sums.cu", operator, VECTOR=vector)
+    kernel = dy.context.kernel("partial_sums.cu", operator, VECTOR=vector, **types(ELEMENT=dy))
     adding = int(accumulate) if slices == 1 else 0
     kernel((columns, slices), THREADS // vector, dy, written, rows, channels, adding)
     if slices > 1:

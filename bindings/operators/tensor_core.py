@@ -21,6 +21,7 @@ from . import convolution, fully_connected, wgmma
 from .convolution import Plan, Product, aligned, few_channels, product_of
 from .epilogue import NOTHING, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
+from .storage import CHANNELS, HALF, is_half, whole_units
 from .tiling import (
     LEAST_DEPTH,
     MOST_BLOCKS,
@@ -58,6 +59,12 @@ WIDE = Tile(128, 64, 32, 3, 2, {"tf32": 910, "bf16": 630})
 MEDIUM = Tile(64, 64, 32, 3, 3, {"tf32": 620, "bf16": 450})
 NARROW = Tile(128, 8, 32, 3, 3, {"tf32": 450, "bf16": 350})
 TILES = (LARGE, WIDE, MEDIUM, NARROW)
+
+LARGE_OF_HALVES = Tile(128, 128, 32, 3, 2, {"bf16": 360})
+WIDE_OF_HALVES = Tile(128, 64, 32, 3, 3, {"bf16": 260})
+MEDIUM_OF_HALVES = Tile(64, 64, 32, 3, 4, {"bf16": 185})
+TILES_OF_HALVES = (LARGE_OF_HALVES, WIDE_OF_HALVES, MEDIUM_OF_HALVES)
+"""Where memory holds the operands in bf16; depth and stages are the kernel's defaults."""
 
 MMA_RATE = {"tf32": 160, "bf16": 320}
 """Products per cycle that mma.sync reaches on one of a multiprocessor's four schedulers: an
@@ -124,6 +131,25 @@ fully_connected_backward_data = _with_precision(fully_connected.fully_connected_
 fully_connected_backward_weight = _with_precision(fully_connected.fully_connected_backward_weight)
 
 
+class Halves(NamedTuple):
+    """Which arrays of a pass hold bf16 numbers; sums and gradients of weights never do."""
+
+    large: bool = False
+    weight: bool = False
+    small: bool = False
+
+    def of(self, kind: str) -> tuple[bool, bool, bool]:
+        """(left operand, right operand, result) of a pass."""
+        return {
+            "forward": (self.large, self.weight, self.small),
+            "backward_data": (self.small, self.weight, self.large),
+            "backward_weight": (self.small, self.large, self.weight),
+        }[kind]
+
+
+NO_HALVES = Halves()
+
+
 class Tiles(NamedTuple):
     """A product cut into tiles, and its depth into slices."""
 
@@ -134,12 +160,29 @@ class Tiles(NamedTuple):
 def tiles_for(precision: str, product: Product) -> Tiles:
     """What :func:`predicted_microseconds` finds quickest; among equals the first tile, the fewest
     slices. Chosen by shape alone, so that the order of every sum is the same wherever it runs."""
-    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
-    choices = [Tiles(tile, slices) for tile in TILES for slices in SLICES if slices <= most]
+    choices = [Tiles(tile, slices) for tile in TILES for slices in _slices(product)]
     return min(choices, key=lambda tiles: predicted_microseconds(tiles, precision, product))
 
 
-def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> float:
+def tiles_of_halves(product: Product, result: bool) -> Tiles:
+    """As :func:`tiles_for`, for operands of which memory holds bf16, and `result`: whether it does
+    of what is written."""
+    choices = [Tiles(tile, slices) for tile in TILES_OF_HALVES for slices in _slices(product)]
+    number_bytes = {"operand_bytes": 2, "result_bytes": 2 if result else 4}
+    return min(
+        choices,
+        key=lambda tiles: predicted_microseconds(tiles, "bf16", product, **number_bytes),
+    )
+
+
+def _slices(product: Product) -> list[int]:
+    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
+    return [slices for slices in SLICES if slices <= most]
+
+
+def predicted_microseconds(
+    tiles: Tiles, precision: str, product: Product, **number_bytes: int
+) -> float:
     """What a product is expected to take on an H200, its second stage included: the model of
     tiling.py with other units at work. A step takes a scheduler the longer of issuing a warp's
     instructions and of their mma.sync; blocks that share a multiprocessor take turns; nothing is
@@ -147,7 +190,7 @@ def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> fl
     tile, slices = tiles
     products_of_warp = tile.lines * tile.columns * tile.depth / (THREADS // 32)
     busy = max(tile.issued[precision], products_of_warp / MMA_RATE[precision])
-    return microseconds(tile, tile.depth, busy, slices, *product)
+    return microseconds(tile, tile.depth, busy, slices, *product, **number_bytes)
 
 
 @lru_cache(maxsize=4096)
@@ -162,6 +205,7 @@ def _plan(
     dilation: Pair,
     groups: int,
     device: str | None = None,
+    halves: Halves = NO_HALVES,
 ) -> Plan:
     if precision not in PRECISIONS:
         raise ValueError(
@@ -174,6 +218,8 @@ def _plan(
     product = product_of(kind, shape)
     for what in ("lines", "columns", "depth"):
         countable(operator, what, getattr(product, what))
+    if any(halves):
+        return _plan_of_halves(operator, kind, precision, shape, product, halves)
     warpgroups = wgmma.tiles_for(kind, precision, shape, product, device)
     if warpgroups is not None:
         tiles, first = warpgroups, _wgmma_plan(kind, precision, shape, product, warpgroups)
@@ -195,6 +241,47 @@ def _few_channels_plan(
     if few is None or predicted_microseconds(tiles, precision, product) <= few[1]:
         return None
     return few[0]._replace(defines=few[0].defines | {"PRECISION": precision})
+
+
+def _plan_of_halves(
+    operator: str, kind: str, precision: str, shape: Geometry, product: Product, halves: Halves
+) -> Plan:
+    """The kernel for arrays of which some hold bf16 numbers. ValueError where none takes them."""
+    left, right, result = halves.of(kind)
+    units = [name for name, half in zip(("large", "small"), halves[::2], strict=True) if half]
+    if kind != "backward_weight" and halves.weight:
+        units = ["large", "small"]  # of weights that are read, both are contiguous somewhere
+    channels = [getattr(shape, f"group_{name}") for name in units]
+    fits = precision == "bf16" and all(count % CHANNELS == 0 for count in channels)
+    fits = fits and max(product.count, -(-product.columns // 64)) <= MOST_BLOCKS
+    if fits and left and right and not (result and kind == "backward_weight"):
+        tiles = tiles_of_halves(product, result)
+        plan = _tensor_core_plan(operator, kind, precision, shape, product, tiles)
+        kept = {name: plan.defines[name] for name in ("PRECISION", "TILE_M", "TILE_N")}
+        types = {"ELEMENT": "Bf16"} | _result_type(result and tiles.slices == 1)
+        return plan._replace(
+            defines=kept | types, shared_bytes=_shared_bytes(kind, tiles.tile, halves=True)
+        )
+    if fits and not (left or right) and kind != "backward_weight":
+        tiles = tiles_for(precision, product)
+        plan = _tensor_core_plan(operator, kind, precision, shape, product, tiles)
+        return plan._replace(defines=plan.defines | _result_type(tiles.slices == 1))
+    few = few_channels(kind, shape) if fits and left and not (right or result) else None
+    if few is not None:
+        return few[0]._replace(defines=few[0].defines | {"PRECISION": "bf16", "ELEMENT": "Bf16"})
+    named = ", ".join(name for name, half in halves._asdict().items() if half)
+    raise ValueError(
+        f"{operator}: with precision {precision!r} no kernel takes bf16 numbers in these arrays: "
+        f"{named} ({shape.large_channels} channels on the large side, {shape.small_channels} on "
+        f"the small one, {shape.groups} groups); with precision 'bf16' the two arrays of a product "
+        f"hold them, with channels per group in multiples of {CHANNELS}, or the result alone, or "
+        f"the small side beside an image of few channels"
+    )
+
+
+def _result_type(half: bool) -> dict[str, str | int]:
+    """Where the depth is cut into slices, the second stage writes the numbers."""
+    return {"RESULT": "Bf16"} if half else {}
 
 
 def plan_with(kind: str, precision: str, shape: Geometry, tiles: Tiles | wgmma.Tiles) -> Plan:
@@ -252,35 +339,40 @@ def _grid(product: Product, tile: Any, slices: int) -> tuple[int, int, int]:
     return down, across, product.count * slices
 
 
-def _shared_bytes(kind: str, tile: Tile) -> int:
+def _shared_bytes(kind: str, tile: Tile, halves: bool = False) -> int:
     """A slab of both operands for each stage: SIZE of AlongDepth and of AcrossLines in
     kernels/tensor_core.cuh, by what is contiguous in memory."""
+    number_bytes = 2 if halves else 4
 
     def along_depth(lines: int) -> int:
         return lines * (tile.depth + 8)
 
     def across_lines(lines: int) -> int:
-        return tile.depth * (lines + 4)
+        return tile.depth * (lines + 16 // number_bytes)
 
     left = across_lines if kind == "backward_weight" else along_depth
     right = along_depth if kind == "forward" else across_lines
-    return 4 * tile.stages * (left(tile.lines) + right(tile.columns))
+    return number_bytes * tile.stages * (left(tile.lines) + right(tile.columns))
 
 
 def _plan_of(
     operator: str,
     precision: str,
     shapes: Sequence[Sequence[int] | None],
+    halves: Sequence[bool] = (),
     stride: Pair = (1, 1),
     pad: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Plan:
-    """The plan for arrays of these shapes, (N, H, W, C) or, of a fully connected layer, (N, D)."""
-    sides = (tuple(shapes[i]) for i in FAMILY[operator].order)
+    """The plan for arrays of these shapes, (N, H, W, C) or, of a fully connected layer, (N, D).
+    halves: of each array, whether it holds bf16 numbers; none of them does where it is empty."""
+    order = FAMILY[operator].order
+    sides = (tuple(shapes[i]) for i in order)
     sides = [(s[0], 1, 1, s[1]) if len(s) == 2 else s for s in sides]
     pairs = (tuple(stride), tuple(pad), tuple(dilation))
-    return _plan(operator, precision, *sides, *pairs, groups, device_name())
+    stored = Halves(*(bool(halves[i]) for i in order)) if halves else NO_HALVES
+    return _plan(operator, precision, *sides, *pairs, groups, device_name(), stored)
 
 
 def _launch(
@@ -309,11 +401,14 @@ def _launch(
         end = of_gradient(operator, activated[0] if activated else None, out, activation, slope)
     has_shape(operator, "bias", bias, out.shape[-1:], f"the output {tuple(out.shape)}")
     shapes = [None if array is None else array.shape for array in arrays]
-    plan = _plan_of(operator, precision, shapes, **attributes)
+    halves = [is_half(array) for array in arrays]
+    plan = _plan_of(operator, precision, shapes, halves, **attributes)
     _check_capability(operator, precision, plan.file, out.context)
     written = target(operator, out, workspace, plan.slices)
     if not out.size:
         return
+    if any(halves):
+        whole_units(operator, first, second, out, written, end.activated)
     if kind == "backward_weight":
         inputs = (arrays[order[0]], arrays[order[2]])
     else:
@@ -359,10 +454,12 @@ def _workspace(operator: str, float32_size: Callable[..., int]) -> Callable[...,
             return float32_size(*shapes, **attributes)
         for name in ("accumulate", "activation", "slope"):
             attributes.pop(name, None)
+        halves = [dtype == HALF.name for dtype in attributes.pop("dtypes", ())]
         elements = 1
         for extent in shapes[3 if operator.endswith("forward") else 2]:
             elements *= extent
-        return partials_size(elements, _plan_of(operator, precision, shapes, **attributes).slices)
+        plan = _plan_of(operator, precision, shapes, halves, **attributes)
+        return partials_size(elements, plan.slices)
 
     return size
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .epilogue import NOTHING, Epilogue
+from .storage import types
 from .validation import THREADS, aligned, has_workspace
 
 DEPTH_STEP = 16
@@ -144,9 +145,12 @@ def microseconds(
     columns: int,
     depth: int,
     products: int,
+    operand_bytes: int = 4,
+    result_bytes: int = 4,
 ) -> float:
     """The model for any kernel whose tiles have `lines`, `columns` and `resident` blocks on a
-    multiprocessor, of which one is `busy` for so many cycles in each step of `depth_step`."""
+    multiprocessor, of which one is `busy` for so many cycles in each step of `depth_step`. Bytes
+    are of a number in memory; sums of slices always have 4."""
     blocks = -(-lines // tile.lines) * -(-columns // tile.columns) * products * slices
     steps = math.ceil(math.ceil(depth / depth_step) / slices)
     rounds, rest = divmod(-(-blocks // MULTIPROCESSORS), tile.resident)
@@ -155,11 +159,12 @@ def microseconds(
         if together and times:
             step = max(together * busy, busy + STEP_LATENCY)
             cycles += times * (BLOCK_CYCLES + steps * step)
-    copied = 4 * blocks * steps * depth_step * (tile.lines + tile.columns)
-    result = 4 * lines * columns * products
-    time = max(cycles / CYCLES_PER_MICROSECOND, (copied + result * slices) / CACHED_BYTES)
+    copied = operand_bytes * blocks * steps * depth_step * (tile.lines + tile.columns)
+    numbers = lines * columns * products
+    partials = (4 * slices if slices > 1 else result_bytes) * numbers
+    time = max(cycles / CYCLES_PER_MICROSECOND, (copied + partials) / CACHED_BYTES)
     if slices > 1:
-        time += SECOND_STAGE + result * (slices + 1) / CACHED_BYTES
+        time += SECOND_STAGE + (partials + result_bytes * numbers) / CACHED_BYTES
     return time
 
 
@@ -198,7 +203,7 @@ def sum_partials(
     entry = "sum_many_partials" if many else "sum_partials"
     whole = out.size if bias is None else out.shape[-1]
     vector = 4 if whole % 4 == 0 and aligned(workspace, out, end.activated) else 1
-    kernel = out.context.kernel("partial_sums.cu", entry, VECTOR=vector)
+    kernel = out.context.kernel("partial_sums.cu", entry, VECTOR=vector, **types(RESULT=out))
     blocks = -(-out.size // (PARTIALS_COLUMNS if many else THREADS))
     sizes = (out.size, out.shape[-1], slices, int(accumulate))
     kernel(blocks, THREADS // vector, workspace, bias, out, *sizes, *end.arguments)

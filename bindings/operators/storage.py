@@ -1,0 +1,37 @@
+"""Arrays that hold bf16 numbers: the upper halves of float32 numbers, as uint16 (numpy has no
+bfloat16). Kernels read them as kernels/stored.cuh has it, compute in float32, and round once where
+they store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+HALF = np.dtype(np.uint16)
+ALIGNMENT = 16
+"""Bytes of a unit of them, and what they begin at a multiple of."""
+
+CHANNELS = 8
+"""Of a unit: what channels are a multiple of, in every group."""
+
+
+def is_half(array: Any | None) -> bool:
+    return array is not None and array.dtype == HALF
+
+
+def types(**arrays: Any | None) -> dict[str, Any]:
+    """The -D constants, by the names given, that tell a kernel of arrays with bf16 numbers."""
+    return {name: "Bf16" for name, array in arrays.items() if is_half(array)}
+
+
+def whole_units(operator: str, *arrays: Any | None) -> None:
+    """ValueError for an array (None is skipped), of those that a kernel for bf16 numbers is given,
+    that does not begin where units of 16 bytes do."""
+    for array in arrays:
+        if array is not None and array.ptr % ALIGNMENT:
+            raise ValueError(
+                f"{operator}: with bf16 numbers arrays are read and written in units of "
+                f"{ALIGNMENT} bytes, and one of shape {tuple(array.shape)} begins "
+                f"{array.ptr % ALIGNMENT} bytes behind a multiple of that"
+            )

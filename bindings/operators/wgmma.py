@@ -124,10 +124,17 @@ def entry(kind: str) -> str:
 
 
 def check_capability(operator: str, precision: str, context: Any) -> None:
+    """ValueError where a device lacks the instructions, with who asked for them."""
     capability = context.device.compute_capability()
-    if capability != CAPABILITY:
-        raise ValueError(
-            f"{operator}: precision {precision!r} with PYGAN_WGMMA=1 needs compute capability "
-            f"{'.'.join(map(str, CAPABILITY))}; this device has {'.'.join(map(str, capability))}: "
-            f"unset PYGAN_WGMMA"
-        )
+    if capability == CAPABILITY:
+        return
+    if setting() == "1":
+        asked, way_out = "PYGAN_WGMMA=1 asks for it", "unset PYGAN_WGMMA"
+    else:
+        asked = f"{tuning.cached_path()} or tuning_table.py names it for a device of this name"
+        way_out = "measure anew with benchmarks/tune.py, or set PYGAN_WGMMA=0"
+    raise ValueError(
+        f"{operator}: precision {precision!r} by wgmma needs compute capability "
+        f"{'.'.join(map(str, CAPABILITY))}; this device has {'.'.join(map(str, capability))}. "
+        f"{asked}: {way_out}"
+    )

@@ -195,8 +195,11 @@ def test_it_is_off_until_it_is_measured_or_asked_for(
         file_of(forward, GROUPED)
 
 
+@pytest.mark.parametrize("setting", ["1", None])
 @pytest.mark.parametrize("capability", [(8, 0), (8, 9), (10, 0), (12, 0)])
-def test_hardware_without_the_instructions_is_refused(capability: tuple[int, int]) -> None:
+def test_hardware_without_the_instructions_is_refused(
+    table: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], setting: str | None
+) -> None:
     class Device:
         @staticmethod
         def compute_capability() -> tuple[int, int]:
@@ -206,7 +209,10 @@ def test_hardware_without_the_instructions_is_refused(capability: tuple[int, int
         device = Device
 
     asked = ("convolution_forward", "bf16", wgmma.FILE)
-    with pytest.raises(ValueError, match=r"'bf16'.*PYGAN_WGMMA=1 needs.*9\.0.*unset"):
+    if setting is not None:
+        monkeypatch.setenv("PYGAN_WGMMA", setting)
+    who = "PYGAN_WGMMA=1.*unset" if setting else f"{table}.*tune.py.*PYGAN_WGMMA=0"
+    with pytest.raises(ValueError, match=rf"'bf16'.*needs.*9\.0.*{who}"):
         tensor_core._check_capability(*asked, Context())
     tensor_core._check_capability(*asked[:2], tensor_core.FILE, Context())
 

@@ -36,6 +36,9 @@
 // relative to the channel's first value, so that a mean of 1e4 is rounded once, at the end, and not
 // in every merge.
 //
+// Memory may hold bf16 of x and dx (-DINPUT=Bf16) and of y and dy (-DOUTPUT=Bf16), with VECTOR = 4;
+// arithmetic and all that is per channel is float32.
+//
 // Steps: a launch each to reduce, to merge, to normalise and to move the statistics, one channel
 // per thread; the moving statistics on the way of backward; merging in the pass over x; one launch
 // where a block can do it; four channels per thread.
@@ -45,19 +48,41 @@
 // variants: -DVECTOR=1 | -DACTIVATION=relu -DVECTOR=1 | -DACTIVATION=leaky_relu -DVECTOR=1
 // variants: -DACTIVATION=elu -DVECTOR=1 | -DACTIVATION=sigmoid -DVECTOR=1
 // variants: -DACTIVATION=tanh -DVECTOR=1 | -DACTIVATION=softplus -DVECTOR=1
+// variants(sm_80): -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DINPUT=Bf16 | -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=relu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=relu -DINPUT=Bf16 | -DACTIVATION=relu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=leaky_relu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=leaky_relu -DINPUT=Bf16 | -DACTIVATION=leaky_relu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DINPUT=Bf16 | -DACTIVATION=elu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=sigmoid -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=sigmoid -DINPUT=Bf16 | -DACTIVATION=sigmoid -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=tanh -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=tanh -DINPUT=Bf16 | -DACTIVATION=tanh -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=softplus -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=softplus -DINPUT=Bf16 | -DACTIVATION=softplus -DOUTPUT=Bf16
+
+#ifndef INPUT
+#define INPUT float
+#endif
+#ifndef OUTPUT
+#define OUTPUT float
+#endif
 
 #include "batch_norm.cuh"
 
 using namespace batch_norm;
 
-constexpr int WHOLE = 512;  // most threads of a block that has whole channels
-constexpr int SPLIT = 256;  // threads of a block that shares its channels
+constexpr int WHOLE = 512;   // most threads of a block that has whole channels
+constexpr int SPLIT = 256;   // threads of a block that shares its channels
+constexpr int TOGETHER = 2;  // such blocks on a multiprocessor: all, on a large GPU
 
 // ---- Forward, one launch: block i has its channels to itself. mean, var: the batch's. With
 // fix_gamma, gamma is overwritten with 1 and not read.
 extern "C" __global__ void __launch_bounds__(WHOLE)
-    batch_norm_forward_training(const float* __restrict__ x, float* gamma,
-                                const float* __restrict__ beta, float* __restrict__ y,
+    batch_norm_forward_training(const INPUT* __restrict__ x, float* gamma,
+                                const float* __restrict__ beta, OUTPUT* __restrict__ y,
                                 float* __restrict__ mean, float* __restrict__ var, int rows,
                                 int channels, float eps, int fix_gamma, float slope) {
     __shared__ float shared[MERGED * WHOLE];
@@ -69,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
 // ---- Forward, first of two launches: block (i, s) reduces its channels over the rows
 // [s * rows_per_split, ...) into partial (2, splits, C): mean - x[0], squared deviations.
 extern "C" __global__ void __launch_bounds__(SPLIT)
-    batch_norm_statistics(const float* __restrict__ x, float* __restrict__ partial, int rows,
+    batch_norm_statistics(const INPUT* __restrict__ x, float* __restrict__ partial, int rows,
                           int channels, int rows_per_split) {
     __shared__ float shared[MERGED * SPLIT];
     statistics_of_split(LaunchedBlock(), shared, x, partial, rows, channels, rows_per_split);
@@ -78,9 +103,9 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 // ---- Forward, second of two launches, and inference. partial (2, splits, C) is merged into mean
 // and var; where it is null, mean and var are given: the moving ones.
 extern "C" __global__ void __launch_bounds__(SPLIT)
-    batch_norm_normalize(const float* __restrict__ x, const float* __restrict__ partial,
+    batch_norm_normalize(const INPUT* __restrict__ x, const float* __restrict__ partial,
                          float* gamma, const float* __restrict__ beta, float* mean, float* var,
-                         float* __restrict__ y, int rows, int channels, int rows_per_split,
+                         OUTPUT* __restrict__ y, int rows, int channels, int rows_per_split,
                          float eps, int fix_gamma, float slope) {
     __shared__ float shared[MERGED * SPLIT];
     normalize_split(
@@ -91,9 +116,9 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 
 // ---- Backward, one launch: block i has its channels to itself.
 extern "C" __global__ void __launch_bounds__(WHOLE)
-    batch_norm_backward(const float* __restrict__ x, const float* __restrict__ gamma,
+    batch_norm_backward(const INPUT* __restrict__ x, const float* __restrict__ gamma,
                         const float* __restrict__ beta, const float* __restrict__ mean,
-                        const float* __restrict__ var, const float* dy, float* dx,
+                        const float* __restrict__ var, const OUTPUT* dy, INPUT* dx,
                         float* __restrict__ dgamma, float* __restrict__ dbeta,
                         float* __restrict__ moving_mean, float* __restrict__ moving_var, int rows,
                         int channels, float eps, float slope, float momentum, int fix_gamma,
@@ -110,10 +135,10 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
 }
 
 // ---- Backward, first of two launches: the sums of each split, in partial (2, splits, C).
-extern "C" __global__ void __launch_bounds__(SPLIT)
-    batch_norm_gradient_sums(const float* __restrict__ x, const float* __restrict__ gamma,
+extern "C" __global__ void __launch_bounds__(SPLIT, TOGETHER)
+    batch_norm_gradient_sums(const INPUT* __restrict__ x, const float* __restrict__ gamma,
                              const float* __restrict__ beta, const float* __restrict__ mean,
-                             const float* __restrict__ var, const float* __restrict__ dy,
+                             const float* __restrict__ var, const OUTPUT* __restrict__ dy,
                              float* __restrict__ partial, int rows, int channels,
                              int rows_per_split, float eps, float slope, int fix_gamma) {
     __shared__ float shared[ADDED * SPLIT];
@@ -129,11 +154,11 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 
 // ---- Backward, second of two launches, and the only one for dx alone with constant statistics,
 // where partial is null and splits 0; without dx one row of blocks is enough.
-extern "C" __global__ void __launch_bounds__(SPLIT)
-    batch_norm_backward_data(const float* __restrict__ x, const float* __restrict__ gamma,
+extern "C" __global__ void __launch_bounds__(SPLIT, TOGETHER)
+    batch_norm_backward_data(const INPUT* __restrict__ x, const float* __restrict__ gamma,
                              const float* __restrict__ beta, const float* __restrict__ mean,
-                             const float* __restrict__ var, const float* dy,
-                             const float* __restrict__ partial, float* dx,
+                             const float* __restrict__ var, const OUTPUT* dy,
+                             const float* __restrict__ partial, INPUT* dx,
                              float* __restrict__ dgamma, float* __restrict__ dbeta,
                              float* __restrict__ moving_mean, float* __restrict__ moving_var,
                              int rows, int channels, int rows_per_split, int splits, float eps,

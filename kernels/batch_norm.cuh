@@ -3,20 +3,29 @@
 #pragma once
 
 #include "activation.cuh"
-#include "flat.cuh"
+#include "stored.cuh"
 
 namespace batch_norm {
 
 #ifndef ROWS_IN_FLIGHT
 #define ROWS_IN_FLIGHT BATCH  // per thread, in passes that write; fewer where registers are short
 #endif
+#ifndef INPUT
+#define INPUT float  // what memory holds of x and dx: float or Bf16
+#endif
+#ifndef OUTPUT
+#define OUTPUT float  // of y and dy
+#endif
 #ifndef VECTOR
 #define VECTOR 4  // channels per thread: 4, where C is a multiple of it and rows are aligned, or 1
 #endif
 
-constexpr int MERGED = 2 * VECTOR + 1;      // floats of shared memory per thread, to merge moments
-constexpr int ADDED = 2 * VECTOR;           // and to add sums
-constexpr int BATCH = VECTOR == 4 ? 4 : 8;  // rows whose moments a thread forms at once
+constexpr int MERGED = 2 * VECTOR + 1;  // floats of shared memory per thread, to merge moments
+constexpr int ADDED = 2 * VECTOR;       // and to add sums
+// Rows whose moments a thread forms at once.
+constexpr int BATCH = VECTOR == 4 && sizeof(INPUT) == 4 ? 4 : 8;
+// Rows of x and of dy that a thread has in flight: 8 of both would take more registers than it has.
+constexpr int PAIRS_IN_FLIGHT = sizeof(INPUT) == 4 ? ROWS_IN_FLIGHT : 4;
 
 using Values = Pack<VECTOR>;
 
@@ -179,9 +188,10 @@ __device__ __forceinline__ long long place(int row, int channels, int c) {
 
 // Where the thread reads its channels, row by row: an array, or a block's copy of a part of one in
 // shared memory. Everything that reads rows does it through this.
-struct Source {
-    const float* first;  // the thread's channels in row `begin`
-    int pitch;           // from one row to the next
+template <class Number>
+struct SourceOf {
+    const Number* first;  // the thread's channels in row `begin`
+    int pitch;            // from one row to the next
     int begin;
 
     __device__ __forceinline__ Values operator()(int row) const {
@@ -189,7 +199,10 @@ struct Source {
     }
 };
 
-__device__ __forceinline__ Source rows_of(const float* array, int channels, int c) {
+using Source = SourceOf<INPUT>;
+
+template <class Number>
+__device__ __forceinline__ SourceOf<Number> rows_of(const Number* array, int channels, int c) {
     return {array + c, channels, 0};
 }
 
@@ -237,20 +250,20 @@ __device__ __forceinline__ Rows rows_of_block(const Block& at, int rows, int row
 }
 
 // load(row) of some rows, then use(row, loaded) of each.
-template <class Load, class Use>
+template <int IN_FLIGHT = ROWS_IN_FLIGHT, class Load, class Use>
 __device__ __forceinline__ void for_rows(Rows rows, const Load& load, const Use& use) {
 #pragma unroll 1
-    for (int row = rows.begin; row < rows.end; row += ROWS_IN_FLIGHT * rows.step) {
-        decltype(load(row)) loaded[ROWS_IN_FLIGHT];
+    for (int row = rows.begin; row < rows.end; row += IN_FLIGHT * rows.step) {
+        decltype(load(row)) loaded[IN_FLIGHT];
 #pragma unroll
-        for (int k = 0; k < ROWS_IN_FLIGHT; ++k) {
+        for (int k = 0; k < IN_FLIGHT; ++k) {
             const int at = row + k * rows.step;
             if (at < rows.end) {
                 loaded[k] = load(at);
             }
         }
 #pragma unroll
-        for (int k = 0; k < ROWS_IN_FLIGHT; ++k) {
+        for (int k = 0; k < IN_FLIGHT; ++k) {
             const int at = row + k * rows.step;
             if (at < rows.end) {
                 use(at, loaded[k]);
@@ -362,7 +375,7 @@ __device__ __forceinline__ void set_to_one(float* gamma, int c) {
     }
 }
 
-__device__ __forceinline__ void normalize_rows(const Source& x, float* y, Rows rows, int channels,
+__device__ __forceinline__ void normalize_rows(const Source& x, OUTPUT* y, Rows rows, int channels,
                                                int c, const Channels& own, Activation kind,
                                                float slope) {
     for_rows(rows, x, [&](int row, Values values) {
@@ -378,10 +391,11 @@ __device__ __forceinline__ void normalize_rows(const Source& x, float* y, Rows r
 // in backward. A block that has its channels to itself is the only split.
 
 struct Forward {
-    const float* x;
+    const INPUT* x;
     float* gamma;
     const float* beta;
-    float *y, *mean, *var;
+    OUTPUT* y;
+    float *mean, *var;
     int rows, channels, rows_per_split;
     float eps;
     int fix_gamma;
@@ -436,7 +450,7 @@ __device__ __forceinline__ void forward_training(const Block& at, float* shared,
 
 // First of two launches: partial (2, splits, C) gets mean - x[0] and the squared deviations.
 template <class Block>
-__device__ __forceinline__ void statistics_of_split(const Block& at, float* shared, const float* x,
+__device__ __forceinline__ void statistics_of_split(const Block& at, float* shared, const INPUT* x,
                                                     float* partial, int rows, int channels,
                                                     int rows_per_split) {
     const int c = first_channel_of_thread(at, channels);
@@ -500,7 +514,8 @@ struct Pair {
 
 // What a backward pass reads.
 struct Sources {
-    Source x, dy;
+    Source x;
+    SourceOf<OUTPUT> dy;
 
     __device__ __forceinline__ Pair operator()(int row) const { return {x(row), dy(row)}; }
 };
@@ -508,7 +523,7 @@ struct Sources {
 __device__ __forceinline__ Sums sums_of_rows(const Sources& from, Rows rows, const Channels& own,
                                              Activation kind, float slope) {
     Sums whole = {};
-    for_rows(rows, from, [&](int, const Pair& pair) {
+    for_rows<PAIRS_IN_FLIGHT>(rows, from, [&](int, const Pair& pair) {
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) {
             const float xhat = own.normalised(k, pair.x.at[k]);
@@ -522,7 +537,7 @@ __device__ __forceinline__ Sums sums_of_rows(const Sources& from, Rows rows, con
 
 // dx of the thread's rows. sums: those over all rows, or 0 where mean and var are constants.
 // No __restrict__ on dy and dx: they may be the same array, read and written by the same thread.
-__device__ __forceinline__ void backward_rows(const Sources& from, float* dx, Rows rows,
+__device__ __forceinline__ void backward_rows(const Sources& from, INPUT* dx, Rows rows,
                                               int channels, int c, const Channels& own, Sums sums,
                                               int all_rows, Activation kind, float slope,
                                               int accumulate) {
@@ -533,7 +548,7 @@ __device__ __forceinline__ void backward_rows(const Sources& from, float* dx, Ro
         sums.g.at[k] /= static_cast<float>(all_rows);
         sums.g_xhat.at[k] /= static_cast<float>(all_rows);
     }
-    for_rows(rows, from, [&](int row, const Pair& pair) {
+    for_rows<PAIRS_IN_FLIGHT>(rows, from, [&](int row, const Pair& pair) {
         Values gradient;
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) {
@@ -581,10 +596,13 @@ __device__ __forceinline__ void move_statistics(const float* mean, const float* 
 
 // The operands of a backward pass. dx, dgamma, dbeta and the moving statistics may be null.
 struct Given {
-    const float *x, *gamma, *beta, *mean, *var, *dy;
+    const INPUT* x;
+    const float *gamma, *beta, *mean, *var;
+    const OUTPUT* dy;
 };
 struct Wanted {
-    float *dx, *dgamma, *dbeta, *moving_mean, *moving_var;
+    INPUT* dx;
+    float *dgamma, *dbeta, *moving_mean, *moving_var;
 };
 struct Cut {
     int rows, channels, rows_per_split;

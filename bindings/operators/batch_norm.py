@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from .activation import check_kind
+from .storage import is_half, types
 from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
 
 FILE = "batch_norm.cu"
@@ -80,8 +81,18 @@ def _rows(shape: Sequence[int]) -> int:
 def _width(channels: int, *arrays: Any | None) -> int:
     """Channels per thread: 4 where that makes every access one of 16 bytes, else 1."""
     if channels % 4 or any(array is not None and array.ptr % 16 for array in arrays):
+        if any(map(is_half, arrays)):
+            raise ValueError(
+                f"batch norm takes arrays of bf16 numbers with channels (here {channels}) in "
+                "fours, and all arrays at multiples of 16 bytes"
+            )
         return 1
     return 4
+
+
+def _types(x: Any, y: Any) -> dict[str, str]:
+    """-D constants for what x and its gradient hold, and what y and its gradient hold."""
+    return types(INPUT=x, OUTPUT=y)
 
 
 def _workspace(x: Sequence[int], arrays: int) -> int:
@@ -126,7 +137,8 @@ def batch_norm_forward_training(
     slope: float = 0.0,
     workspace: Any | None = None,
 ) -> None:
-    """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics.
+    """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics. Each of
+    x and y may hold bf16 numbers.
 
     var is the biased variance. fix_gamma overwrites gamma with 1. ValueError where shapes misfit,
     the activation is unknown, or the workspace is too small.
@@ -140,13 +152,14 @@ def batch_norm_forward_training(
     width = _width(channels, x, y, workspace)
     plan = whole_plan(rows, channels, width, arrays=1)
     if plan is not None:
-        kernel = context.kernel(FILE, operator, ACTIVATION=kind, VECTOR=width)
+        kernel = context.kernel(FILE, operator, ACTIVATION=kind, VECTOR=width, **_types(x, y))
         sizes = (rows, channels, eps, int(fix_gamma), slope)
         kernel(plan.columns, plan.block, x, gamma, beta, y, mean, var, *sizes)
         return
     plan = split_plan(rows, channels, width)
     grid = (plan.columns, plan.splits)
-    statistics = context.kernel(FILE, "batch_norm_statistics", ACTIVATION=kind, VECTOR=width)
+    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, y)
+    statistics = context.kernel(FILE, "batch_norm_statistics", **variant)
     statistics(grid, plan.block, x, workspace, rows, channels, plan.rows_per_split)
     _normalize(plan, x, workspace, gamma, beta, mean, var, y, eps, fix_gamma, kind, slope)
 
@@ -203,10 +216,11 @@ def batch_norm_backward(
 ) -> None:
     """Gradients of x (..., C), gamma and beta (C,) from dy (..., C), the activated output's.
 
-    Each of dx, dgamma, dbeta may be None; dx may be dy. fix_gamma: dgamma is 0, or unchanged if
-    accumulating. use_global_stats: mean and var are constants. moving_mean, moving_var (C,), where
-    given, move as batch_norm_update_moving has it, which costs no launch here. ValueError as
-    forward, or where the moving statistics have no momentum.
+    Each of dx, dgamma, dbeta may be None; dx may be dy. x with dx, and dy, may hold bf16 numbers.
+    fix_gamma: dgamma is 0, or unchanged if accumulating. use_global_stats: mean and var are
+    constants. moving_mean, moving_var (C,), where given, move as batch_norm_update_moving has it,
+    which costs no launch here. ValueError as forward, or where the moving statistics have no
+    momentum.
     """
     operator = "batch_norm_backward"
     rows, channels = _check(
@@ -235,7 +249,7 @@ def batch_norm_backward(
         return
     context = x.context
     width = _width(channels, x, dy, dx, workspace)
-    variant = {"ACTIVATION": kind, "VECTOR": width}
+    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, dy)
     inputs = (x, gamma, beta, mean, var, dy)
     outputs = (dx, dgamma, dbeta, moving_mean, moving_var)
     attributes = (eps, slope, 0.0 if momentum is None else momentum, int(fix_gamma))
@@ -287,7 +301,8 @@ def _normalize(
     kind: str,
     slope: float,
 ) -> None:
-    kernel = x.context.kernel(FILE, "batch_norm_normalize", ACTIVATION=kind, VECTOR=plan.width)
+    variant = {"ACTIVATION": kind, "VECTOR": plan.width} | _types(x, y)
+    kernel = x.context.kernel(FILE, "batch_norm_normalize", **variant)
     grid = (plan.columns, plan.splits)
     sizes = (_rows(x.shape), x.shape[-1], plan.rows_per_split)
     arrays = (x, partial, gamma, beta, mean, var, y)

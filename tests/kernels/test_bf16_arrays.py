@@ -17,6 +17,7 @@ from halves import (
     check_write_and_accumulate,
     half_numbers,
     poisoned_as,
+    read,
     read_half,
     stored,
     upload_half,
@@ -35,6 +36,7 @@ from support import (
     examples_for,
     for_all,
     gamma,
+    numbers,
     poisoned,
     random_sum_bound,
     upload,
@@ -237,6 +239,59 @@ def test_activations_of_bf16_arrays(device: Any) -> None:
         size_of = np.abs(gradient) + np.abs(start) + np.abs(dy)
         limit = stored(start + gradient, 16 * gamma(1) * size_of)
         assert_close(read_half(dx), start + gradient, limit, kind)
+
+
+@pytest.mark.parametrize(("of_x", "of_y"), ((True, True), (False, True), (True, False)))
+@pytest.mark.parametrize("shape", ((3, 5, 2, 8), (9100, 24)), ids=("one launch", "two launches"))
+def test_batch_norm(device: Any, shape: tuple[int, ...], of_x: bool, of_y: bool) -> None:
+    """What the float32 kernels compute of the same numbers, rounded once; statistics and gradients
+    per channel, which may be added up in another order, stay float32."""
+    channels, rows = shape[-1], int(np.prod(shape[:-1]))
+    more = of_x and of_y and rows < 1000 and not device.check
+    kinds = ("leaky_relu", None) if more else ("leaky_relu",)
+    for kind in kinds:
+        rng = np.random.default_rng(5)
+        x, dy = half_numbers(rng, *shape) + np.float32(of_x), half_numbers(rng, *shape)
+        x, vectors = rounded(x, "bf16"), [numbers(rng, channels) for _ in range(2)]
+        attributes = {"eps": 1e-3, "fix_gamma": False, "activation": kind, "slope": 0.25}
+        start = half_numbers(rng, *shape)
+        found = []
+        for x_half, y_half in ((False, False), (of_x, of_y)):
+            to_x, to_y = (upload_half if half else upload for half in (x_half, y_half))
+            y, dx = poisoned_as(device, y_half, *shape), to_x(device, start)
+            inference = poisoned_as(device, y_half, *shape)
+            mean, var, dgamma, dbeta = (poisoned(device, channels) for _ in range(4))
+            arguments = to_x(device, x), *(upload(device, v) for v in vectors)
+            for name, *arrays in (
+                ("batch_norm_forward_training", y, mean, var),
+                ("batch_norm_backward", mean, var, to_y(device, dy), dx, dgamma, dbeta),
+            ):
+                options = dict(attributes)
+                if name.endswith("backward"):
+                    options |= {"use_global_stats": False, "accumulate": True}
+                size = device.ops.workspace_size(name, shape, *[a.shape for a in arrays])
+                workspace = poisoned(device, size) if size else None
+                getattr(device.ops, name)(*arguments, *arrays, **options, workspace=workspace)
+            moving = (upload(device, np.full(channels, value, np.float32)) for value in (0.5, 2))
+            device.ops.batch_norm_forward_inference(*arguments, *moving, inference, **attributes)
+            results = (y, dx, inference, mean, var, dgamma, dbeta)
+            found.append([read(array).astype(np.float64) for array in results])
+        steps = 2 * (112 + rows // 32)  # of both sums' rounding: test_batch_norm.py
+        sizes = [np.abs(x).max() ** 2, rows**0.5 * 4, 8, 4, 4, 4 * rows, 4 * rows]
+        names = ("y", "dx", "inference", "mean", "var", "dgamma", "dbeta")
+        half = (of_y, of_x, of_y, False, False, False, False)
+        for name, one, other, is_half, size in zip(names, *found, half, sizes, strict=True):
+            allowed = gamma(steps) * size
+            assert_close(other, one, stored(one, allowed) if is_half else allowed, f"{name} {kind}")
+
+
+def test_batch_norm_of_channels_that_are_no_fours_is_refused(device: Any) -> None:
+    x, y = device.zeros((6, 7), np.uint16), device.zeros((6, 7), np.uint16)
+    vectors = [device.zeros((7,)) for _ in range(4)]
+    with pytest.raises(ValueError, match=r"channels \(here 7\) in fours"):
+        device.ops.batch_norm_forward_training(
+            x, *vectors[:2], y, *vectors[2:], eps=1e-3, fix_gamma=False
+        )
 
 
 def test_gradient_of_a_bias(device: Any) -> None:

@@ -219,6 +219,8 @@ class _Reader:
                     head = i + 1
             elif token.text == "__global__":
                 i = self.kernel(i, scopes)
+                if i < len(tokens) and tokens[i].text == "}":  # its body, read already
+                    head = i + 1
                 continue
             elif token.text == "__shared__":
                 self.shared(i, head)

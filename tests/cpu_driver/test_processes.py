@@ -291,6 +291,7 @@ def test_second_compile_takes_the_image_from_the_cache(
         ("for (int k = i; k < n; k += blockDim.x * gridDim.x) x[k] = 0;", True),
         ("__syncthreads(); x[i] = 0;", False),
         ("waits(); x[i] = 0;", False),
+        ("waits_too(); x[i] = 0;", False),
         ("MACRO; x[i] = 0;", False),
         ("__shared__ float s[32]; s[i] = x[i]; x[i] = s[i];", False),
         ("atomicAdd(x, 1.0f);", False),
@@ -308,6 +309,7 @@ def test_only_kernels_without_any_cooperation_become_plain_loops(
         "__device__ void deep() { __syncthreads(); }\n"
         "__device__ void waits() { deep(); }\n"
         "__global__ void other() { __syncthreads(); }\n"
+        "__device__ void waits_too() { __syncthreads(); }\n"  # behind a kernel
         "__global__ void k(float *x, int n) {\n"
         f"  int i = blockIdx.x * blockDim.x + threadIdx.x; {body} }}\n"
     )
@@ -315,7 +317,7 @@ def test_only_kernels_without_any_cooperation_become_plain_loops(
     kernels = {k.name: k for k in source_rewriter.rewrite(expanded).kernels}
     assert kernels["k"].plain is plain
     assert not kernels["other"].plain
-    assert kernels["k"].parameters == ["x", "n"] and kernels["k"].line == 6
+    assert kernels["k"].parameters == ["x", "n"] and kernels["k"].line == 7
 
 
 def test_plain_loop_and_fibers_give_the_same_bits(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from . import cache, probe
+from .cpu_driver import pruning
 from .errors import CompileError, DeviceUnavailable
 
 NVCC_FLAGS = ("-std=c++17", "-lineinfo")
@@ -118,15 +119,18 @@ def content_key(
 
 
 def cached(key: str, build: Callable[[], bytes]) -> bytes:
-    """What `build` makes, kept on disk under `key`. Where the cache cannot be written, a warning
-    says so and the result is made anew each time."""
+    """What `build` makes, kept on disk under `key`, until there is no room for what was not used
+    for longest (cpu_driver/pruning.py). Where the cache cannot be written, a warning says so and
+    the result is made anew each time."""
     try:
         file = cache.cache_dir() / "kernels" / key[:2] / key[2:]
     except OSError as error:
         warnings.warn(f"compiled kernels are not kept: {error}", RuntimeWarning, stacklevel=3)
         return build()
     image = cache.read_checked(file)
-    if image is None:
+    if image is not None:
+        pruning.mark_used(file)
+    else:
         with cache.one_at_a_time(file):
             image = cache.read_checked(file)  # another process may have made it meanwhile
             if image is None:
@@ -138,6 +142,7 @@ def _built(build: Callable[[], bytes], file: Path) -> bytes:
     image = build()
     try:
         cache.write_checked(file, image)
+        pruning.prune_now_and_then(cache.cache_dir())
     except OSError as error:
         warnings.warn(
             f"the compiled kernel could not be kept in {file.parent} ({error}); "

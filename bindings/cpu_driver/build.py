@@ -12,7 +12,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import nvcc_standin
+from . import nvcc_standin, pruning
 
 HERE = Path(__file__).resolve().parent
 FLAGS = [
@@ -79,6 +79,7 @@ def library(extra_flags: tuple[str, ...] = ()) -> Path:
     folder = nvcc_standin.cache_root() / "driver" / key
     result = folder / "libcuda.so.1"
     if result.exists():
+        pruning.mark_used(result)
         return result
     folder.mkdir(parents=True, exist_ok=True)
     (folder.parent / "objects").mkdir(exist_ok=True)

@@ -23,10 +23,11 @@ from functools import lru_cache
 from pathlib import Path
 
 if __package__:
-    from . import precompiled, source_rewriter
+    from . import precompiled, pruning, source_rewriter
 else:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     import precompiled
+    import pruning
     import source_rewriter
 
 HERE = Path(__file__).resolve().parent
@@ -235,7 +236,8 @@ def compile_image(
     """Compiles a CUDA source file to an image for the CPU driver, or takes it from the cache.
 
     The cache is keyed by the preprocessed text (thus by every included file), the flags, the
-    compiler and the processor, and is written by renaming, so that processes can share it.
+    compiler and the processor, and is written by renaming, so that processes can share it; see
+    pruning.py for how large it may grow.
 
     :param arguments: ``-I``, ``-D`` and the like
     :raises CompileError: with the compiler's text, which names the user's file and line
@@ -261,7 +263,9 @@ def _compile_image(
     ).hexdigest()
     cached = cache_root() / "modules" / key[:2] / f"{key}.so"
     with contextlib.suppress(OSError):
-        return cached.read_bytes()
+        image = cached.read_bytes()
+        pruning.mark_used(cached)
+        return image
     try:
         rewritten = source_rewriter.rewrite(expanded, checked=check)
     except source_rewriter.RewriteError as error:
@@ -269,7 +273,7 @@ def _compile_image(
     with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
         text = Path(folder) / "module.ii"
         unlinked = Path(folder) / "module.o"
-        image = Path(folder) / "module.so"
+        linked = Path(folder) / "module.so"
         text.write_text(rewritten.text)
         compiler = find_compiler()
         flags = [*flags_of(check, standard), "-x", "c++-cpp-output"]
@@ -277,11 +281,20 @@ def _compile_image(
             flags.append("-fpreprocessed")  # and take up the precompiled header
         _run([compiler, *flags, "-c", str(text), "-o", str(unlinked)])
         # Linked by itself: in check mode the sanitizer's own library must stay out.
-        _run([compiler, "-shared", "-o", str(image), str(unlinked)])
-        data = image.read_bytes()
+        _run([compiler, "-shared", "-o", str(linked), str(unlinked)])
+        image = linked.read_bytes()
     with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
-        write_atomically(cached, data)
-    return data
+        write_atomically(cached, image)
+        prune_cache()
+    return image
+
+
+def prune_cache() -> None:
+    """Keeps the cache folder below its limit: see pruning.py."""
+    try:
+        pruning.prune_now_and_then(cache_root().parent)
+    except ValueError as error:
+        raise CompileError(str(error)) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -17,6 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+if __package__:
+    from . import pruning
+else:
+    import pruning
+
 HEADER = "cpu_driver_cuda.h"
 
 
@@ -33,6 +38,7 @@ def folder_with_header(
     """
     target = folder / f"{HEADER}.gch"
     if target.exists():
+        pruning.mark_used(target)
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)

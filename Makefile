@@ -24,7 +24,7 @@ PYTEST_ARGS ?=
 RECORD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint doctor gpu-record clean
+.PHONY: help train test lint report doctor gpu-record clean
 .PHONY: device-needs
 
 help: ## list these commands
@@ -45,6 +45,9 @@ lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
 	find kernels bindings benchmarks examples tests -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \
 	    | xargs $(BIN)/clang-format --dry-run -Werror || failed=1; \
 	exit $$failed
+
+report: $(VENV)/.base $(VENV)/.nvcc ## compile every kernel for every generation of GPUs; show registers and spills
+	@$(BIN)/python -m pygan.bindings.nvcc_report --workers "$$(getconf _NPROCESSORS_ONLN || echo 2)"
 
 doctor: $(VENV)/.base ## say which devices work on this machine, and what mends the others
 	@$(BIN)/pygan doctor

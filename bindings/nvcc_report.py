@@ -1,6 +1,7 @@
 """Compiles every kernel with real nvcc and reports what each entry point uses.
 
-    python -m pygan.bindings.nvcc_report [--fetch] [--arch sm_90a ...] [--json FILE] [FILE.cu ...]
+    python -m pygan.bindings.nvcc_report [--fetch] [--arch sm_90a ...] [--quick] [--json FILE]
+                                         [FILE.cu ...]
 
 Every file of ``kernels/`` is compiled for sm_75, sm_80, sm_90a and sm_100 with warnings as errors,
 once per set of macros that its launchers use. A file names those sets in comment lines, several in
@@ -11,6 +12,9 @@ a line separated by ``|``; a file without such a line is compiled once, without 
 Sets that need newer hardware name the oldest architecture in brackets, ``// variants(sm_80): ...``;
 older ones pass them over. One with an ``a``, ``sm_90a``, has instructions that no later one has:
 such sets are compiled for it alone.
+
+``--quick`` is what the test suite does: every set for sm_90a, the only architecture that has all of
+them, and of the others the first set of each file.
 
 The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
 where there is no nvcc. Products of warpgroups that ptxas cannot leave under way (its remarks C7510
@@ -37,6 +41,8 @@ from . import cache, compiler
 from .errors import CompileError, DeviceUnavailable
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90a", "sm_100")
+MAIN = "sm_90a"
+"""The architecture that no set of macros leaves out."""
 # The compiler, its own headers, the optimiser with libdevice, and cuda_runtime.h, which nvcc
 # includes by itself; CUDA 13 is the first whose wheels hold nvcc.
 WHEELS = ("nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-runtime")
@@ -142,10 +148,20 @@ def parse_usages(text: str, file: str, defines: str) -> list[Usage]:
     return usages
 
 
+def compiled_sets(source: str, arch: str, quick: bool) -> list[tuple[str, ...]]:
+    """The sets of -D flags for which a .cu text is compiled for `arch`. quick: all of them only for
+    MAIN, else the first."""
+    found = variants(source, arch)
+    return found[:1] if quick and arch != MAIN else found
+
+
 def make_report(
-    files: Sequence[Path], architectures: Sequence[str] = ARCHITECTURES, workers: int = 2
+    files: Sequence[Path],
+    architectures: Sequence[str] = ARCHITECTURES,
+    workers: int = 2,
+    quick: bool = False,
 ) -> Report:
-    """Compiles `files` for `architectures`, `workers` at a time.
+    """Compiles `files` for `architectures`, `workers` at a time; quick as in `compiled_sets`.
 
     Raises DeviceUnavailable where no nvcc is found.
     """
@@ -154,7 +170,7 @@ def make_report(
         (path, flags, arch)
         for path in files
         for arch in architectures
-        for flags in variants(path.read_text(encoding="utf-8"), arch)
+        for flags in compiled_sets(path.read_text(encoding="utf-8"), arch, quick)
     ]
     usages: list[Usage] = []
     failures: dict[str, str] = {}  # by its text without the command, which differs per arch
@@ -269,6 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("files", nargs="*", type=Path, help=".cu files (default: the library's)")
     parser.add_argument("--arch", nargs="+", default=list(ARCHITECTURES), help="architectures")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"all sets of macros for {MAIN} only, for the others the first of each file",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the usages here")
     parser.add_argument("--fetch", action="store_true", help="get nvcc from PyPI if there is none")
     parser.add_argument("--workers", type=int, default=2, help="compilations at a time")
@@ -282,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for file in options.files
         ]
         files = files or sorted(compiler.kernels_dir().glob("*.cu"))
-        report = make_report(files, options.arch, options.workers)
+        report = make_report(files, options.arch, options.workers, options.quick)
     except (DeviceUnavailable, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2

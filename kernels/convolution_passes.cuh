@@ -4,8 +4,10 @@
 // A Way is a class with the sources Patches, PatchColumns, FilterRows, PhaseWeights and Gradients
 // as its kernels need them, and
 //     static Sums product(left, right, range)   called by all threads of a block
-// Element is what arrays hold that are read, Number what the result holds: float or Bf16.
+// Element is what arrays hold that are read: float or Bf16.
 //
+// An End is a ResultOf what the result holds, or is derived of one and has a store_lines of its own
+// (last_slice.cuh).
 // `block` is the block's place in the grid that a pass's launch contract names: its own, or the one
 // that it plays (program.cu).
 #pragma once
@@ -68,9 +70,9 @@ struct Played {
 };
 
 // y from x and w.
-template <class Way, class Element, class Number = float>
+template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void forward(const Layer& layer, const Element* __restrict__ x,
-                                        const Element* __restrict__ w, ResultOf<Number> result,
+                                        const Element* __restrict__ w, End result,
                                         uint3 block = blockIdx) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
@@ -93,10 +95,10 @@ __device__ __forceinline__ void forward(const Layer& layer, const Element* __res
 }
 
 // dx from dy and w: block z is a slice of a phase of a group.
-template <class Way, class Element, class Number = float>
+template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void backward_data(const Layer& layer, const Element* __restrict__ dy,
-                                              const Element* __restrict__ w,
-                                              ResultOf<Number> result, uint3 block = blockIdx) {
+                                              const Element* __restrict__ w, End result,
+                                              uint3 block = blockIdx) {
     const int phases = layer.stride_h * layer.stride_w;
     const int phase = block.z / result.slices % phases;
     const int group = block.z / result.slices / phases;
@@ -130,10 +132,10 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const Element*
 
 // dw from x and dy: lines are filters and columns taps, or, where a Way has them TRANSPOSED, the
 // other way round.
-template <class Way, class Element, class Number = float>
+template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void backward_weight(const Layer& layer, const Element* __restrict__ x,
-                                                const Element* __restrict__ dy,
-                                                ResultOf<Number> result, uint3 block = blockIdx) {
+                                                const Element* __restrict__ dy, End result,
+                                                uint3 block = blockIdx) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();

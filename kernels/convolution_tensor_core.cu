@@ -82,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_forward_ten
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<TensorCore, ELEMENT, RESULT>(
+    forward<TensorCore, ELEMENT, ResultOf<RESULT>>(
         layer, x, w,
         {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }
@@ -98,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_da
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<TensorCore, ELEMENT, RESULT>(
+    backward_data<TensorCore, ELEMENT, ResultOf<RESULT>>(
         layer, dy, w,
         {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
 }

@@ -15,9 +15,8 @@
 // as they cost one store. Elements go four to an access where the arrays are flat, and in a softmax
 // where a row is whole packs.
 
-#include "activation.cuh"
-#include "flat.cuh"
 #include "reduce.cuh"
+#include "sigmoid_cross_entropy.cuh"
 
 constexpr int THREADS = 256;
 constexpr int ROWS = THREADS / WARP;  // softmax: one warp per row
@@ -50,45 +49,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     finish_sum(sum, nullptr, loss, scale);
 }
 
-// probabilities = sigmoid(z) and dlogits = scale * (sigmoid(z) - t) may be null: a step that will
-// ask for the gradient has it from here, without a launch of its own. loss may be null too, where
-// nobody asks for the sum.
 extern "C" __global__ void __launch_bounds__(THREADS)
     sigmoid_cross_entropy_forward(const float* __restrict__ logits,
                                   const float* __restrict__ labels,
                                   float* __restrict__ probabilities, float* __restrict__ dlogits,
                                   float* __restrict__ partial, float* __restrict__ loss,
                                   long long n, float scale) {
+    const SigmoidCrossEntropy entropy = {logits,  labels,          probabilities,
+                                         dlogits, loss != nullptr, scale};
     float sum = 0.0f;
     const bool in_fours = aligned(logits, labels, probabilities, dlogits);
     for_each_pack(n, in_fours, [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        const Pack<W> z = load<W>(logits + i);
-        const Pack<W> t = load<W>(labels + i);
-        if (loss != nullptr) {
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                // softplus(z) - z t, grouped so that a confident right answer does not cancel:
-                // t = 1 gives softplus(-z), t = 0 gives softplus(z)
-                sum += fmaxf(z.at[k], 0.0f) - z.at[k] * t.at[k] + log1pf(expf(-fabsf(z.at[k])));
-            }
-        }
-        if (probabilities != nullptr) {
-            Pack<W> p;
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                p.at[k] = sigmoid(z.at[k]);
-            }
-            store<W>(probabilities + i, p);
-        }
-        if (dlogits != nullptr) {
-            Pack<W> gradient;
-#pragma unroll
-            for (int k = 0; k < W; ++k) {
-                gradient.at[k] = scale * (sigmoid(z.at[k]) - t.at[k]);
-            }
-            store<W>(dlogits + i, gradient);
-        }
+        sum = entropy.take<decltype(width)::value>(i, sum);
     });
     if (loss != nullptr) {
         finish_sum(sum, partial, loss, scale);

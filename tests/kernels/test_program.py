@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from pygan.bindings import compiler, cpu_driver, program
+from pygan.bindings import compiler, cpu_driver, jobs, program
 from pygan.bindings.errors import LaunchError
 from support import assert_close, assert_same_bits, gamma, numbers, upload, workspace_for
 
@@ -199,8 +199,10 @@ def check_same(device: Any, make: Callable[[Arrays], Calls], roundings: int = 0)
 def test_all_passes_of_a_layer(device: Any, layer: Layer) -> None:
     made = check_same(device, lambda a: [c for c in passes(a, layer) if small(device, c)])
     assert len(made.jobs) >= 4
-    # each call has arrays of its own: only second stages wait
-    assert made.barriers == (1 if any("sum" in job.operation for job in made.jobs) else 0)
+    # each call has arrays of its own, and no second stage waits: the last block adds few slices
+    assert made.barriers == 0
+    made()  # the counts of slices are 0 again
+    assert not made._counts.get().any()
 
 
 def small(device: Any, call: Callable[[], None]) -> bool:
@@ -209,6 +211,83 @@ def small(device: Any, call: Callable[[], None]) -> bool:
     except program.NotInProgram:
         return False
     return True
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "sigmoid"])
+def test_ends_of_convolutions(device: Any, kind: str, groups: int) -> None:
+    """Activations and their derivatives, of whole sums, of few slices and of many."""
+    made = check_same(device, lambda a: activated_convolutions(a, kind, groups))
+    sliced = {job.numbers[16] for job in made.jobs if job.counts}
+    assert sliced and max(sliced) <= jobs.FINISHED_SLICES
+    names = [job.operation for job in made.jobs]
+    # what a thread with many sums cannot apply, a job does
+    assert ("activation_forward" in names) == (kind == "sigmoid")
+    assert "sum_many_partials" in names
+
+
+def activated_convolutions(a: Arrays, kind: str, groups: int) -> Calls:
+    calls = []
+    end = {"activation": kind, "slope": 0.25}
+    for depth, layer in enumerate(
+        [Layer(6, 16, 40, 3, groups=groups), Layer(4, 64, 40, 3, groups=groups),
+         Layer(4, 256, 24, 4, groups=groups)]
+    ):  # fmt: skip
+        c, shape = layer.attributes, (2, layer.size, layer.size, layer.channels)
+        x = a.given(f"x {depth}", *shape)
+        w_shape = (layer.filters, layer.kernel, layer.kernel, layer.channels // groups)
+        w, bias = a.given(f"w {depth}", *w_shape), a.given(f"bias {depth}", layer.filters)
+        y = a.written(f"y {depth}", 2, layer.out, layer.out, layer.filters)
+        added = a.given(f"added {depth}", *y.shape)
+        dy, dx = a.given(f"dy {depth}", *y.shape), a.written(f"dx {depth}", *shape)
+        calls += [
+            a.call("convolution_forward", x, w, bias, y, **c, **end),
+            a.call("convolution_forward", x, w, None, added, accumulate=True, **c, **end),
+            a.call("convolution_backward_data", dy, w, dx, x, **c, **end),
+        ]
+    return calls
+
+
+def elements(a: Arrays, kind: str, pooling: str) -> Calls:
+    shape, small = (3, 7, 9, 12), (3, 4, 5, 12)
+    x, y, dy = a.given("x", *shape), a.written("y", *shape), a.given("dy", *shape)
+    dx, added = a.written("dx", *shape), a.given("added", *shape)
+    pooled, dsmall = a.written("pooled", *small), a.given("dsmall", *small)
+    windows = {"kind": pooling, "kernel": (3, 2), "stride": (2, 2), "pad": (1, 1)}
+    back = {"x": a.written("back", *shape), "added": a.given("back added", *shape)}
+    source = x if pooling == "max" else None
+    return [
+        a.call("activation_forward", x, y, kind=kind, slope=0.25),
+        a.call("activation_backward", x, y, dy, dx, kind=kind, slope=0.25),
+        a.call("activation_backward", x, y, dy, added, kind=kind, slope=0.25, accumulate=True),
+        a.call("pooling_forward", x, pooled, count_include_pad=False, **windows),
+        a.call("pooling_backward", source, dsmall, back["x"], **windows),
+        a.call("pooling_backward", source, dsmall, back["added"], accumulate=True, **windows),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [("relu", "max"), ("leaky_relu", "avg"), ("elu", "max"), ("sigmoid", "avg"), ("tanh", "max"),
+     ("softplus", "avg")],
+)  # fmt: skip
+def test_activations_and_pooling(device: Any, kind: str, pooling: str) -> None:
+    # dy * f' + what is there may be one instruction or two
+    made = check_same(device, lambda a: elements(a, kind, pooling), roundings=2)
+    assert len(made.jobs) == 6 and made.barriers == 1
+
+
+@pytest.mark.parametrize("n", [1, 3, 32, 1030, 4096])
+@pytest.mark.parametrize("wanted", ["all", "loss", "gradient"])
+def test_losses(device: Any, n: int, wanted: str) -> None:
+    def make(a: Arrays) -> Calls:
+        logits, labels = a.given("logits", n, 1), a.given("labels", n, 1)
+        loss, p, d = a.written("loss", 1), a.written("p", n, 1), a.written("d", n, 1)
+        outputs = {"all": (p, loss, d), "loss": (None, loss, None), "gradient": (None, None, d)}
+        operands = (logits, labels, *outputs[wanted])
+        return [a.call("sigmoid_cross_entropy_forward", *operands, scale=1.0 / n)]
+
+    check_same(device, make)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +349,9 @@ def test_replayed_from_a_recording(device: Any) -> None:
 def test_what_has_no_job_is_not_recorded(device: Any) -> None:
     a = Arrays(device)
     x, y = a.given("x", 3, 5), a.written("y", 3, 5)
-    with pytest.raises(program.NotInProgram, match="activation_forward"):
+    with pytest.raises(program.NotInProgram, match="softmax_forward"):
+        program.jobs_of(device.context, a.call("softmax_forward", x, y))
+    with pytest.raises(program.NotInProgram, match="four elements"):
         program.jobs_of(device.context, a.call("activation_forward", x, y, kind="relu"))
     large = Layer(36, 64, 64, 5)
     x, w = device.empty((2, 36, 36, 64)), device.empty((64, 5, 5, 64))
@@ -288,13 +369,13 @@ def test_what_has_no_job_is_not_recorded(device: Any) -> None:
 
 
 def test_phases_keep_dependent_jobs_apart(device: Any) -> None:
-    jobs = jobs_of(device, small_network(Arrays(device)))
-    phases = program.in_phases(jobs)
+    made = jobs_of(device, small_network(Arrays(device)))
+    phases = program.in_phases(made)
     for phase in phases:
         assert not any(a.waits_for(b) for a in phase for b in phase if a is not b)
     place = {id(job): level for level, phase in enumerate(phases) for job in phase}
-    for i, job in enumerate(jobs):
-        for before in jobs[:i]:
+    for i, job in enumerate(made):
+        for before in made[:i]:
             if job.waits_for(before):
                 assert place[id(before)] < place[id(job)]
 
@@ -303,9 +384,9 @@ def test_check_mode_finds_a_lacking_wait(device: Any, monkeypatch: pytest.Monkey
     """All jobs in one phase: what they read is being written."""
     if not getattr(device, "check", False):
         pytest.skip("check mode only")
-    jobs = jobs_of(device, small_network(Arrays(device)))[:2]
-    monkeypatch.setattr(program, "in_phases", lambda jobs: [list(jobs)])
-    made = program.Program(device.context, jobs)
+    first = jobs_of(device, small_network(Arrays(device)))[:2]
+    monkeypatch.setattr(program, "in_phases", lambda all_jobs: [list(all_jobs)])
+    made = program.Program(device.context, first)
     cpu_driver.take_reports()
     with pytest.raises(LaunchError, match="race"):
         made()

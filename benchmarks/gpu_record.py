@@ -59,6 +59,7 @@ TRAINED = (
 SANITIZED = (
     "test_fully_connected.py",
     "test_batch_norm.py",
+    "test_batch_norm_slices.py",
     "test_loss.py",
     "test_capture.py",
     "test_convolution_pipelined.py::test_few_channels_in_several_bands",

@@ -311,6 +311,13 @@ def device_name() -> str | None:
     return None if _driver is None else _driver.device_name
 
 
+def shared_bytes() -> int:
+    """Of shared memory that a block can have on the device that this process works on; 48 KiB, as
+    on every device, before its first context."""
+    context = next(iter(_contexts.values()), None)
+    return 48 * 1024 if context is None else context.limits.shared_bytes_opt_in
+
+
 def gpu_answers() -> bool:
     """Whether device `cuda` can be used from this process.
 

@@ -375,15 +375,20 @@ __device__ __forceinline__ void set_to_one(float* gamma, int c) {
     }
 }
 
+__device__ __forceinline__ Values activated(Values values, const Channels& own, Activation kind,
+                                            float slope) {
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) {
+        values.at[k] = activate(kind, own.scaled(k, own.normalised(k, values.at[k])), slope);
+    }
+    return values;
+}
+
 __device__ __forceinline__ void normalize_rows(const Source& x, OUTPUT* y, Rows rows, int channels,
                                                int c, const Channels& own, Activation kind,
                                                float slope) {
-    for_rows(rows, x, [&](int row, Values values) {
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) {
-            values.at[k] = activate(kind, own.scaled(k, own.normalised(k, values.at[k])), slope);
-        }
-        store<VECTOR>(y + place(row, channels, c), values);
+    for_rows(rows, x, [&](int row, const Values& values) {
+        store<VECTOR>(y + place(row, channels, c), activated(values, own, kind, slope));
     });
 }
 
@@ -448,22 +453,31 @@ __device__ __forceinline__ void forward_training(const Block& at, float* shared,
     forward_training(at, shared, f, rows_of(f.x, f.channels, c), c);
 }
 
-// First of two launches: partial (2, splits, C) gets mean - x[0] and the squared deviations.
+// First of two launches: partial (2, splits, C) gets mean - pivot and the squared deviations; pivot
+// is x[0].
 template <class Block>
-__device__ __forceinline__ void statistics_of_split(const Block& at, float* shared, const INPUT* x,
-                                                    float* partial, int rows, int channels,
-                                                    int rows_per_split) {
-    const int c = first_channel_of_thread(at, channels);
+__device__ __forceinline__ void statistics_of_split(const Block& at, float* shared, const Source& x,
+                                                    const Values& pivot, float* partial, int rows,
+                                                    int channels, int rows_per_split, int c) {
     Moments whole = {};
     if (c < channels) {
-        const Source source = rows_of(x, channels, c);
-        whole = moments_of_block(at, source, rows, rows_per_split, source(0));
+        whole = moments_of_block(at, x, rows, rows_per_split, pivot);
     }
     whole = merge_block(at, whole, shared);
     if (at.y == 0 && c < channels) {
         store<VECTOR>(partial + place(at.split, channels, c), whole.mean);
         store<VECTOR>(partial + place(at.splits + at.split, channels, c), whole.squares);
     }
+}
+
+template <class Block>
+__device__ __forceinline__ void statistics_of_split(const Block& at, float* shared, const INPUT* x,
+                                                    float* partial, int rows, int channels,
+                                                    int rows_per_split) {
+    const int c = first_channel_of_thread(at, channels);
+    const Source source = rows_of(x, channels, c);
+    const Values pivot = c < channels ? source(0) : Values{};
+    statistics_of_split(at, shared, source, pivot, partial, rows, channels, rows_per_split, c);
 }
 
 // Second of two launches, and inference: partial is merged into mean and var; where it is null,
@@ -679,17 +693,23 @@ __device__ __forceinline__ void backward(const Block& at, float* shared, const B
 // First of two launches: the sums of each split, in partial (2, splits, C).
 template <class Block>
 __device__ __forceinline__ void gradient_sums(const Block& at, float* shared, const Backward& b,
-                                              float* partial) {
-    const int c = first_channel_of_thread(at, b.channels);
+                                              const Sources& from, float* partial, int c) {
     Sums sums = {};
     if (c < b.channels) {
-        sums = sums_of_block(at, b, b.sources(c), c);
+        sums = sums_of_block(at, b, from, c);
     }
     sums = add_block(at, sums, shared);
     if (at.y == 0 && c < b.channels) {
         store<VECTOR>(partial + place(at.split, b.channels, c), sums.g);
         store<VECTOR>(partial + place(at.splits + at.split, b.channels, c), sums.g_xhat);
     }
+}
+
+template <class Block>
+__device__ __forceinline__ void gradient_sums(const Block& at, float* shared, const Backward& b,
+                                              float* partial) {
+    const int c = first_channel_of_thread(at, b.channels);
+    gradient_sums(at, shared, b, b.sources(c), partial, c);
 }
 
 // Second of two launches, and the only one for dx alone with constant statistics, where partial is

@@ -81,7 +81,8 @@ class Executor:
     block for all.
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
-    reads what lies between.
+    reads what lies between; and whether batch norms add the slices of sums that a convolution
+    before or after them leaves, where a model of the GPU gains by it (not in programs).
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
@@ -158,7 +159,10 @@ class Executor:
         self.requests = _requests(symbol, grad_req)
         self._branch = device.branch() if branches else None
         apart = self._branch is not None and self._branch.overlaps
-        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, apart)
+        self._jobs_of = self._recorder(cooperative)
+        # A program's jobs are launches that it knows; those that add slices are not among them.
+        slices = None if self._jobs_of is not None else self._left_slices
+        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, apart, slices)
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
         arguments, gradients = self._graph.arguments, self._graph.argument_gradients
@@ -172,7 +176,6 @@ class Executor:
         self._collect()
         self._passes = device.passes(self._planned.unplanned)
 
-        self._jobs_of = self._recorder(cooperative)
         self.programs: list[Any] = []
         self._training = self._bind_calls(self._graph.forward(training=True))
         self._inference = self._bind_calls(self._graph.forward(training=False))
@@ -345,6 +348,15 @@ class Executor:
                     raise ShapeError(f"binding {self.symbol.name!r}: {error}") from None
                 sizes[call.apart] = max(sizes[call.apart], int(size))
         return sizes[0], sizes[1]
+
+    def _left_slices(self, call: Call) -> int:
+        """How many slices a convolution leaves to the batch norm that reads it."""
+        shapes = [None if array is None else array.shape for array in call.arrays]
+        attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
+        try:
+            return self.device.ops.left_slices(call.function, *shapes, **attributes)
+        except ValueError:  # more than one launch can take; _workspace_sizes says so
+            return 1
 
     def _attributes(self, call: Call) -> dict[str, Any]:
         chosen = call.precision and self.precision != "float32"

@@ -9,7 +9,7 @@ arrival of the output gradients, times n + 1 ... 2n the backward of steps n - 1 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from pygan.operators import (
@@ -66,6 +66,8 @@ class LoweredGraph:
     """The calls of a symbol under given shapes and gradient requests ("write", "add", "null").
 
     branches: set those of backward apart that may run beside the ones that follow.
+    left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
+    that reads it, 1 for none; asked where it could.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LoweredGraph:
         dtype: str,
         fuse: bool,
         branches: bool = False,
+        left_slices: Callable[[Call], int] | None = None,
     ) -> None:
         self.requests = requests
         self.dtype = dtype
@@ -94,6 +97,9 @@ class LoweredGraph:
         if fuse:
             _fuse_derivatives(self.steps, self._consumers)
         self._make_gradients(set(head_keys))
+        self._gradients_in_slices: dict[Key, Array] = {}
+        if fuse and left_slices is not None:
+            self._leave_slices(left_slices)
         self.heads = self._make_heads(symbol, head_keys)
         self._let_losses_run_ahead()
         self._final: set[Array] = set()
@@ -189,6 +195,34 @@ class LoweredGraph:
                 self._gradients[key] = self._gradient_like(key)
                 self.argument_gradients[name] = self._gradients[key]
 
+    def _leave_slices(self, left_slices: Callable[[Call], int]) -> None:
+        """Lets batch norms add the slices of the convolutions around them, where that gains."""
+        makers = {step.output_keys[0]: step for step in self.steps}
+        readers = {key: step for step in self.steps for key in step.input_keys}
+        arguments = set(self._argument_keys.values())
+        for step in self.steps:
+            if not isinstance(step.operator, BatchNorm) or step.operator.use_global_stats:
+                continue  # constant statistics are one pass, whose backward reads what this skips
+            (source, *_), (made,) = step.input_keys, step.output_keys
+            if self._consumers[source] != 1 or source in arguments:
+                continue
+            maker = makers.get(source)
+            if maker is not None and _sums_alone(maker.operator):
+                (call,) = maker.operator.forward(maker.arrays, training=True)
+                if (count := left_slices(call)) > 1:
+                    maker.arrays.left = step.arrays.data_slices = _sliced(call.arrays[-1], count)
+                    step.arrays.data_bias = call.arrays[2]
+            reader = readers.get(made)
+            if self._consumers.get(made) != 1 or made not in self._gradients or reader is None:
+                continue
+            if isinstance(reader.operator, CONVOLUTIONS) and reader.input_keys[0] == made:
+                gradient = Gradient(self._gradients[made], False)
+                own = (self._gradients.get(reader.output_keys[0]),)
+                calls = reader.operator.backward(reader.arrays, own, (gradient, None, None))
+                if (count := left_slices(calls[-1])) > 1:
+                    slices = _sliced(gradient.array, count)
+                    step.arrays.gradient_slices = self._gradients_in_slices[made] = slices
+
     def _gradient_like(self, key: Key) -> Array:
         array = self._arrays[key]
         return Array(f"gradient of {array.label}", array.shape, self.dtype)
@@ -269,7 +303,11 @@ class LoweredGraph:
             if key not in needed or key not in differentiable:
                 gradients.append(None)
                 continue
-            gradients.append(Gradient(self._gradients[key], key in written))
+            if key in self._gradients_in_slices:
+                target = Gradient(self._gradients_in_slices[key], False, in_slices=True)
+            else:
+                target = Gradient(self._gradients[key], key in written)
+            gradients.append(target)
             written.add(key)
             reached.add(key)
         if all(gradient is None for gradient in gradients):
@@ -280,6 +318,15 @@ class LoweredGraph:
         if step.operator.is_view and gradients[0].array.root is output_gradients[0].root:
             return []
         return step.operator.backward(step.arrays, output_gradients, tuple(gradients))
+
+
+def _sums_alone(operator: Operator) -> bool:
+    """Whether a step's output is a convolution's sum, to which at most a bias is added."""
+    return isinstance(operator, CONVOLUTIONS) and operator.activation is None
+
+
+def _sliced(whole: Array, count: int) -> Array:
+    return Array(f"slices of {whole.label}", (count, *whole.shape))
 
 
 def _written_apart(calls: list[list[Call]]) -> set[Array]:

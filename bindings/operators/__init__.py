@@ -52,6 +52,7 @@ from .loss import (
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
 from .random import random_normal, random_uniform
+from .slices import left_slices
 from .tensor_core import (
     convolution_backward_data,
     convolution_backward_weight,
@@ -94,6 +95,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "left_slices",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
     "multiply_backward",

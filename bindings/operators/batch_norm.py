@@ -1,8 +1,9 @@
-"""Launchers of kernels/batch_norm.cu; the maths is in pygan.reference.batch_norm."""
+"""Launchers of kernels/batch_norm.cu, and of batch_norm_slices.cu where what is read lies in the
+slices of a sum; the maths is in pygan.reference.batch_norm."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from .storage import is_half, types
 from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
 
 FILE = "batch_norm.cu"
+SLICES_FILE = "batch_norm_slices.cu"
 WHOLE = 512
 """Most threads of a block that has its channels to itself."""
 WHOLE_FLOATS = 32768
@@ -33,6 +35,11 @@ class Plan(NamedTuple):
     columns: int
     rows_per_split: int
     splits: int
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of a block's rows and channels."""
+        return 4 * self.rows_per_split * self.block[0] * self.width
 
 
 def whole_plan(rows: int, channels: int, width: int, arrays: int) -> Plan | None:
@@ -130,6 +137,8 @@ def batch_norm_forward_training(
     y: Any,
     mean: Any,
     var: Any,
+    slices: Any | None = None,
+    bias: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -140,37 +149,43 @@ def batch_norm_forward_training(
     """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics. Each of
     x and y may hold bf16 numbers.
 
-    var is the biased variance. fix_gamma overwrites gamma with 1. ValueError where shapes misfit,
-    the activation is unknown, or the workspace is too small.
+    var is the biased variance. fix_gamma overwrites gamma with 1. slices (n, ..., C), where given:
+    x is their sum, + bias (C,) if any, and is written. ValueError where shapes misfit, the
+    activation is unknown, or the workspace is too small.
     """
     operator = "batch_norm_forward_training"
-    rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var)
+    rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
+    _check_slices(operator, slices, x, bias, y)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
-    context = x.context
-    width = _width(channels, x, y, workspace)
+    width = _width(channels, x, y, slices, workspace)
+    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, y)
+    kernel = _kernel_for(x.context, slices, variant)
+    start = (x,) if slices is None else (slices, bias, x)
+    count = () if slices is None else (slices.shape[0],)
     plan = whole_plan(rows, channels, width, arrays=1)
     if plan is not None:
-        kernel = context.kernel(FILE, operator, ACTIVATION=kind, VECTOR=width, **_types(x, y))
-        sizes = (rows, channels, eps, int(fix_gamma), slope)
-        kernel(plan.columns, plan.block, x, gamma, beta, y, mean, var, *sizes)
+        arrays = (*start, gamma, beta, y, mean, var)
+        sizes = (*count, rows, channels, eps, int(fix_gamma), slope)
+        kernel(operator, plan, plan.columns, *arrays, *sizes)
         return
     plan = split_plan(rows, channels, width)
+    sizes = (*count, rows, channels, plan.rows_per_split)
     grid = (plan.columns, plan.splits)
-    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, y)
-    statistics = context.kernel(FILE, "batch_norm_statistics", **variant)
-    statistics(grid, plan.block, x, workspace, rows, channels, plan.rows_per_split)
+    kernel("batch_norm_statistics", plan, grid, *start, workspace, *sizes)
     _normalize(plan, x, workspace, gamma, beta, mean, var, y, eps, fix_gamma, kind, slope)
 
 
 def batch_norm_forward_inference(
-    x: Any,
+    x: Any | None,
     gamma: Any,
     beta: Any,
     moving_mean: Any,
     moving_var: Any,
     y: Any,
+    slices: Any | None = None,
+    bias: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -179,14 +194,31 @@ def batch_norm_forward_inference(
 ) -> None:
     """y (..., C) = x (..., C) normalised by the moving statistics (C,).
 
-    fix_gamma overwrites gamma with 1. ValueError where shapes misfit or the activation is unknown.
+    fix_gamma overwrites gamma with 1. slices (n, ..., C), where given: their sum, + bias (C,) if
+    any, is meant in place of x, which is None. ValueError where shapes misfit or the activation is
+    unknown.
     """
     operator = "batch_norm_forward_inference"
+    check_one(operator, "x", x, slices)
     rows, channels = _check(
-        operator, x, y=y, gamma=gamma, beta=beta, moving_mean=moving_mean, moving_var=moving_var
+        operator,
+        y if x is None else x,
+        y=y,
+        gamma=gamma,
+        beta=beta,
+        moving_mean=moving_mean,
+        moving_var=moving_var,
+        bias=bias,
     )
+    _check_slices(operator, slices, y, bias)
     kind = check_kind(operator, activation)
-    plan = split_plan(rows, channels, _width(channels, x, y))
+    plan = split_plan(rows, channels, _width(channels, x, y, slices))
+    if slices is not None:
+        kernel = _kernel_for(y.context, slices, {"ACTIVATION": kind, "VECTOR": plan.width})
+        arrays = (slices, bias, gamma, beta, moving_mean, moving_var, y)
+        sizes = (slices.shape[0], rows, channels, plan.rows_per_split, eps, int(fix_gamma), slope)
+        kernel("batch_norm_normalize", plan, (plan.columns, plan.splits), *arrays, *sizes)
+        return
     _normalize(plan, x, None, gamma, beta, moving_mean, moving_var, y, eps, fix_gamma, kind, slope)
 
 
@@ -196,12 +228,13 @@ def batch_norm_backward(
     beta: Any,
     mean: Any,
     var: Any,
-    dy: Any,
+    dy: Any | None,
     dx: Any | None,
     dgamma: Any | None,
     dbeta: Any | None,
     moving_mean: Any | None = None,
     moving_var: Any | None = None,
+    slices: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -219,10 +252,17 @@ def batch_norm_backward(
     Each of dx, dgamma, dbeta may be None; dx may be dy. x with dx, and dy, may hold bf16 numbers.
     fix_gamma: dgamma is 0, or unchanged if accumulating. use_global_stats: mean and var are
     constants. moving_mean, moving_var (C,), where given, move as batch_norm_update_moving has it,
-    which costs no launch here. ValueError as forward, or where the moving statistics have no
-    momentum.
+    which costs no launch here. slices (n, ..., C), where given: their sum is meant in place of dy,
+    which is None; neither accumulate nor use_global_stats then. ValueError as forward, or where the
+    moving statistics have no momentum.
     """
     operator = "batch_norm_backward"
+    check_one(operator, "dy", dy, slices)
+    if slices is not None and (accumulate or use_global_stats):
+        raise ValueError(
+            f"{operator}: slices take neither accumulate nor use_global_stats; add them first "
+            "(in_slices=False of the operator that leaves them)"
+        )
     rows, channels = _check(
         operator,
         x,
@@ -237,6 +277,7 @@ def batch_norm_backward(
         moving_mean=moving_mean,
         moving_var=moving_var,
     )
+    _check_slices(operator, slices, x, None, dx)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, backward_workspace(x.shape))
     _check_moving(operator, moving_mean, moving_var, momentum)
@@ -247,18 +288,20 @@ def batch_norm_backward(
         if moving_mean is not None:
             batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
         return
-    context = x.context
-    width = _width(channels, x, dy, dx, workspace)
+    width = _width(channels, x, dy, dx, slices, workspace)
     variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, dy)
-    inputs = (x, gamma, beta, mean, var, dy)
+    kernel = _kernel_for(x.context, slices, variant)
+    operands = (x, gamma, beta, mean, var)
+    start = (*operands, dy) if slices is None else (slices, *operands)
+    count = () if slices is None else (slices.shape[0],)
     outputs = (dx, dgamma, dbeta, moving_mean, moving_var)
     attributes = (eps, slope, 0.0 if momentum is None else momentum, int(fix_gamma))
     modes = (int(use_global_stats), int(accumulate), int(accumulate_gamma), int(accumulate_beta))
     plan = whole_plan(rows, channels, width, arrays=2) if needs_sums else None
     if plan is not None:
-        kernel = context.kernel(FILE, operator, **variant)
-        arguments = (*inputs, *outputs, rows, channels, *attributes, *modes)
-        kernel(plan.columns, plan.block, *arguments)
+        own = modes if slices is None else modes[2:]
+        arguments = (*start, *outputs, *count, rows, channels, *attributes, *own)
+        kernel(operator, plan, plan.columns, *arguments)
         return
     plan = split_plan(rows, channels, width)
     grid = (plan.columns, plan.splits)
@@ -266,12 +309,30 @@ def batch_norm_backward(
     partial = None
     if needs_sums:
         partial = workspace
-        reduce = context.kernel(FILE, "batch_norm_gradient_sums", **variant)
-        reduce(grid, plan.block, *inputs, partial, *sizes, eps, slope, int(fix_gamma))
+        # the sum of slices goes where dx shall be: a thread reads there before it writes
+        arrays = (*start, partial) if slices is None else (*start, dx, partial)
+        arguments = (*arrays, *count, *sizes, eps, slope, int(fix_gamma))
+        kernel("batch_norm_gradient_sums", plan, grid, *arguments)
     splits = plan.splits if needs_sums else 0
-    kernel = context.kernel(FILE, "batch_norm_backward_data", **variant)
+    second = x.context.kernel(FILE, "batch_norm_backward_data", **variant)
+    inputs = (*operands, dy if slices is None else dx)
     arguments = (*inputs, partial, *outputs, *sizes, splits, *attributes, *modes)
-    kernel(grid if dx is not None else plan.columns, plan.block, *arguments)
+    second(grid if dx is not None else plan.columns, plan.block, *arguments)
+
+
+def _kernel_for(context: Any, slices: Any | None, variant: dict[str, Any]) -> Callable[..., None]:
+    """launch(entry, plan, grid, *arguments): of batch_norm.cu, or the one that adds slices first,
+    with the shared memory for the sums of its block."""
+
+    def launch(entry: str, plan: Plan, grid: Any, *arguments: Any) -> None:
+        if slices is None:
+            context.kernel(FILE, entry, **variant)(grid, plan.block, *arguments)
+            return
+        kernel = context.kernel(SLICES_FILE, f"{entry}_of_slices", **variant)
+        keeps = entry != "batch_norm_normalize"
+        kernel(grid, plan.block, *arguments, shared_bytes=plan.tile_bytes if keeps else 0)
+
+    return launch
 
 
 def batch_norm_update_moving(
@@ -325,6 +386,26 @@ def _check(
     rows = _rows(shape)
     countable(operator, "rows", rows)
     return rows, shape[-1]
+
+
+def check_one(operator: str, name: str, array: Any | None, slices: Any | None) -> None:
+    if (array is None) == (slices is None):
+        raise ValueError(f"{operator}: give {name}, or the slices whose sum it would be")
+
+
+def _check_slices(
+    operator: str, slices: Any | None, whole: Any, bias: Any | None, other: Any | None = None
+) -> None:
+    if slices is not None:
+        if is_half(whole) or is_half(other):
+            raise ValueError(
+                f"{operator}: slices go with float32 arrays; where x, dx or y hold bf16 numbers, "
+                "let the operator before finish its sum (in_slices=False)"
+            )
+        shape = (max(1, slices.shape[0]) if slices.shape else 1, *whole.shape)
+        has_shape(operator, "slices", slices, shape, f"an array {tuple(whole.shape)}")
+    elif bias is not None:
+        raise ValueError(f"{operator}: a bias comes with slices, to be added to their sum")
 
 
 def _check_moving(

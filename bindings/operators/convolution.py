@@ -36,6 +36,7 @@ from .tiling import (
     choose_pipelined,
     partials_size,
     pipelined_tiling,
+    slices_of,
     sum_partials,
     target,
     tiling_for,
@@ -105,16 +106,20 @@ def convolution_forward(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups),
-    + bias (C_out,), and then activation of that (and of what y held where accumulating). Raises
+    + bias (C_out,), and then activation of that (and of what y held where accumulating). in_slices:
+    y (slices, N, P, Q, C_out) gets parts of the sum, as many as left_slices() says. Raises
     ValueError where shapes do not fit or the activation is unknown."""
     operator = "convolution_forward"
+    if in_slices:
+        y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "forward", x, w, y, stride, pad, dilation, groups)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices)
 
 
 def convolution_backward_data(
@@ -130,16 +135,20 @@ def convolution_backward_data(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """dx (N, H, W, C_in) from dy (N, P, Q, C_out); where x (as dx) is given with activation, times
-    the derivative of the activation that gave x.
+    the derivative of the activation that gave x. in_slices: dx (slices, N, H, W, C_in), as in
+    convolution_forward.
 
     Raises ValueError where shapes do not fit, or x does not tell the derivative."""
     operator = "convolution_backward_data"
+    if in_slices:
+        dx, workspace = slices_of(operator, dx, None, activation, accumulate)
     plan = _plan_of(operator, "backward_data", dx, w, dy, stride, pad, dilation, groups)
     end = of_gradient(operator, x, dx, activation, slope)
-    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end, in_slices)
 
 
 def convolution_backward_weight(
@@ -175,18 +184,21 @@ def transposed_convolution_forward(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in) with
-    w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation as in convolution_forward. y's
-    size implies the output padding.
+    w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation and in_slices as in
+    convolution_forward. y's size implies the output padding.
 
     Raises ValueError where shapes do not fit or the activation is unknown."""
     operator = "transposed_convolution_forward"
+    if in_slices:
+        y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "backward_data", y, w, x, stride, pad, dilation, groups)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices)
 
 
 def transposed_convolution_backward_data(
@@ -202,14 +214,17 @@ def transposed_convolution_backward_data(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
 ) -> None:
-    """dx (N, P, Q, C_in) from dy (N, H, W, C_out); x and activation as in
-    convolution_backward_data. Raises ValueError where shapes do not fit."""
+    """dx (N, P, Q, C_in) from dy (N, H, W, C_out); x, activation and
+    in_slices as in convolution_backward_data. Raises ValueError where shapes do not fit."""
     operator = "transposed_convolution_backward_data"
+    if in_slices:
+        dx, workspace = slices_of(operator, dx, None, activation, accumulate)
     plan = _plan_of(operator, "forward", dy, w, dx, stride, pad, dilation, groups)
     end = of_gradient(operator, x, dx, activation, slope)
-    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end)
+    _launch(operator, plan, (dy, w, None), dx, None, accumulate, workspace, end, in_slices)
 
 
 def transposed_convolution_backward_weight(
@@ -587,8 +602,9 @@ def _launch(
     accumulate: bool,
     workspace: Any | None,
     end: Epilogue = NOTHING,
+    in_slices: bool = False,
 ) -> None:
-    written = target(operator, out, workspace, plan.slices)
+    written = target(operator, out, workspace, plan.slices, in_slices)
     if not out.size:
         return
     if plan.unaligned is not None and not aligned(*inputs, written, end.activated):
@@ -600,7 +616,7 @@ def _launch(
     if "backward_weight" not in plan.kernel:  # whose sums are stored as they are
         arguments += within.arguments
     kernel(plan.grid, plan.threads, *arguments, shared_bytes=plan.shared_bytes)
-    if plan.slices > 1:
+    if plan.slices > 1 and not in_slices:
         sum_partials(workspace, bias, out, plan.slices, accumulate, end)
     elif alone:
         end.run(out)

@@ -28,6 +28,7 @@ from .tiling import (
     SLICES,
     microseconds,
     partials_size,
+    slices_of,
     sum_partials,
     target,
 )
@@ -383,10 +384,16 @@ def _launch(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
     **attributes: Any,
 ) -> None:
     kind, order = FAMILY[operator]
+    if in_slices:
+        result = order[{"forward": 2, "backward_data": 0}[kind]]
+        bias = arrays[2] if operator.endswith("forward") else None
+        out, workspace = slices_of(operator, arrays[result], bias, activation, accumulate)
+        arrays = (*arrays[:result], out, *arrays[result + 1 :])
     rank, layout = (2, "(N, D)") if operator.startswith("fully") else (4, "(N, H, W, C)")
     for name, i in zip(
         ("the unstrided side", "the weight", "the strided side"), order, strict=True
@@ -404,7 +411,7 @@ def _launch(
     halves = [is_half(array) for array in arrays]
     plan = _plan_of(operator, precision, shapes, halves, **attributes)
     _check_capability(operator, precision, plan.file, out.context)
-    written = target(operator, out, workspace, plan.slices)
+    written = target(operator, out, workspace, plan.slices, in_slices)
     if not out.size:
         return
     if any(halves):
@@ -429,7 +436,7 @@ def _launch(
         *last,
         shared_bytes=plan.shared_bytes,
     )
-    if plan.slices > 1:
+    if plan.slices > 1 and not in_slices:
         sum_partials(workspace, bias, out, plan.slices, accumulate, end)
     elif alone:
         end.run(out)

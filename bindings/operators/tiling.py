@@ -214,7 +214,30 @@ def partials_size(size: int, slices: int) -> int:
     return size * slices if slices > 1 else 0
 
 
-def target(operator: str, out: Any, workspace: Any, slices: int) -> Any:
-    """What a sliced kernel writes: `out`, or the workspace after its size was checked."""
+def target(operator: str, out: Any, workspace: Any, slices: int, in_slices: bool = False) -> Any:
+    """What a sliced kernel writes: `out`, or the workspace after its size was checked; in_slices:
+    where slices_of() says."""
+    if in_slices and workspace.size != out.size * slices:
+        raise ValueError(
+            f"{operator}: the result is for {workspace.size // max(1, out.size)} slices, but the "
+            f"sum has {slices}; ask left_slices({operator!r}, ...), or leave in_slices=False"
+        )
     has_workspace(operator, workspace, partials_size(out.size, slices))
     return workspace if slices > 1 else out
+
+
+def slices_of(
+    operator: str, result: Any, bias: Any, activation: str | None, accumulate: bool
+) -> tuple[Any, Any]:
+    """(out, workspace) of a result (slices, ...) whose slices are to be left unadded, and which
+    therefore is nothing but a sum. ValueError where more is asked for."""
+    if len(result.shape) < 2 or not result.shape[0]:
+        raise ValueError(
+            f"{operator}: in_slices takes a result (slices, ...), not {tuple(result.shape)}"
+        )
+    if bias is not None or activation is not None or accumulate:
+        raise ValueError(
+            f"{operator}: in_slices leaves a sum unfinished; bias, activation and accumulate "
+            "belong to whoever adds the slices"
+        )
+    return result[0], result.reshape(result.size)

@@ -69,10 +69,12 @@ class Call:
 
 @dataclass(slots=True)
 class Gradient:
-    """Where the gradient of an input goes, and whether it is added to what is there."""
+    """Where the gradient of an input goes, and whether it is added to what is there; in_slices: as
+    parts of it, (slices, ...), which its reader adds."""
 
     array: Array
     accumulate: bool
+    in_slices: bool = False
 
 
 @dataclass(slots=True)
@@ -81,7 +83,10 @@ class Arrays:
 
     `outputs` holds None for an optional output that nobody reads. `random_state` is the executor's
     uint64 (2,) {seed, counter}. `ahead`: the gradient of the first input, for a loss head that may
-    write it in forward already, since nothing else adds to it.
+    write it in forward already, since nothing else adds to it. `left`: where a convolution leaves
+    the slices of its output, bias not added, instead of writing it; `data_slices`, `data_bias`: the
+    same for the batch norm that reads them; `gradient_slices`: the slices in which the gradient of
+    its output arrives.
     """
 
     inputs: tuple[Array, ...]
@@ -90,6 +95,10 @@ class Arrays:
     residuals: dict[str, Array]
     random_state: Array
     ahead: Array | None = None
+    left: Array | None = None
+    data_slices: Array | None = None
+    data_bias: Array | None = None
+    gradient_slices: Array | None = None
 
 
 @dataclass(slots=True)

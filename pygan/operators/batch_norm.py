@@ -78,9 +78,13 @@ class BatchNorm(Operator):
         if training and not self.use_global_stats:
             statistics = (arrays.residuals["mean"], arrays.residuals["var"])
             operands = (data, gamma, beta, y, *statistics)
+            if arrays.data_slices is not None:
+                operands += (arrays.data_slices, arrays.data_bias)
             function = "batch_norm_forward_training"
             return [Call(function, operands, self._attributes(), workspace=True)]
         operands = (data, gamma, beta, *arrays.auxiliary, y)
+        if arrays.data_slices is not None:  # data itself is for backward alone
+            operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
         return [Call("batch_norm_forward_inference", operands, self._attributes())]
 
     def backward(
@@ -98,13 +102,15 @@ class BatchNorm(Operator):
         operands = (
             *arrays.inputs,
             *statistics,
-            output_gradients[0],
+            output_gradients[0] if arrays.gradient_slices is None else None,
             *(None if target is None else target.array for target in gradients),
         )
         attributes = self._attributes() | {"use_global_stats": self.use_global_stats} | accumulate
         if not self.use_global_stats:
             operands += arrays.auxiliary
             attributes["momentum"] = self.momentum
+            if arrays.gradient_slices is not None:
+                operands += (arrays.gradient_slices,)
         return [Call("batch_norm_backward", operands, attributes, workspace=True)]
 
     def update_statistics(self, arrays: Arrays) -> list[Call]:

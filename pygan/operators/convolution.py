@@ -97,11 +97,14 @@ class _Convolutional(Operator):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, weight, *bias = arrays.inputs
-        operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
         attributes = self._geometry()
+        function = f"{self.prefix}_forward"
+        if arrays.left is not None:
+            operands = (data, weight, None, arrays.left)
+            return [Call(function, operands, attributes | {"in_slices": True}, precision=True)]
+        operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
         if self.activation is not None:
             attributes |= {"activation": self.activation, "slope": self.slope}
-        function = f"{self.prefix}_forward"
         return [Call(function, operands, attributes, workspace=True, precision=True)]
 
     def backward(
@@ -128,6 +131,9 @@ class _Convolutional(Operator):
 
         geometry = self._geometry()
         add(f"{self.prefix}_backward_data", gradients[0], dy, weight, **geometry)
+        if gradients[0] is not None and gradients[0].in_slices:
+            calls[-1].attributes["in_slices"] = True
+            calls[-1].workspace = False
         if self.data_activation is not None and gradients[0] is not None:
             calls[-1].arrays += (data,)
             calls[-1].attributes |= {"activation": self.data_activation, "slope": self.data_slope}

@@ -91,6 +91,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "left_slices",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
     "multiply_backward",
@@ -117,6 +118,13 @@ __all__ = [
     "workspace_size",
 ]
 
+LEAVE_SLICES = (
+    "convolution_backward_data",
+    "convolution_forward",
+    "transposed_convolution_backward_data",
+    "transposed_convolution_forward",
+)
+
 
 def workspace_size(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
     """float32 elements of `workspace` that the function `name` wants for these shapes: 0.
@@ -126,3 +134,19 @@ def workspace_size(name: str, *shapes: tuple[int, ...] | None, **attributes: Any
     if name == "workspace_size" or name not in __all__:
         raise ValueError(f"workspace_size: {name!r} is not one of {__all__[:-1]}")
     return 0
+
+
+def left_slices(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
+    """How many slices the convolution `name` should leave, with in_slices, to the batch norm that
+    reads its result: 1, as the twins gain nothing by it.
+
+    Raises ValueError for a name that is no forward or data gradient of a convolution.
+    """
+    check_leaves_slices(name)
+    return 1
+
+
+def check_leaves_slices(name: str) -> None:
+    """Raises ValueError unless the function `name` has in_slices."""
+    if name not in LEAVE_SLICES:
+        raise ValueError(f"left_slices: {name!r} is not one of {LEAVE_SLICES}")

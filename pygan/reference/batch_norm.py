@@ -35,6 +35,8 @@ def batch_norm_forward_training(
     y: np.ndarray,
     mean: np.ndarray,
     var: np.ndarray,
+    slices: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -45,10 +47,14 @@ def batch_norm_forward_training(
     """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics.
 
     var is the biased variance, taken around the mean: a mean of 1e4 with deviation 1 survives.
+    slices (n, ..., C), where given: x is their sum, + bias (C,) if any, and is written.
     Raises ValueError where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_training"
-    _check(operator, x, activation, y=y, gamma=gamma, beta=beta, mean=mean, var=var)
+    _check(operator, x, activation, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
+    _check_slices(operator, slices, x.shape, bias)
+    if slices is not None:
+        _add_slices(slices, bias, x)
     shapes.check_contiguous(operator, y)
     x_rows, y_rows, repeat = _wide(x, y)
     _statistics(x_rows, x.size // x.shape[-1], mean, var)
@@ -59,20 +65,33 @@ def batch_norm_forward_training(
 
 
 def batch_norm_forward_inference(
-    x: np.ndarray,
+    x: np.ndarray | None,
     gamma: np.ndarray,
     beta: np.ndarray,
     moving_mean: np.ndarray,
     moving_var: np.ndarray,
     y: np.ndarray,
+    slices: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
 ) -> None:
-    """y (..., C) = x (..., C) normalised by the moving statistics (C,)."""
+    """y (..., C) = x (..., C) normalised by the moving statistics (C,).
+
+    slices (n, ..., C), where given: their sum, + bias (C,) if any, is meant in place of x, which is
+    None. Raises ValueError where shapes misfit or the activation is unknown.
+    """
     operator = "batch_norm_forward_inference"
+    _check_one(operator, "x", x, slices)
+    _check_slices(operator, slices, y.shape, bias)
+    if slices is not None:
+        shapes.check_contiguous(operator, y)
+        shapes.check_shape(operator, "bias", bias, y.shape[-1:], f"y {y.shape}")
+        _add_slices(slices, bias, y)
+        x = y  # normalised in place
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta)
     _check(operator, x, activation, moving_mean=moving_mean, moving_var=moving_var)
     shapes.check_contiguous(operator, y)
@@ -89,12 +108,13 @@ def batch_norm_backward(
     beta: np.ndarray,
     mean: np.ndarray,
     var: np.ndarray,
-    dy: np.ndarray,
+    dy: np.ndarray | None,
     dx: np.ndarray | None,
     dgamma: np.ndarray | None,
     dbeta: np.ndarray | None,
     moving_mean: np.ndarray | None = None,
     moving_var: np.ndarray | None = None,
+    slices: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -114,9 +134,20 @@ def batch_norm_backward(
     `use_global_stats`: mean and var are constants (the moving ones) and dx = gamma / sqrt(..) g.
     Each of dx, dgamma, dbeta may be None; dx may be dy. fix_gamma: dgamma is 0, or unchanged if
     accumulating. moving_mean, moving_var (C,), where given with momentum, move as
-    batch_norm_update_moving has it.
+    batch_norm_update_moving has it. slices (n, ..., C), where given: their sum is meant in place of
+    dy, which is None; neither accumulate nor use_global_stats then.
     """
     operator = "batch_norm_backward"
+    _check_one(operator, "dy", dy, slices)
+    _check_slices(operator, slices, x.shape, None)
+    if slices is not None:
+        if accumulate or use_global_stats:
+            raise ValueError(
+                f"{operator}: slices take neither accumulate nor use_global_stats; add them first "
+                "(in_slices=False of the operator that leaves them)"
+            )
+        dy = np.empty_like(slices[0])
+        _add_slices(slices, None, dy)
     _check(
         operator,
         x,
@@ -373,6 +404,30 @@ def _sum_rows(rows: np.ndarray, out: np.ndarray) -> None:
 def _fold(sums: np.ndarray, channels: int) -> np.ndarray:
     """Sum parts and the pixels of their wide rows: (parts, repeat C) to (C,)."""
     return np.add.reduce(sums.reshape(-1, channels), axis=0)
+
+
+def _add_slices(slices: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
+    """out (..., C) = the sum of slices (n, ..., C) + bias (C,)"""
+    np.add.reduce(slices, axis=0, out=out)
+    if bias is not None:
+        out += bias
+
+
+def _check_one(
+    operator: str, name: str, array: np.ndarray | None, slices: np.ndarray | None
+) -> None:
+    if (array is None) == (slices is None):
+        raise ValueError(f"{operator}: give {name}, or the slices whose sum it would be")
+
+
+def _check_slices(
+    operator: str, slices: np.ndarray | None, whole: tuple[int, ...], bias: np.ndarray | None
+) -> None:
+    if slices is not None:
+        needed = (max(1, len(slices)) if slices.ndim else 1, *whole)
+        shapes.check_shape(operator, "slices", slices, needed, f"an array {whole}")
+    elif bias is not None:
+        raise ValueError(f"{operator}: a bias comes with slices, to be added to their sum")
 
 
 def _check(

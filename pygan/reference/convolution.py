@@ -42,6 +42,7 @@ def convolution_forward(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups).
@@ -49,9 +50,13 @@ def convolution_forward(
     y[n,p,q,o] = bias[o] + sum over i,j,c of x[n, p s - pad + i d, q s - pad + j d, c] w[o,i,j,c],
     pixels outside x counting as 0 (MXNet's Convolution; no kernel flip). activation, of
     activation.py, is applied to that sum, which has y's old values in it where accumulating.
+    in_slices: y is (slices, N, P, Q, C_out) and gets parts of the sum, here all of it and zeros,
+    for a batch norm that adds them; then there is no bias, activation or accumulate.
     Raises ValueError where the shapes do not fit or the activation is unknown.
     """
     operator = "convolution_forward"
+    if in_slices:
+        y = _only_slice(operator, y, bias, activation, accumulate)
     _gather(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
 
@@ -69,15 +74,19 @@ def convolution_backward_data(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """dx (N, H, W, C_in) = gradient of a convolution's input from dy (N, P, Q, C_out).
 
     x (as dx), where given with activation: the convolution's input, made by that activation. Then
-    dx is the gradient of what the activation was applied to, times its derivative, from x. Raises
-    ValueError where shapes misfit, or x does not tell the derivative (FROM_OUTPUT, slope >= 0).
+    dx is the gradient of what the activation was applied to, times its derivative, from x.
+    in_slices: dx is (slices, N, H, W, C_in), as in convolution_forward. Raises ValueError where
+    shapes misfit, or x does not tell the derivative (FROM_OUTPUT, slope >= 0).
     """
     operator = "convolution_backward_data"
+    if in_slices:
+        dx = _only_slice(operator, dx, None, activation, accumulate)
     with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
         _spread(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
@@ -111,16 +120,20 @@ def transposed_convolution_forward(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in).
 
     w is (C_in, kh, kw, C_out / groups); every x[n,p,q,c] adds x w[c,i,j,o] to
     y[n, p s - pad + i d, q s - pad + j d, o] where that pixel exists, plus bias[o] (MXNet's
-    Deconvolution). Output padding is implied by y's size. activation as in convolution_forward.
+    Deconvolution). Output padding is implied by y's size. activation and in_slices as in
+    convolution_forward.
     Raises ValueError where shapes misfit or the activation is unknown.
     """
     operator = "transposed_convolution_forward"
+    if in_slices:
+        y = _only_slice(operator, y, bias, activation, accumulate)
     _spread(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
 
@@ -138,6 +151,7 @@ def transposed_convolution_backward_data(
     activation: str | None = None,
     slope: float = 0.0,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """dx (N, P, Q, C_in): gradient of a transposed convolution's input; dy (N, H, W, C_out).
@@ -145,6 +159,8 @@ def transposed_convolution_backward_data(
     x, activation and slope as in convolution_backward_data.
     """
     operator = "transposed_convolution_backward_data"
+    if in_slices:
+        dx = _only_slice(operator, dx, None, activation, accumulate)
     with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
         _gather(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
@@ -215,6 +231,25 @@ def _derived(
         activation_backward(
             None, x, gradient, dx, kind=activation, slope=slope, accumulate=accumulate
         )
+
+
+def _only_slice(
+    operator: str,
+    result: np.ndarray,
+    bias: np.ndarray | None,
+    activation: str | None,
+    accumulate: bool,
+) -> np.ndarray:
+    """Of a result (slices, ...): the first; the others become 0."""
+    if result.ndim < 2 or not len(result):
+        raise ValueError(f"{operator}: in_slices takes a result (slices, ...), not {result.shape}")
+    if bias is not None or activation is not None or accumulate:
+        raise ValueError(
+            f"{operator}: in_slices leaves a sum unfinished; bias, activation and accumulate "
+            "belong to whoever adds the slices"
+        )
+    result[1:] = 0
+    return result[0]
 
 
 def _gather(

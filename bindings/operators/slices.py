@@ -1,0 +1,106 @@
+"""When a convolution leaves the slices of its sum to the batch norm that reads it.
+
+A convolution whose depth is cut into slices ends with a second stage, a launch that adds them. A
+batch norm that follows can add them as it reads (kernels/batch_norm_slices.cu): its forward those
+of a convolution's forward, its backward those of a convolution's data gradient. The sums and their
+order are the same; whether it pays is for the model to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from ..context import shared_bytes
+from . import tensor_core
+from .batch_norm import WHOLE, Plan, split_plan, whole_plan
+from .tiling import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
+
+LEAVE_SLICES = (
+    "convolution_backward_data",
+    "convolution_forward",
+    "transposed_convolution_backward_data",
+    "transposed_convolution_forward",
+)
+
+ROUND = 0.3
+"""Microseconds of loads from the second-level cache that nothing hides: an estimate."""
+
+BLOCK_BYTES = 1.0e5
+"""Bytes per microsecond that one multiprocessor reads or writes: a 64-byte line per clock."""
+
+SECTOR = 32
+"""Bytes that are fetched at a time."""
+
+LINES, TOGETHER, ADDERS = 2, 4, 8
+"""Rows of a thread, and slices of each, that kernels/batch_norm_slices.cu has under way, of lanes
+of so many slices."""
+
+ROWS_IN_FLIGHT = 4
+"""Of a thread, in kernels/batch_norm.cuh."""
+
+STATIC_BYTES = {"forward": 36 * WHOLE, "backward": 32 * WHOLE}
+"""Shared memory beside the sums: MERGED and ADDED of kernels/batch_norm.cuh."""
+
+
+def left_slices(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> int:
+    """How many slices the convolution `name` should leave, with in_slices, to the batch norm that
+    reads its result; 1: it should finish its sum.
+
+    `shapes` are those of its arrays, as without in_slices, and `attributes` its attributes. Raises
+    ValueError for a name that is no forward or data gradient of a convolution.
+    """
+    if name not in LEAVE_SLICES:
+        raise ValueError(f"left_slices: {name!r} is not one of {LEAVE_SLICES}")
+    forward = name.endswith("forward")
+    result = shapes[3 if forward else 2]
+    size = prod(result)
+    slices = tensor_core.WORKSPACE[name](*shapes, **attributes) // max(1, size)
+    if slices < 2:
+        return 1
+    rows, channels = size // result[-1], result[-1]
+    return slices if saved_microseconds(rows, channels, slices, forward) > 0 else 1
+
+
+def saved_microseconds(rows: int, channels: int, slices: int, forward: bool) -> float:
+    """What the model expects batch norm of (rows, channels) to gain by adding `slices` itself, in
+    its forward or its backward; 0 where a block's sums do not fit its memory.
+
+    Gone are the second stage and two reads of what it wrote; a batch norm that runs forward writes
+    that itself. A block takes the longer of its rounds of loads and its bytes.
+    """
+    width = 1 if channels % 4 else 4
+    whole = whole_plan(rows, channels, width, arrays=1 if forward else 2)
+    plan = whole or split_plan(rows, channels, width)
+    static = STATIC_BYTES["forward" if forward else "backward"]
+    if plan.tile_bytes + static > shared_bytes():
+        return 0.0
+    nbytes = 4 * rows * channels
+    stage = SECOND_STAGE + nbytes * (slices + 1) / CACHED_BYTES
+    if whole is None:
+        # All multiprocessors share the bytes: one read less, and slices in place of another; the
+        # sum is written in both passes, for the launch that follows.
+        return stage - nbytes * slices / CACHED_BYTES
+    read = _microseconds(plan, nbytes, ROWS_IN_FLIGHT)
+    lanes = -(-min(slices, ADDERS) // TOGETHER) * -(-slices // ADDERS)
+    added = max(
+        lanes * _rounds(plan, LINES) * ROUND,
+        _microseconds(plan, nbytes * slices, rows),
+    )
+    written = _microseconds(plan, nbytes, rows) if forward else 0.0
+    return stage + 2 * read - added - written
+
+
+def _rounds(plan: Plan, in_flight: int) -> int:
+    """Of loads, with so many rows of a thread under way."""
+    return -(-plan.rows_per_split // (plan.block[1] * in_flight))
+
+
+def _microseconds(plan: Plan, nbytes: int, in_flight: int) -> float:
+    """For the blocks of one launch to read `nbytes` of rows, or to write them."""
+    waves = -(-plan.columns // MULTIPROCESSORS)
+    fetched = nbytes / plan.columns * max(1, SECTOR // (4 * plan.block[0] * plan.width))
+    return max(
+        _rounds(plan, in_flight) * ROUND, waves * fetched / BLOCK_BYTES, nbytes / CACHED_BYTES
+    )

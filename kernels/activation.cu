@@ -29,36 +29,21 @@
 #define FROM_INPUT 0
 #endif
 
-// No __restrict__ where arrays may be the same: every element is read before it is written, by the
-// same thread.
+// No __restrict__ where arrays may be the same.
 extern "C" __global__ void activation_forward(const ELEMENT* x, ELEMENT* y, long long n,
                                               float slope) {
-    for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> pack = load<W>(x + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            pack.at[k] = activate(KIND, pack.at[k], slope);
-        }
-        store<W>(y + i, pack);
-    });
+    map_flat(n, y, [=](float value) { return activate(KIND, value, slope); }, x);
 }
 
 // source: y, or x with FROM_INPUT
 extern "C" __global__ void activation_backward(const ELEMENT* __restrict__ source,
                                                const ELEMENT* dy, ELEMENT* dx, long long n,
                                                float slope, int accumulate) {
-    for_each_pack(n, aligned(source, dy, dx), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        const Pack<W> from = load<W>(source + i);
-        Pack<W> gradient = load<W>(dy + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] *= FROM_INPUT ? derivative_from_input(KIND, from.at[k], slope)
-                                         : derivative_from_output(KIND, from.at[k], slope);
-        }
-        store_gradient<W>(dx + i, gradient, accumulate);
-    });
+    const auto chain = [=](float from, float gradient) {
+        return gradient * (FROM_INPUT ? derivative_from_input(KIND, from, slope)
+                                      : derivative_from_output(KIND, from, slope));
+    };
+    map_gradient(n, dx, accumulate, chain, source, dy);
 }
 
 // Launch contract: one-dimensional grid and block of any size (256 threads, a block per 1024

@@ -23,16 +23,9 @@ __device__ __forceinline__ bool mask_by_fours(const unsigned char* mask) {
 extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
     dropout_forward(unsigned long long* state, const float* x, float* y, unsigned char* mask,
                     long long n, float rate) {
-    const long long groups = (n + 3) / 4;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    const unsigned long long seed = state[0];
-    const unsigned long long counter = state[1];
     const bool vectorised = aligned(x, y) && mask_by_fours(mask);
     const float keep = 1.0f - rate;
-    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-         group < groups; group += step) {
-        const PhiloxBlock block = philox(seed, counter + group);
-        const long long begin = 4 * group;
+    for_each_draw(state, n, [&](const PhiloxBlock& block, long long begin) {
         if (vectorised && begin + 4 <= n) {
             Pack<4> pack = load<4>(x + begin);
             Kept<4> kept;
@@ -53,8 +46,7 @@ extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
                 }
             }
         }
-    }
-    advance_if_alone(state, groups);
+    });
 }
 
 extern "C" __global__ void dropout_backward(const unsigned char* __restrict__ mask, const float* dy,

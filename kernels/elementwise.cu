@@ -46,100 +46,40 @@ __device__ __forceinline__ long long dot(const Index4& index, long long s0, long
     return index.at[0] * s0 + index.at[1] * s1 + index.at[2] * s2 + index.at[3] * s3;
 }
 
-// No __restrict__ where the result may be an operand: every element is read before it is written,
-// by the same thread.
+// No __restrict__ where the result may be an operand.
 extern "C" __global__ void add_forward(const float* a, const float* b, float* y, long long n) {
-    for_each_pack(n, aligned(a, b, y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> sum = load<W>(a + i);
-        const Pack<W> other = load<W>(b + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            sum.at[k] += other.at[k];
-        }
-        store<W>(y + i, sum);
-    });
+    map_flat(n, y, [](float one, float other) { return one + other; }, a, b);
 }
 
 extern "C" __global__ void multiply_forward(const float* a, const float* b, float* y, long long n) {
-    for_each_pack(n, aligned(a, b, y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> product = load<W>(a + i);
-        const Pack<W> other = load<W>(b + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            product.at[k] *= other.at[k];
-        }
-        store<W>(y + i, product);
-    });
+    map_flat(n, y, [](float one, float other) { return one * other; }, a, b);
 }
 
 extern "C" __global__ void multiply_backward(const float* dy, const float* __restrict__ other,
                                              float* da, long long n, int accumulate) {
-    for_each_pack(n, aligned(dy, other, da), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(dy + i);
-        const Pack<W> factor = load<W>(other + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] *= factor.at[k];
-        }
-        store_gradient<W>(da + i, gradient, accumulate);
-    });
+    const auto product = [](float gradient, float factor) { return gradient * factor; };
+    map_gradient(n, da, accumulate, product, dy, other);
 }
 
 extern "C" __global__ void axpy(const float* x, float* y, long long n, float alpha,
                                 int accumulate) {
-    for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> scaled = load<W>(x + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            scaled.at[k] *= alpha;
-        }
-        store_gradient<W>(y + i, scaled, accumulate);
-    });
+    map_gradient(n, y, accumulate, [=](float value) { return value * alpha; }, x);
 }
 
 extern "C" __global__ void fill(float* __restrict__ y, long long n, float value) {
-    for_each_pack(n, aligned(y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> pack;
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            pack.at[k] = value;
-        }
-        store<W>(y + i, pack);
-    });
+    map_flat(n, y, [=] { return value; });
 }
 
 extern "C" __global__ void exp_forward(const float* x, float* y, long long n) {
-    for_each_pack(n, aligned(x, y), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> power = load<W>(x + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            power.at[k] = expf(power.at[k]);
-        }
-        store<W>(y + i, power);
-    });
+    map_flat(n, y, [](float value) { return expf(value); }, x);
 }
 
 extern "C" __global__ void reparametrization_forward(const float* __restrict__ mean,
                                                      const float* __restrict__ lnsd,
                                                      const float* __restrict__ noise,
                                                      float* __restrict__ code, long long n) {
-    for_each_pack(n, aligned(mean, lnsd, noise, code), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> sample = load<W>(mean + i);
-        const Pack<W> spread = load<W>(lnsd + i);
-        const Pack<W> unit = load<W>(noise + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            sample.at[k] = fmaf(expf(spread.at[k]), unit.at[k], sample.at[k]);
-        }
-        store<W>(code + i, sample);
-    });
+    const auto sample = [](float m, float s, float unit) { return fmaf(expf(s), unit, m); };
+    map_flat(n, code, sample, mean, lnsd, noise);
 }
 
 extern "C" __global__ void reparametrization_backward_lnsd(const float* __restrict__ lnsd,
@@ -147,33 +87,18 @@ extern "C" __global__ void reparametrization_backward_lnsd(const float* __restri
                                                            const float* __restrict__ dcode,
                                                            float* __restrict__ dlnsd, long long n,
                                                            int accumulate) {
-    for_each_pack(n, aligned(lnsd, noise, dcode, dlnsd), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(dcode + i);
-        const Pack<W> spread = load<W>(lnsd + i);
-        const Pack<W> unit = load<W>(noise + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] *= unit.at[k] * expf(spread.at[k]);
-        }
-        store_gradient<W>(dlnsd + i, gradient, accumulate);
-    });
+    const auto chain = [](float s, float unit, float gradient) {
+        return gradient * (unit * expf(s));
+    };
+    map_gradient(n, dlnsd, accumulate, chain, lnsd, noise, dcode);
 }
 
 extern "C" __global__ void reparametrization_backward_noise(const float* __restrict__ lnsd,
                                                             const float* __restrict__ dcode,
                                                             float* __restrict__ dnoise, long long n,
                                                             int accumulate) {
-    for_each_pack(n, aligned(lnsd, dcode, dnoise), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(dcode + i);
-        const Pack<W> spread = load<W>(lnsd + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] *= expf(spread.at[k]);
-        }
-        store_gradient<W>(dnoise + i, gradient, accumulate);
-    });
+    const auto chain = [](float s, float gradient) { return gradient * expf(s); };
+    map_gradient(n, dnoise, accumulate, chain, lnsd, dcode);
 }
 
 // Whether an operand with these strides can be read four at a time along the last axis: one after

@@ -1,5 +1,6 @@
 // One loop over flat float arrays: four floats per access where every array allows it, one float
-// per access for the rest. The body is written once, for a pack of either width.
+// per access for the rest. The body is written once, for a pack of either width; what computes each
+// element from those at the same place says only how (map_flat, map_gradient).
 #pragma once
 
 template <int WIDTH>
@@ -84,4 +85,35 @@ __device__ __forceinline__ void for_each_pack(int block, int blocks, long long n
 template <class Body>
 __device__ __forceinline__ void for_each_pack(long long n, bool vectorised, const Body& body) {
     for_each_pack(blockIdx.x, gridDim.x, n, vectorised, body);
+}
+
+template <int WIDTH, class Function, class... Packs>
+__device__ __forceinline__ Pack<WIDTH> apply(const Function& function, const Packs&... packs) {
+    Pack<WIDTH> result;
+#pragma unroll
+    for (int k = 0; k < WIDTH; ++k) {
+        result.at[k] = function(packs.at[k]...);
+    }
+    return result;
+}
+
+// y[i] = function(x[i], ...) for i in [0, n). y may be one of the x: every element is read before
+// it is written, by the same thread.
+template <class Number, class Function, class... Numbers>
+__device__ __forceinline__ void map_flat(long long n, Number* y, const Function& function,
+                                         const Numbers*... x) {
+    for_each_pack(n, aligned(y, x...), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        store<W>(y + i, apply<W>(function, load<W>(x + i)...));
+    });
+}
+
+// dx[i] (+)= function(x[i], ...): the same for a gradient.
+template <class Number, class Function, class... Numbers>
+__device__ __forceinline__ void map_gradient(long long n, Number* dx, int accumulate,
+                                             const Function& function, const Numbers*... x) {
+    for_each_pack(n, aligned(dx, x...), [&](auto width, long long i) {
+        constexpr int W = decltype(width)::value;
+        store_gradient<W>(dx + i, apply<W>(function, load<W>(x + i)...), accumulate);
+    });
 }

@@ -71,16 +71,8 @@ extern "C" __global__ void sigmoid_cross_entropy_backward(const float* __restric
                                                           const float* __restrict__ labels,
                                                           float* __restrict__ dlogits, long long n,
                                                           float scale, int accumulate) {
-    for_each_pack(n, aligned(logits, labels, dlogits), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(logits + i);
-        const Pack<W> t = load<W>(labels + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] = scale * (sigmoid(gradient.at[k]) - t.at[k]);
-        }
-        store_gradient<W>(dlogits + i, gradient, accumulate);
-    });
+    const auto gradient = [=](float z, float t) { return scale * (sigmoid(z) - t); };
+    map_gradient(n, dlogits, accumulate, gradient, logits, labels);
 }
 
 // dx = 2 * scale * (x - target) may be null, as in every loss that may leave its gradient.
@@ -113,16 +105,8 @@ extern "C" __global__ void mean_squared_error_backward(const float* __restrict__
                                                        const float* __restrict__ target,
                                                        float* __restrict__ dx, long long n,
                                                        float scale, int accumulate) {
-    for_each_pack(n, aligned(x, target, dx), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(x + i);
-        const Pack<W> other = load<W>(target + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] = 2.0f * scale * (gradient.at[k] - other.at[k]);
-        }
-        store_gradient<W>(dx + i, gradient, accumulate);
-    });
+    const auto gradient = [=](float one, float other) { return 2.0f * scale * (one - other); };
+    map_gradient(n, dx, accumulate, gradient, x, target);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -147,15 +131,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void kullback_leibler_backward(const float* __restrict__ lnsd,
                                                      float* __restrict__ dlnsd, long long n,
                                                      float scale, int accumulate) {
-    for_each_pack(n, aligned(lnsd, dlnsd), [&](auto width, long long i) {
-        constexpr int W = decltype(width)::value;
-        Pack<W> gradient = load<W>(lnsd + i);
-#pragma unroll
-        for (int k = 0; k < W; ++k) {
-            gradient.at[k] = scale * expm1f(gradient.at[k]);
-        }
-        store_gradient<W>(dlnsd + i, gradient, accumulate);
-    });
+    map_gradient(n, dlnsd, accumulate, [=](float s) { return scale * expm1f(s); }, lnsd);
 }
 
 // A lane's part of a row: calls body(Width<4>(), k) or body(Width<1>(), k) for the packs that start

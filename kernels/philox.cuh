@@ -37,13 +37,25 @@ __device__ __forceinline__ float unit_from_word(unsigned int word) {
 
 constexpr int ONE_BLOCK = 1024;  // most threads of a launch of one block, which advances by itself
 
-// Every block of a launch reads the counter, so none may move it before all have: that is a launch
-// of its own (random_advance), unless there is only one block. To be called by all its threads.
-__device__ __forceinline__ void advance_if_alone(unsigned long long* state, long long blocks) {
+// Calls body(block of four words, i) for the elements i = 0, 4, 8, ... below n of a call that draws
+// n numbers: a thread computes a whole Philox block. state (2): {seed, counter}. To be called by
+// all threads of a one-dimensional grid. Every block of it reads the counter, so none may move it
+// before all have: that is a launch of its own (random_advance), unless there is only one block.
+template <class Body>
+__device__ __forceinline__ void for_each_draw(unsigned long long* state, long long n,
+                                              const Body& body) {
+    const long long groups = (n + 3) / 4;
+    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
+    const unsigned long long seed = state[0];
+    const unsigned long long counter = state[1];
+    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+         group < groups; group += step) {
+        body(philox(seed, counter + group), 4 * group);
+    }
     if (gridDim.x == 1) {
         __syncthreads();
         if (threadIdx.x == 0) {
-            state[1] += blocks;
+            state[1] += groups;
         }
     }
 }

@@ -13,11 +13,10 @@
 #include "flat.cuh"
 #include "philox.cuh"
 
-// Stores the numbers of block `group`, all four or as many as n leaves.
-__device__ __forceinline__ void store_group(float* out, long long group, long long n,
-                                            bool vectorised, const Pack<4>& numbers) {
-    const long long begin = 4 * group;
-    if (vectorised && begin + 4 <= n) {
+// Stores the numbers from element `begin` on, all four or as many as n leaves.
+__device__ __forceinline__ void store_some(float* out, long long begin, long long n,
+                                           const Pack<4>& numbers) {
+    if (aligned(out) && begin + 4 <= n) {
         store<4>(out + begin, numbers);
         return;
     }
@@ -34,33 +33,20 @@ __device__ __forceinline__ void store_group(float* out, long long group, long lo
 extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
     random_uniform(unsigned long long* state, float* __restrict__ out, long long n, float low,
                    float span) {
-    const long long groups = (n + 3) / 4;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    const unsigned long long seed = state[0];
-    const unsigned long long counter = state[1];
-    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-         group < groups; group += step) {
-        const PhiloxBlock block = philox(seed, counter + group);
+    for_each_draw(state, n, [&](const PhiloxBlock& block, long long begin) {
         Pack<4> numbers;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
             numbers.at[k] = __fadd_rn(__fmul_rn(unit_from_word(block.word[k]), span), low);
         }
-        store_group(out, group, n, aligned(out), numbers);
-    }
-    advance_if_alone(state, groups);
+        store_some(out, begin, n, numbers);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
     random_normal(unsigned long long* state, float* __restrict__ out, long long n, float mean,
                   float std) {
-    const long long groups = (n + 3) / 4;
-    const long long step = static_cast<long long>(gridDim.x) * blockDim.x;
-    const unsigned long long seed = state[0];
-    const unsigned long long counter = state[1];
-    for (long long group = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-         group < groups; group += step) {
-        const PhiloxBlock block = philox(seed, counter + group);
+    for_each_draw(state, n, [&](const PhiloxBlock& block, long long begin) {
         Pack<4> numbers;
 #pragma unroll
         for (int k = 0; k < 4; k += 2) {
@@ -73,9 +59,8 @@ extern "C" __global__ void __launch_bounds__(ONE_BLOCK)
             numbers.at[k] = fmaf(std, radius * cosine, mean);
             numbers.at[k + 1] = fmaf(std, radius * sine, mean);
         }
-        store_group(out, group, n, aligned(out), numbers);
-    }
-    advance_if_alone(state, groups);
+        store_some(out, begin, n, numbers);
+    });
 }
 
 // counter += blocks, after a launch of several blocks that drew.

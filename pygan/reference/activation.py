@@ -76,7 +76,7 @@ def apply(x: np.ndarray, y: np.ndarray, kind: str | None, slope: float) -> None:
         if y is not x:
             y[...] = x
     elif kind == "relu":
-        np.clip(x, 0, np.inf, out=y)  # numpy's maximum with a number is three times slower
+        x.clip(0, np.inf, out=y)  # numpy's maximum with a number is three times slower
     elif kind == "leaky_relu":
         with frame() as empty:
             scaled = np.multiply(x, x.dtype.type(slope), out=empty(x.shape, x.dtype))
@@ -123,7 +123,7 @@ def derivative(
     elif kind == "leaky_relu":
         np.greater(of_sign, zero, out=out)
         if 0 <= slope <= 1:
-            np.clip(out, slope, 1, out=out)
+            out.clip(slope, 1, out=out)
         else:
             out[...] = np.where(out, out.dtype.type(1), out.dtype.type(slope))
     elif kind == "elu":

@@ -18,12 +18,15 @@ import numpy as np
 
 from . import activation as activations
 from . import shapes
-from .parallel import run, split_work
+from .parallel import power_of_two, run, split
 from .scratch import frame
 from .store import store
 
-# A wide row has at most this many numbers.
+# A wide row has at most this many numbers; in so small arrays rows of C are as quick.
 WIDE = 8192
+SMALL = 4096
+# Numbers of a part, at most about twice as many: some arrays of it stay in the cache of a core.
+PART = 1 << 17
 # Numbers from which the centre of the statistics is guessed.
 SAMPLE = 1 << 14
 
@@ -180,20 +183,20 @@ def batch_norm_backward(
     with frame() as empty:
         g_rows = dx.reshape(x_rows.shape) if in_place else empty(x_rows.shape, x.dtype)
         parts = _parts(x_rows)
-        sums, products = empty((2, len(parts), x_rows.shape[1]), x.dtype)
+        sums = empty((2, len(parts), x_rows.shape[1]), x.dtype)
 
-        def sum_up(part: tuple[slice, np.ndarray, np.ndarray]) -> None:
-            which, total, product = part
+        def sum_up(part: int) -> None:
+            which = parts[part]
             g, rows = g_rows[which], x_rows[which]
             with frame() as empty:
                 z = empty(g.shape, g.dtype)
                 normalise.gradient(rows, dy_rows[which], z, g, activation, slope)
-                _sum_rows(g, total)
-                np.einsum("ij,ij->j", g, normalise.shifted(rows, z), out=product)
+                _sum_rows(g, sums[0, part])
+                np.einsum("ij,ij->j", g, normalise.shifted(rows, z), out=sums[1, part])
 
-        run(sum_up, list(zip(parts, sums, products, strict=True)))
-        sum_g = _fold(sums, channels)
-        sum_g_xhat = (_fold(products, channels) - normalise.remainder * sum_g) * normalise.inverse
+        run(sum_up, range(len(parts)))
+        sum_g, sum_g_x = _fold(sums, channels)
+        sum_g_xhat = (sum_g_x - normalise.remainder * sum_g) * normalise.inverse
 
         if dx is not None:
             dx_rows = dx.reshape(x_rows.shape)
@@ -215,7 +218,7 @@ def batch_norm_backward(
                 if not in_place:
                     dx_rows[part] += g
 
-            run(finish, parts)
+            run(finish, parts[::-1])  # what was made last is still in the cache
     for output, value, adding in (
         (dgamma, np.zeros_like(gamma) if fix_gamma else sum_g_xhat, accumulate_gamma),
         (dbeta, sum_g, accumulate_beta),
@@ -315,7 +318,7 @@ class _Normalise:
             z = self.apply(rows[part], out[part])
             activations.apply(z, z, activation, slope)
 
-        run(work, _parts(rows))
+        run(work, _parts(rows)[::-1])  # what the statistics read last is still in the cache
 
 
 def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray) -> None:
@@ -326,43 +329,39 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
     will do for the first rows, else their mean. If the whole array disagrees with its first rows,
     its mean is the next centre.
     """
-    channels = len(mean)
-    repeat = rows.shape[1] // channels
+    repeat = rows.shape[1] // len(mean)
     first = rows[: max(1, SAMPLE // rows.shape[1])]
     centre = None
     for sample in (first, rows, rows) if rows.size > 8 * SAMPLE else (rows, rows):
-        sums, squares = _sums(sample, None if centre is None else _tiled(centre, repeat))
-        n = count * len(sample) // len(rows)
-        missed = np.divide(_fold(sums, channels), n, out=mean)
-        np.divide(_fold(squares, channels), n, out=var)
-        var -= missed * missed
+        sums = _sums(sample, None if centre is None else _tiled(centre, repeat), len(mean))
+        sums /= count * len(sample) // len(rows)
+        missed, squares = sums
+        np.subtract(squares, missed * missed, out=var)
         np.maximum(var, 0, out=var)
         small = _mean_is_small(missed, var)
-        if centre is not None:
-            mean += centre
+        np.copyto(mean, missed) if centre is None else np.add(missed, centre, out=mean)
         if not small:
             centre = mean.copy()
         elif sample is rows:
             break
 
 
-def _sums(rows: np.ndarray, centre: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over the rows of d = x - centre and of d^2, part by part: (parts, repeat C)."""
+def _sums(rows: np.ndarray, centre: np.ndarray | None, channels: int) -> np.ndarray:
+    """Sums of d = x - centre and of d^2 over wide rows, part by part and then folded: (2, C)."""
     parts = _parts(rows)
-    sums, squares = np.empty((2, len(parts), rows.shape[1]), rows.dtype)
+    sums = np.empty((2, len(parts), rows.shape[1]), rows.dtype)
 
-    def add_up(part: tuple[slice, np.ndarray, np.ndarray]) -> None:
-        which, total, square = part
+    def add_up(part: int) -> None:
         with frame() as empty:
-            d = rows[which]
+            d = rows[parts[part]]
             squared = empty(d.shape, d.dtype)
             if centre is not None:
                 d = np.subtract(d, centre, out=squared)
-            _sum_rows(d, total)
-            _sum_rows(np.square(d, out=squared), square)
+            _sum_rows(d, sums[0, part])
+            _sum_rows(np.square(d, out=squared), sums[1, part])
 
-    run(add_up, list(zip(parts, sums, squares, strict=True)))
-    return sums, squares
+    run(add_up, range(len(parts)))
+    return _fold(sums, channels)
 
 
 def _mean_is_small(mean: np.ndarray, var: np.ndarray) -> bool:
@@ -373,7 +372,7 @@ def _wide(x: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, int
     """x and other (..., C) as (rows, repeat C), views, with the largest fitting repeat."""
     channels = x.shape[-1]
     count = x.size // channels
-    repeat = _largest_divisor(count, WIDE // channels)
+    repeat = _largest_divisor(count, WIDE // channels) if x.size > SMALL else 1
     shape = (count // repeat, repeat * channels)
     return x.reshape(shape), other.reshape(shape), repeat
 
@@ -384,7 +383,7 @@ def _largest_divisor(number: int, limit: int) -> int:
 
 
 def _parts(rows: np.ndarray) -> list[slice]:
-    return split_work(len(rows), 4 * rows.size)
+    return split(len(rows), power_of_two(-(-rows.size // PART)))
 
 
 def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
@@ -396,14 +395,26 @@ def _tiled(channels: np.ndarray, repeat: int) -> np.ndarray:
     return wide.reshape(-1)
 
 
-def _sum_rows(rows: np.ndarray, out: np.ndarray) -> None:
-    """Sums over rows are products with ones: BLAS adds several times faster than numpy's sum."""
-    np.matmul(np.ones(len(rows), rows.dtype), rows, out=out)
+def _sum_rows(rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Sums over the rows of (.., rows, columns) are products with ones: BLAS adds several times
+    faster than numpy's sum."""
+    return np.matmul(_ones(rows.shape[-2], rows.dtype), rows, out=out)
+
+
+@functools.lru_cache(maxsize=64)
+def _ones(count: int, dtype: np.dtype) -> np.ndarray:
+    ones = np.ones(count, dtype)
+    ones.setflags(write=False)
+    return ones
 
 
 def _fold(sums: np.ndarray, channels: int) -> np.ndarray:
-    """Sum parts and the pixels of their wide rows: (parts, repeat C) to (C,)."""
-    return np.add.reduce(sums.reshape(-1, channels), axis=0)
+    """Sums of several kinds over parts and the pixels of their wide rows: (k, parts, repeat C) to
+    (k, C)."""
+    sums = sums.reshape(len(sums), -1, channels)
+    if sums.shape[1] == 1:
+        return sums[:, 0].copy()
+    return _sum_rows(sums, np.empty((len(sums), channels), sums.dtype))
 
 
 def _add_slices(slices: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:

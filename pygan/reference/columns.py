@@ -28,6 +28,8 @@ SHORT_RUN = 8
 FEW_CHANNELS = 4
 # Rows that a matrix product needs to reach its speed.
 LEAST_ROWS = 512
+# Pixels of an image from which on a product for it alone is worth a call of BLAS.
+LEAST_PIXELS = 128
 # What it takes to copy a number of a patch, in operations of a matrix product.
 OPERATIONS_PER_NUMBER = 100
 
@@ -62,6 +64,12 @@ def whole_matrix(
 
 def taps_first(large: np.ndarray, taps: Taps) -> bool:
     return taps.kernel[1] * large.shape[3] < SHORT_RUN
+
+
+def image_by_image(large: np.ndarray, height: int, width: int, taps: Taps) -> bool:
+    """Whether products go image by image: with so few numbers to a patch, what BLAS reads of one
+    image stays in the cache, where for all of them it is read several times."""
+    return taps_first(large, taps) and height * width >= LEAST_PIXELS
 
 
 def blocks(
@@ -104,20 +112,29 @@ def patches(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty
 
 
 def matrix(large: np.ndarray, height: int, width: int, taps: Taps, empty: Empty) -> np.ndarray:
-    """All patches of large (n, H, W, C) as a matrix (n height width, kh kw C)."""
+    """All patches of large (n, H, W, C) as a stack of matrices (n, height width, kh kw C), or as
+    one, (1, n height width, kh kw C); `rows` brings the small image to the same form."""
     view = patches(large, height, width, taps, empty)
-    rows = len(large) * height * width
-    if taps_first(large, taps):
-        view = view.transpose(3, 4, 5, 0, 1, 2)
+    first, alone = taps_first(large, taps), image_by_image(large, height, width, taps)
+    if first:
+        view = view.transpose(0, 3, 4, 5, 1, 2) if alone else view.transpose(3, 4, 5, 0, 1, 2)
     copy = empty(view.shape, view.dtype)
-    images = 3 if taps_first(large, taps) else 0
+    images = 3 if first and not alone else 0
 
     def fill(part: slice) -> None:
         index = (slice(None),) * images + (part,)
         copy[index] = view[index]
 
     parallel.run(fill, parallel.split_work(len(large), 2 * copy.size))
-    return copy.reshape(-1, rows).T if taps_first(large, taps) else copy.reshape(rows, -1)
+    if alone:
+        return copy.reshape(len(large), -1, height * width).transpose(0, 2, 1)
+    pixels = len(large) * height * width
+    return copy.reshape(-1, pixels).T[None] if first else copy.reshape(1, pixels, -1)
+
+
+def rows(small: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """small (n, P, Q, C') with the rows of `patches` (from `matrix`), a view."""
+    return small.reshape(*patches.shape[:2], small.shape[3])
 
 
 def add_product(

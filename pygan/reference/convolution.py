@@ -277,7 +277,7 @@ def _gather(
             def gather(block: slice, few: slice = few, many: slice = many) -> None:
                 with frame() as empty:
                     patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
-                    output = _rows(small[block])[:, many]
+                    output = columns.rows(small[block], patches)[..., many]
                     _product(patches, _matrix(weight[many]).T, output, accumulate)
 
             parallel.run_blocks(gather, columns.blocks(large, small, taps, groups))
@@ -353,7 +353,7 @@ def _weigh(
                 total, block = part
                 with frame() as empty:
                     patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
-                    parallel.matmul(_rows(small[block])[:, many].T, patches, total)
+                    _sum_of_products(columns.rows(small[block], patches)[..., many], patches, total)
 
             parallel.run_blocks(weigh, list(zip(sums, blocks, strict=True)))
             if not alone:
@@ -363,9 +363,22 @@ def _weigh(
 def _product(a: np.ndarray, b: np.ndarray, output: np.ndarray, accumulate: bool) -> None:
     if accumulate:
         with frame() as empty:
-            output += parallel.matmul(a, b, empty((len(a), b.shape[1]), output.dtype))
+            output += parallel.matmul(a, b, empty(output.shape, output.dtype))
     else:
         parallel.matmul(a, b, output)
+
+
+def _sum_of_products(small: np.ndarray, patches: np.ndarray, total: np.ndarray) -> None:
+    """total (C', kh kw C) = small^T @ patches, summed over the stack, (k, rows, C') and
+    (k, rows, kh kw C)."""
+    if len(small) == 1:
+        parallel.matmul(small[0].T, patches[0], total)
+        return
+    with frame() as empty:
+        # (kh kw C, C') each: the patches are transposed as they are, the small image is not.
+        products = empty((len(small), total.shape[1], total.shape[0]), total.dtype)
+        parallel.matmul(patches.transpose(0, 2, 1), small, products)
+        np.add.reduce(products, axis=0, out=total.T)
 
 
 def _rows(image: np.ndarray) -> np.ndarray:

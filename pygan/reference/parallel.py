@@ -42,6 +42,11 @@ FEW = 4
 MANY = 16
 # A product with fewer results takes one thread the least time, however long its sums.
 LEAST_RESULTS = 1 << 12
+# Operations for each number read or written below which a product of a small graph stays on the
+# calling thread: on others, what it reads and writes would travel from core to core, and back for
+# the passes around it. Where the cores share no cache, as those of a virtual machine need not, this
+# takes longer than the product.
+LEAST_OPERATIONS_PER_NUMBER = 64
 # A product of fewer operations stays on one thread in OpenBLAS whatever it is told.
 LEAST_OPERATIONS_OF_BLAS = 1 << 19
 
@@ -109,7 +114,8 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     operations = 2 * out.size * a.shape[-1]
     if _here.inside or operations < LEAST_OPERATIONS_OF_BLAS:
         return np.matmul(a, b, out=out)
-    if out.size < LEAST_RESULTS:
+    few = operations < LEAST_OPERATIONS_PER_NUMBER * (a.size + b.size + out.size)
+    if out.size < LEAST_RESULTS or (few and _here.sharing is False):
         with sharing(True):
             run(lambda _: np.matmul(a, b, out=out), (None,))
         return out
@@ -119,6 +125,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     parts = int(min(operations / LEAST_OPERATIONS, max(rows, columns) / LEAST_ROWS, MOST_PARTS))
     wheres = split(max(rows, columns), power_of_two(parts))
     whichs = list(np.ndindex(out.shape[:-2]))
+    a, b = (np.broadcast_to(each, (*out.shape[:-2], *each.shape[-2:])) for each in (a, b))
     if not _shared(len(wheres) * len(whichs)):
         return np.matmul(a, b, out=out)
 

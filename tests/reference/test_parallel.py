@@ -13,7 +13,7 @@ import pytest
 from twin_support import numbers
 
 from pygan import reference
-from pygan.reference import columns, parallel
+from pygan.reference import batch_norm, columns, parallel
 
 CONVOLUTION = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
 
@@ -84,6 +84,7 @@ def test_the_number_of_threads_changes_no_bit(allow, monkeypatch, results):
     monkeypatch.setattr(parallel, "PASSES", 1 << 14)
     monkeypatch.setattr(parallel, "LEAST_OPERATIONS", 1 << 18)
     monkeypatch.setattr(columns, "LEAST_ROWS", 64)
+    monkeypatch.setattr(batch_norm, "PART", 1 << 12)
     found, helpers = [], []
     share = parallel._workers.share
     monkeypatch.setattr(

@@ -17,11 +17,13 @@ import numpy as np
 
 from pygan import device as devices
 from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
-from pygan.executor_memory import Block, Flat, MemoryUse
+from pygan.executor_memory import Block, Flat, MemoryUse, Stretch
 from pygan.lowering import Lifetime, LoweredGraph, lifetimes
 from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
 from pygan.planner import aligned
+from pygan.reference.precision import to_bf16
+from pygan.storage import STORAGES
 from pygan.symbol import InferredShapes, Symbol
 from pygan.working_memory import WorkingMemory
 
@@ -33,6 +35,7 @@ LEAST_JOBS = 2
 MOST_JOBS = 48
 """Of a program, as kernels/program.cu holds them."""
 
+_storage: ContextVar[str] = ContextVar("storage", default="float32")
 _precision: ContextVar[str] = ContextVar("precision", default="float32")
 _cooperative: ContextVar[bool] = ContextVar("cooperative", default=False)
 
@@ -47,6 +50,18 @@ def precision_scope(precision: str) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+@contextmanager
+def storage_scope(storage: str) -> Iterator[None]:
+    """Executors bound inside without a `storage` of their own have this one."""
+    if storage not in STORAGES:
+        raise GraphError(f"storage {storage!r} is not one of {', '.join(STORAGES)}")
+    token = _storage.set(storage)
+    try:
+        yield
+    finally:
+        _storage.reset(token)
 
 
 @contextmanager
@@ -94,7 +109,13 @@ class Executor:
     cores of a GPU (compute capability 8.0). Arrays, parameters and sums stay float32. Device numpy
     rounds alike, which takes it longer than float32 does. None: as the `precision_scope` says, and
     float32 outside of any.
-
+    storage: of activations and their gradients within the executor: "float32", or "bf16", with
+    precision="bf16", where they lie in half the bytes: those of convolutions, batch norms and
+    activations with channels in multiples of 8 (pygan.storage has the rule). A number is rounded
+    once, when it is stored. Arguments, outputs, parameters, all gradients in `grad_dict`, sums and
+    statistics stay float32; a bf16 copy of the parameters is made at the beginning of every
+    forward. Device numpy rounds where the others store, in float32 memory. None: as the
+    `storage_scope` says, and float32 outside of any.
     cooperative: small layers that follow each other run as one cooperative launch, a program
     (pygan.bindings.program, whose model says what is small; kernels/program.cu). Sums are the same;
     batch norm may differ by a rounding. What a program takes is not put on branches: it shares the
@@ -126,10 +147,12 @@ class Executor:
         branches: bool = False,
         dtype: str = "float32",
         precision: str | None = None,
+        storage: str | None = None,
         cooperative: bool | None = None,
     ) -> None:
         device = _device(device)
         precision = precision or _precision.get()
+        storage = storage or _storage.get()
         dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 is "float32" too
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
             raise GraphError(
@@ -140,6 +163,11 @@ class Executor:
             raise GraphError(
                 f"precision {precision!r} is not available with dtype {dtype!r}: it is one of "
                 f"{', '.join(PRECISIONS)}, and with float64 only float32 (no rounding)"
+            )
+        if storage not in STORAGES or (storage == "bf16" and precision != "bf16"):
+            raise GraphError(
+                f"storage {storage!r} is not available with precision {precision!r}: it is one of "
+                f"{', '.join(STORAGES)}, and bf16 with precision 'bf16' alone"
             )
         if not isinstance(working_memory, WorkingMemory | None):
             given = type(working_memory).__name__
@@ -153,6 +181,7 @@ class Executor:
         self.device = device
         self.dtype = dtype
         self.precision = precision
+        self.storage = storage
         self.keep_forward = keep_forward
         inferred = symbol.infer_shape(shapes)
         self.input_names = _input_names(symbol, shapes)
@@ -162,7 +191,13 @@ class Executor:
         self._jobs_of = self._recorder(cooperative)
         # A program's jobs are launches that it knows; those that add slices are not among them.
         slices = None if self._jobs_of is not None else self._left_slices
-        self._graph = LoweredGraph(symbol, inferred, self.requests, dtype, fuse, apart, slices)
+        halves = None
+        if storage == "bf16":
+            halves = "float32" if device.name == "numpy" else "uint16"
+        parameters = [name for name in self.requests if name not in self.input_names]
+        self._graph = LoweredGraph(
+            symbol, inferred, self.requests, dtype, fuse, apart, slices, halves, parameters
+        )
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
         arguments, gradients = self._graph.arguments, self._graph.argument_gradients
@@ -234,6 +269,7 @@ class Executor:
         inputs = self._inputs_of_its_own()
         own, passing, in_place = self._blocks(inputs)
         workspaces = [passing.reserve(size, self.dtype) for size in self._workspace_sizes()]
+        copies = self._reserve_copies(passing, shared)
         mine = self._flats if shared is None else ()
         stretches = [own.reserve(flat.size, self.dtype) for flat in mine]
 
@@ -243,7 +279,7 @@ class Executor:
         self._planned = MemoryUse(
             *([stretch.nbytes for stretch in stretches] or [0, 0, 0]),
             arrays=sum(block.planned for block in made),
-            workspace=sum(each.nbytes for each in workspaces if each.block in made),
+            workspace=sum(each.nbytes for each in (*workspaces, *copies) if each.block in made),
             unplanned=sum(block.unplanned for block in blocks)
             + sum(aligned(array.nbytes) for array in in_place),
         )
@@ -264,7 +300,22 @@ class Executor:
         self.parameters, self.gradients, self.auxiliary = buffers
         for flat, buffer in zip(self._flats, buffers, strict=True):
             self._memory.update(flat.within(buffer))
+        self._copies = copies[0].array() if copies else None
+        if copies:
+            places = dict(zip(self._flats[0].arrays, self._flats[0].places, strict=True))
+            for copy, parameter in self._graph.copies.items():
+                place = places[parameter]
+                view = self._copies[place : place + copy.size]
+                self._memory[copy] = view.reshape(copy.shape)
         self._clear(inputs, buffers if shared is None else [])
+
+    def _reserve_copies(self, block: Block, shared: Executor | None) -> list[Stretch]:
+        """Room for the bf16 copy of the flat buffer of parameters, where a call reads of it."""
+        if not self._graph.copies:
+            return []
+        size = self._flats[0].size if shared is None else shared.parameters.size
+        dtype = next(iter(self._graph.copies)).dtype
+        return [block.reserve(size, dtype)]
 
     def _inputs_of_its_own(self) -> list[Array]:
         """Inputs, their gradients and the random state, but for those that lie in arrays of the
@@ -281,7 +332,7 @@ class Executor:
         lends the second."""
         forever = self._graph.forever
         persistent = {array for flat in self._flats for array in flat.arrays} | set(inputs)
-        persistent.update(self._memory)
+        persistent.update(self._memory, self._graph.copies)
         lives, in_place = lifetimes(self._graph, persistent, self.keep_forward)
         lives = [Lifetime(array, -1, forever) for array in inputs] + lives
         if self._working_memory is None:
@@ -342,6 +393,9 @@ class Executor:
             if call.workspace:
                 shapes = [None if array is None else array.shape for array in call.arrays]
                 attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
+                if any(array is not None and array.half for array in call.arrays):
+                    dtypes = [None if array is None else array.dtype for array in call.arrays]
+                    attributes["dtypes"] = dtypes
                 try:
                     size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
                 except ValueError as error:  # more than one launch can take
@@ -406,10 +460,15 @@ class Executor:
 
     # Calls
 
-    def _bind_calls(self, calls: Iterable[Iterable[Call]]) -> list[Callable[[], None]]:
+    def _bind_calls(
+        self, calls: Iterable[Iterable[Call]], forward: bool = True
+    ) -> list[Callable[[], None]]:
         bound: list[Callable[[], None]] = []
         apart = forked = False
         prepared = [self._prepare(call) for group in calls for call in group]
+        if forward and self._copies is not None:
+            cast = partial(self.device.ops.to_bf16, self.parameters, self._copies)
+            prepared.insert(0, _Prepared(cast))
         for step in self._with_programs(prepared):
             if step.apart != apart:
                 bound.append(self._branch.leave if apart else self._branch.enter)
@@ -430,6 +489,9 @@ class Executor:
             attributes["workspace"] = self._workspaces[call.apart]
         arrays = [None if array is None else self._resolve(array) for array in call.arrays]
         run = partial(getattr(self.device.ops, call.function), *arrays, **attributes)
+        if self.device.name == "numpy":
+            halves = [a for a in call.arrays if a is not None and a.half]
+            run = _then_rounded(run, [self._resolve(array) for array in halves])
         jobs = None if self._jobs_of is None else self._jobs_of(call.function, run)
         return _Prepared(run, call.apart, jobs)
 
@@ -439,6 +501,11 @@ class Executor:
             cooperative = _cooperative.get()
         if not cooperative:
             return None
+        if self.storage == "bf16":
+            raise GraphError(
+                "cooperative=True is not available with storage 'bf16': programs read and write "
+                "float32"
+            )
         if (reason := self.device.cannot_cooperate()) is not None:
             raise GraphError(f"cooperative=True is not available: {reason}")
         return self.device.jobs_of
@@ -578,7 +645,7 @@ class Executor:
                 f"for {', '.join(self.grad_dict)}"
             )
         names = list(self.grad_dict) if wanted is None else list(dict.fromkeys(wanted))
-        return self._bind_calls(self._graph.backward(given, names))
+        return self._bind_calls(self._graph.backward(given, names), forward=False)
 
     def _place_gradients(self, out_grads: Any | Sequence[Any] | None) -> tuple[int, ...]:
         heads = self._graph.heads
@@ -650,6 +717,20 @@ class _Prepared:
     apart: bool = False
     jobs: list[Any] | None = None
     joins: bool = False  # waits for the branch
+
+
+def _then_rounded(run: Callable[[], Any], arrays: Sequence[np.ndarray]) -> Callable[[], Any]:
+    """`run`, and then those of its arrays rounded that hold bf16 numbers: what it only read stays
+    as it is."""
+    if not arrays:
+        return run
+
+    def rounding() -> None:
+        run()
+        for array in arrays:
+            to_bf16(array, array)
+
+    return rounding
 
 
 def _adopt_places(executor: Executor, shared: Executor) -> None:

@@ -27,6 +27,7 @@ from pygan.operators import (
     TransposedConvolution,
 )
 from pygan.reference.activation import FROM_OUTPUT
+from pygan.storage import half_arrays, takes_copies
 from pygan.symbol import InferredShapes, Node, Symbol
 
 # What only an optimizer reads after the pass, and always the last array of its call.
@@ -68,6 +69,9 @@ class LoweredGraph:
     branches: set those of backward apart that may run beside the ones that follow.
     left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
     that reads it, 1 for none; asked where it could.
+    half_dtype: what bf16 numbers lie in, where activations are stored so (pygan.storage), or None;
+    parameters are then the arguments of whose bf16 copies convolutions may read: `copies`, each
+    with its parameter.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class LoweredGraph:
         fuse: bool,
         branches: bool = False,
         left_slices: Callable[[Call], int] | None = None,
+        half_dtype: str | None = None,
+        parameters: Collection[str] = (),
     ) -> None:
         self.requests = requests
         self.dtype = dtype
@@ -96,6 +102,9 @@ class LoweredGraph:
             self._lower(node, shapes, fused, set(head_keys))
         if fuse:
             _fuse_derivatives(self.steps, self._consumers)
+        self.copies: dict[Array, Array] = {}
+        if half_dtype is not None:
+            self._store_halves(half_dtype, set(head_keys), parameters)
         self._make_gradients(set(head_keys))
         self._gradients_in_slices: dict[Key, Array] = {}
         if fuse and left_slices is not None:
@@ -155,6 +164,26 @@ class LoweredGraph:
         arrays = Arrays(inputs, tuple(outputs), tuple(auxiliary), residuals, self.random_state)
         self.steps.append(Step(node.name, operator, arrays, input_keys, output_keys))
 
+    def _store_halves(self, dtype: str, heads: set[Key], parameters: Collection[str]) -> None:
+        """Lets arrays hold bf16 numbers, and convolutions between them read copies of weights."""
+        weights = {self._argument_keys[name]: self.arguments[name] for name in parameters}
+        halves = half_arrays(self.steps, heads, weights)
+        copies: dict[Key, Array] = {}
+        for step in self.steps:
+            arrays = step.arrays
+            if step.output_keys[0] in halves:
+                made = (arrays.outputs[0], arrays.residuals.get("unactivated_gradient"))
+                for array in made:
+                    if array is not None:
+                        array.dtype, array.half = dtype, True
+            if takes_copies(step, halves):
+                key = step.input_keys[1]
+                if key not in copies:
+                    label, shape = f"{weights[key].label} in bf16", weights[key].shape
+                    copies[key] = Array(label, shape, dtype, half=True)
+                    self.copies[copies[key]] = weights[key]
+                arrays.inputs = (arrays.inputs[0], copies[key], *arrays.inputs[2:])
+
     @property
     def forever(self) -> int:
         """A time after the last call of the backward pass."""
@@ -203,6 +232,8 @@ class LoweredGraph:
         for step in self.steps:
             if not isinstance(step.operator, BatchNorm) or step.operator.use_global_stats:
                 continue  # constant statistics are one pass, whose backward reads what this skips
+            if step.arrays.inputs[0].half or step.arrays.outputs[0].half:
+                continue  # slices are of float32, and so is what is made of them
             (source, *_), (made,) = step.input_keys, step.output_keys
             if self._consumers[source] != 1 or source in arguments:
                 continue
@@ -225,7 +256,7 @@ class LoweredGraph:
 
     def _gradient_like(self, key: Key) -> Array:
         array = self._arrays[key]
-        return Array(f"gradient of {array.label}", array.shape, self.dtype)
+        return Array(f"gradient of {array.label}", array.shape, array.dtype, half=array.half)
 
     def _make_heads(self, symbol: Symbol, keys: list[Key]) -> list[Head]:
         heads: list[Head] = []
@@ -468,6 +499,7 @@ def _share_in_place(
                 held in found
                 and found[held].end == time
                 and x.size == y.size
+                and x.dtype == y.dtype
                 and sum(other.root is x.root for other in step.arrays.inputs) == 1
             ):
                 taken[y] = held

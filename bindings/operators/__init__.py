@@ -53,6 +53,7 @@ from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
 from .random import random_normal, random_uniform
 from .slices import left_slices
+from .storage import to_bf16
 from .tensor_core import (
     convolution_backward_data,
     convolution_backward_weight,
@@ -116,6 +117,7 @@ __all__ = [
     "softmax_cross_entropy_forward",
     "softmax_forward",
     "store_row",
+    "to_bf16",
     "transposed_convolution_backward_data",
     "transposed_convolution_backward_weight",
     "transposed_convolution_forward",

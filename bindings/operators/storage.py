@@ -1,12 +1,15 @@
 """Arrays that hold bf16 numbers: the upper halves of float32 numbers, as uint16 (numpy has no
 bfloat16). Kernels read them as kernels/stored.cuh has it, compute in float32, and round once where
-they store."""
+they store. To numpy, DLPack and the CUDA array interface they are what they are made of, uint16.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+from .validation import THREADS, blocks_for, same_shape
 
 HALF = np.dtype(np.uint16)
 ALIGNMENT = 16
@@ -35,3 +38,12 @@ def whole_units(operator: str, *arrays: Any | None) -> None:
                 f"{ALIGNMENT} bytes, and one of shape {tuple(array.shape)} begins "
                 f"{array.ptr % ALIGNMENT} bytes behind a multiple of that"
             )
+
+
+def to_bf16(x: Any, y: Any) -> None:
+    """y (uint16) = x (float32, any shape) rounded to bf16. ValueError for shapes that differ."""
+    operator = "to_bf16"
+    same_shape(operator, x=x, y=y)
+    if x.size:
+        kernel = x.context.kernel("rounding.cu", operator)
+        kernel(blocks_for(x.size), THREADS, x, y, x.size)

@@ -23,12 +23,16 @@ Shape = tuple[int, ...]
 
 @dataclass(eq=False, slots=True)
 class Array:
-    """A symbolic array: a name for messages, a shape, a dtype, and perhaps the array it views."""
+    """A symbolic array: a name for messages, a shape, a dtype, and perhaps the array it views.
+
+    half: it holds bf16 numbers, whatever the dtype that they lie in.
+    """
 
     label: str
     shape: Shape
     dtype: str = "float32"
     base: Array | None = None
+    half: bool = False
 
     @property
     def size(self) -> int:

@@ -41,6 +41,16 @@ def rounded(array: np.ndarray, precision: str) -> np.ndarray:
     return single.astype(array.dtype, copy=False)
 
 
+def to_bf16(x: np.ndarray, y: np.ndarray) -> None:
+    """y = x (any shape) rounded to bf16: the upper halves of the numbers where y is uint16, as
+    kernels hold them, else the numbers themselves."""
+    single = rounded(x, "bf16")
+    if y.dtype == np.uint16:
+        y[...] = np.asarray(single, np.float32).view(np.uint32) >> np.uint32(16)
+    else:
+        y[...] = single
+
+
 def with_precision(twin: Callable[..., None]) -> Callable[..., None]:
     """`twin`, whose first two arrays are the operands of its products, with one more attribute,
     `precision`: what the operands are rounded to first."""

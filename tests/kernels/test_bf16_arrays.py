@@ -217,6 +217,27 @@ def test_stored_numbers_are_rounded_to_nearest(device: Any) -> None:
     assert_same_bits(read_half(y), wanted + np.float32(0))
 
 
+def test_arrays_are_rounded_as_the_twin_rounds_them(device: Any) -> None:
+    rng = np.random.default_rng(7)
+    ties = (np.arange(64, dtype=np.uint32) * 0x8000 + 0x3F7FC000).view(np.float32)
+    special = np.array([np.inf, -np.inf, 0.0, -0.0, 1e-41, np.finfo(np.float32).max], np.float32)
+    x = np.concatenate([ties, -ties, special, numbers(rng, 997)])
+    for start in (0, 1):
+        source = upload(device, np.concatenate([x[:start], x]))[start:]
+        y, twin = poisoned_as(device, True, x.size), np.empty(x.size, np.uint16)
+        device.ops.to_bf16(source, y)
+        reference.to_bf16(x, twin)
+        assert_same_bits(np.asarray(y), twin)
+        values = np.empty_like(x)
+        reference.to_bf16(x, values)
+        assert_same_bits(read_half(y), values)
+    not_a_number = poisoned_as(device, True, 1)
+    device.ops.to_bf16(upload(device, np.full(1, np.nan, np.float32)), not_a_number)
+    assert np.isnan(read_half(not_a_number)).all()
+    with pytest.raises(ValueError, match="to_bf16"):
+        device.ops.to_bf16(source, device.zeros((3,), np.uint16))
+
+
 def test_activations_of_bf16_arrays(device: Any) -> None:
     rng = np.random.default_rng(1)
     kinds = ("leaky_relu",) if device.check else KINDS

@@ -1,0 +1,97 @@
+"""Which arrays of a lowered graph hold bf16 numbers, where an executor stores them so.
+
+Activations do, and their gradients alike, if the layer that makes them and all that read them are
+convolutions, batch norms or activations whose kernels take them; everything else stays float32:
+arguments, outputs, parameters and their gradients, statistics. The rule looks at shapes alone, so
+that every device stores the same arrays. Kernels want channels, per group, in units of 8; a layer
+beside an image of few channels takes bf16 on its other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+from pygan.operators import (
+    Activation,
+    BatchNorm,
+    Convolution,
+    LeakyReLU,
+    Shape,
+    TransposedConvolution,
+)
+
+if TYPE_CHECKING:
+    from pygan.lowering import Key, Step
+
+STORAGES = ("float32", "bf16")
+CHANNELS = 8
+"""Of a unit: 16 bytes."""
+
+IMAGE_CHANNELS = 4
+IMAGE_COLUMNS = 64
+"""Channels, and taps times channels, of an image that has kernels of its own; at most."""
+
+
+def half_arrays(
+    steps: Sequence[Step], float_keys: Collection[Key], parameters: Collection[Key]
+) -> set[Key]:
+    """Keys of the arrays that hold bf16 numbers.
+
+    float_keys: what is seen from outside; parameters: whose bf16 copies a convolution may read.
+    The largest set with which every step can work: what one of them refuses leaves it, until none
+    refuses any."""
+    halves = {
+        key
+        for step in steps
+        for key, array in zip(step.output_keys, step.arrays.outputs, strict=True)
+        if array is not None and array.shape[-1:] and array.shape[-1] % CHANNELS == 0
+    }
+    halves -= set(float_keys)
+    while True:
+        refused = set()
+        for step in steps:
+            touched = halves.intersection((*step.input_keys, *step.output_keys))
+            refused |= touched - _taken(step, touched, parameters)
+        if not refused:
+            return halves
+        halves -= refused
+
+
+def takes_copies(step: Step, halves: Collection[Key]) -> bool:
+    """Whether a step is a convolution between two arrays of bf16 numbers, which reads a copy of its
+    weights."""
+    is_convolution = isinstance(step.operator, Convolution | TransposedConvolution)
+    return is_convolution and step.input_keys[0] in halves and step.output_keys[0] in halves
+
+
+def _taken(step: Step, halves: Collection[Key], parameters: Collection[Key]) -> set[Key]:
+    """Of `halves`, which a step reads or makes, those that its kernels take."""
+    x, y = step.input_keys[0], step.output_keys[0]
+    both = {x, y}
+    if not both.isdisjoint(step.input_keys[1:]):
+        return set()  # a weight or bias that a layer makes
+    operator = step.operator
+    if isinstance(operator, BatchNorm):
+        return both
+    if isinstance(operator, Activation | LeakyReLU):
+        return both if both <= set(halves) else set()
+    if not isinstance(operator, Convolution | TransposedConvolution):
+        return set()
+    shapes = step.arrays.inputs[0].shape, step.arrays.outputs[0].shape
+    units = all(shape[-1] // operator.groups % CHANNELS == 0 for shape in shapes)
+    if units and both <= set(halves) and step.input_keys[1] in parameters:
+        return both
+    small, other = (y, shapes) if isinstance(operator, Convolution) else (x, shapes[::-1])
+    return {small} if _beside_image(*other, prod(operator.kernel), operator.groups) else set()
+
+
+def _beside_image(image: Shape, small: Shape, taps: int, groups: int) -> bool:
+    """Whether the kernels for images of few channels compute a layer between these two."""
+    return (
+        groups == 1
+        and image[-1] <= IMAGE_CHANNELS
+        and taps * image[-1] <= IMAGE_COLUMNS
+        and small[1:3] != (1, 1)
+    )

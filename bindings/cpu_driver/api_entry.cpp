@@ -38,9 +38,11 @@ CPU_DRIVER_API CUresult cuGetProcAddress(const char* symbol, void** function, in
     return cuGetProcAddress_v2(symbol, function, version, flags, nullptr);
 }
 
+// NVIDIA's runtime library begins by asking for these. It cannot work on this driver, and so passes
+// on to whoever counts its devices (PyTorch, in one process with device cpu) that there are none.
 CPU_DRIVER_API CUresult cuGetExportTable(const void** table, const void*) {
     if (table) *table = nullptr;
-    return fail(CUDA_ERROR_NOT_SUPPORTED, "private tables of NVIDIA's driver");
+    return fail(CUDA_ERROR_NO_DEVICE, "private tables of NVIDIA's driver");
 }
 
 // Tells this driver from NVIDIA's.

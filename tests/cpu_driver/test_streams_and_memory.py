@@ -335,3 +335,10 @@ def test_arguments_by_address_as_cuda_bindings_passes_them(drv: Any, cuda: Any) 
     assert int(cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0)[0]) == 1
     succeed(cuda.cuModuleUnload(module))
     assert int(cuda.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, arguments, 0)[0]) == 400
+
+
+def test_nvidias_runtime_library_finds_no_device(drv: Any, cuda: Any) -> None:
+    """It works on NVIDIA's driver only. Programs that use it, PyTorch for one, take this answer for
+    a machine without a GPU, and any other for a fault."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    assert runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaErrorNoDevice

@@ -1,7 +1,7 @@
 """One whole training step of a GAN, per device, beside PyTorch and JAX where they are installed.
 
     python benchmarks/step.py [--network lesson|dcgan] [--batch N] [--devices numpy cpu] [--graph]
-                              [--precisions float32 tf32 bf16] [--cooperative]
+                              [--precisions float32 tf32 bf16 bf16-stored] [--cooperative]
                               [--torch [GROUP ...]] [--jax] [--budget SECONDS] [--json FILE]
                               [--quick]
 
@@ -61,6 +61,8 @@ from steps import (
 LOSS_TOLERANCE = 4e-3
 # Narrower operands are allowed what PyTorch's are.
 PRECISIONS = {"float32": LOSS_TOLERANCE, "tf32": TOLERANCES["TF32"], "bf16": TOLERANCES["bf16"]}
+STORED = "bf16-stored"  # precision bf16 with activations in bf16 in memory, as autocast has them
+PRECISIONS[STORED] = PRECISIONS["bf16"]
 
 
 class Step:
@@ -107,9 +109,14 @@ def time_device(
     device: Any, steps: Steps, images: Any, batch: int, start: Start, how: How
 ) -> dict[str, Any]:
     """Figures of one device; AssertionError where its losses are wrong."""
-    from pygan.executor import cooperative_scope, precision_scope
+    from pygan.executor import cooperative_scope, precision_scope, storage_scope
 
-    with precision_scope(how.precision), cooperative_scope(how.cooperative):
+    stored = how.precision == STORED
+    scopes = (
+        precision_scope("bf16" if stored else how.precision),
+        cooperative_scope(how.cooperative),
+    )
+    with scopes[0], scopes[1], storage_scope("bf16" if stored else "float32"):
         gan = steps.make(device, images, batch, how.quick, READ_EVERY)
     if how.graph:
         gan.recording.start()
@@ -291,7 +298,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--network", choices=list(STEPS), default="lesson", help="whose step")
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
     parser.add_argument(
-        "--precisions", nargs="+", choices=list(PRECISIONS), help="of pygan (on a GPU all three)"
+        "--precisions", nargs="+", choices=list(PRECISIONS), help="of pygan (on a GPU all)"
     )
     parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
     parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")

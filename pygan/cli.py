@@ -397,6 +397,12 @@ def add_run_options(
         "(float32)",
     )
     parser.add_argument(
+        "--storage",
+        choices=("float32", "bf16"),
+        help="what activations and their gradients lie in while training; bf16, with --precision "
+        "bf16, takes half the bytes; parameters stay float32 (float32)",
+    )
+    parser.add_argument(
         "--cooperative",
         action="store_true",
         help="run small layers that follow each other as one cooperative launch; not yet measured "

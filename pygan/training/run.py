@@ -19,7 +19,7 @@ import numpy as np
 from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
-from pygan.executor import cooperative_scope, precision_scope
+from pygan.executor import cooperative_scope, precision_scope, storage_scope
 from pygan.progress import Progress, Status
 from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
@@ -38,7 +38,8 @@ class RunOptions:
     epochs: in all, resumed ones included. length: batches in all, in place of epochs. max_batches:
     stop after so many batches in all, whatever the others say, to go on another time. graph:
     whether steps are recorded, see ``pygan.training.recording.choose``. precision: of the products
-    of a step, and cooperative: small layers in one launch, see ``pygan.executor.Executor``. part:
+    of a step, storage: of its activations, and cooperative: small layers in one launch, see
+    ``pygan.executor.Executor``. part:
     one of several runs of a command, which goes on with it and with what follows.
     """
 
@@ -54,6 +55,7 @@ class RunOptions:
     overwrite: bool = False
     graph: str = "auto"
     precision: str | None = None
+    storage: str | None = None
     cooperative: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
@@ -103,7 +105,8 @@ class Run:
             state, saved = checkpoint.load(folder.checkpoint)
             _require_network(folder, saved, self.system.network)
         self.settings = _settings(options, saved, self.system.settings)
-        self.precision = _precision(options, saved)
+        self.precision = _number_format("precision", options.precision, saved)
+        self.storage = _number_format("storage", options.storage, saved)
         self.cooperative = _is_cooperative(options, saved)
         self.max_batches = options.max_batches
         self.part = options.part
@@ -208,7 +211,8 @@ class Run:
 
     def _make_model(self, images: ImageSet) -> Any:
         try:
-            with precision_scope(self.precision), cooperative_scope(self.cooperative):
+            scopes = precision_scope(self.precision), storage_scope(self.storage)
+            with scopes[0], scopes[1], cooperative_scope(self.cooperative):
                 return self.system.model(self.device, images, self.settings)
         except MemoryError as error:
             table = images.images.nbytes / 2**20
@@ -292,6 +296,7 @@ class Run:
             "device": self.device.name,
             "settings": self.settings.as_dict(),
             "precision": self.precision,
+            "storage": self.storage,
             "cooperative": self.cooperative,
             "epochs": self.epochs,
             "length": self.length,
@@ -385,18 +390,18 @@ def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
     return settings
 
 
-def _precision(options: RunOptions, saved: dict) -> str:
+def _number_format(name: str, asked: str | None, saved: dict) -> str:
     """As `_settings`; runs saved before there was a choice are float32."""
     if not saved:
-        return options.precision or "float32"
-    precision = saved.get("precision", "float32")
-    if options.precision not in (None, precision):
-        raise _differs("precision", options.precision, precision)
-    return precision
+        return asked or "float32"
+    kept = saved.get(name, "float32")
+    if asked not in (None, kept):
+        raise _differs(name, asked, kept)
+    return kept
 
 
 def _is_cooperative(options: RunOptions, saved: dict) -> bool:
-    """As `_precision`."""
+    """As `_number_format`."""
     cooperative = saved.get("cooperative", False) if saved else options.cooperative
     if options.cooperative and not cooperative:
         raise _differs("cooperative", "on", "off")

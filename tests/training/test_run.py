@@ -318,6 +318,26 @@ def test_a_run_keeps_the_precision_it_began_with(trainer, tmp_path, unbroken):
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_keeps_the_storage_it_began_with(trainer, tmp_path, unbroken):
+    """Losses stay near those of float32; what was saved goes on, bit for bit, and alike alone."""
+    both = {"precision": "bf16", "storage": "bf16"}
+    trainer(tmp_path / "whole", max_batches=4, **both)
+    exact = read_log(unbroken / "log.jsonl", "batch")[:4]
+    stored = trainer.log(tmp_path / "whole")
+    for name in ("g", "d_fake", "d_real"):
+        assert [entry[name] for entry in stored] != [entry[name] for entry in exact]
+        assert [entry[name] for entry in stored] == pytest.approx(
+            [entry[name] for entry in exact], abs=0.3
+        )
+    trainer(tmp_path / "parts", max_batches=2, **both)
+    saved = checkpoint.load(tmp_path / "parts" / "checkpoint.safetensors")[1]
+    assert saved["storage"] == "bf16"
+    with pytest.raises(PyganError, match="--storage float32 differs from bf16"):
+        trainer(tmp_path / "parts", resume=True, storage="float32")
+    trainer(tmp_path / "parts", max_batches=4, resume=True)
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
 def test_runs_from_before_there_was_a_choice_go_on_in_float32(trainer, tmp_path):
     trainer(tmp_path, max_batches=1)
     path = tmp_path / "checkpoint.safetensors"

@@ -22,7 +22,8 @@
 // Bf16 arrays have channels, per group, in multiples of 8, and start at multiples of 16 bytes.
 //
 // Tiles: 128 x 128 where the result has many (each element from memory then serves 128 products),
-// 128 x 64 for 64 channels, 64 x 64 for smaller layers, 128 x 8 for images. Slices of the summed
+// 128 x 64 for 64 channels, 64 x 64 for smaller layers, 128 x 8 for images; of bf16 arrays also 256
+// x 128, by 8 warps, and 256 x 64, which read a quarter or a sixth less. Slices of the summed
 // dimension as in convolution.cu.
 
 // variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4
@@ -37,10 +38,14 @@
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
 // variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=8 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16
+// variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=128
 // variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128
+// variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=128
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
 
@@ -124,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
 //                                                  groups * stride_h * stride_w * slices)
 //   convolution_backward_weight_tensor_core  grid (ceil(Kg / TILE_M), ceil(R*S*Cg / TILE_N),
 //                                                  groups * slices)
-//     block THREADS = 128. Compute capability 8.0.
+//     block THREADS = 128, or 256 with tiles of 256 x 128. Compute capability 8.0.
 //     slices == 1: the result is written, or added to with accumulate != 0.
 //     slices > 1: the written pointer is a workspace of slices copies of the result; accumulate and
 //     the end of a sum (epilogue.cuh) are left to sum_partials.

@@ -25,7 +25,7 @@
 #pragma once
 
 #ifndef TILE_M
-#define TILE_M 64  // lines per block: 64 or 128
+#define TILE_M 64  // lines per block: 64, 128 or 256
 #endif
 #ifndef TILE_N
 #define TILE_N 64  // columns per block: 8, 64 or 128
@@ -48,8 +48,8 @@
 constexpr int UNIT = 16 / sizeof(ELEMENT);  // numbers that a thread copies at a time: 16 bytes
 constexpr bool HALVES = sizeof(ELEMENT) == 2;
 
-constexpr int WARPS = 4;
-constexpr int WARPS_M = TILE_N == 8 ? 4 : 2;
+constexpr int WARPS = TILE_M * TILE_N > 128 * 128 ? 8 : 4;
+constexpr int WARPS_M = TILE_N == 8 || TILE_M == 256 ? 4 : 2;
 constexpr int WARPS_N = WARPS / WARPS_M;
 constexpr int THREADS = 32 * WARPS;
 

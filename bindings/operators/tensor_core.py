@@ -38,14 +38,14 @@ FILE = "convolution_tensor_core.cu"
 PRECISIONS = ("float32", "tf32", "bf16")
 LEAST_CAPABILITY = (8, 0)
 
-THREADS = 128
-"""Of a block: WARPS of kernels/tensor_core.cuh."""
+SCHEDULERS = 4
+"""Of a multiprocessor."""
 
 
 class Tile(NamedTuple):
     """TILE_M, TILE_N, TILE_K and STAGES of kernels/tensor_core.cuh; the blocks that a
-    multiprocessor holds (by their shared memory); and the instructions that a warp issues per step,
-    counted in the machine code for sm_90a."""
+    multiprocessor holds (by their shared memory, or registers); and the instructions that the warps
+    of a scheduler issue per step, counted in the machine code for sm_90a."""
 
     lines: int
     columns: int
@@ -53,6 +53,11 @@ class Tile(NamedTuple):
     stages: int
     resident: int
     issued: dict[str, int]
+
+    @property
+    def threads(self) -> int:
+        """Of a block: WARPS of kernels/tensor_core.cuh."""
+        return 256 if self.lines * self.columns > 128 * 128 else 128
 
 
 LARGE = Tile(128, 128, 16, 4, 2, {"tf32": 660, "bf16": 470})
@@ -62,9 +67,17 @@ NARROW = Tile(128, 8, 32, 3, 3, {"tf32": 450, "bf16": 350})
 TILES = (LARGE, WIDE, MEDIUM, NARROW)
 
 LARGE_OF_HALVES = Tile(128, 128, 32, 3, 2, {"bf16": 360})
+TALL_OF_HALVES = Tile(256, 64, 32, 3, 2, {"bf16": 400})
 WIDE_OF_HALVES = Tile(128, 64, 32, 3, 3, {"bf16": 260})
 MEDIUM_OF_HALVES = Tile(64, 64, 32, 3, 4, {"bf16": 185})
-TILES_OF_HALVES = (LARGE_OF_HALVES, WIDE_OF_HALVES, MEDIUM_OF_HALVES)
+HUGE_OF_HALVES = Tile(256, 128, 32, 3, 1, {"bf16": 600})
+TILES_OF_HALVES = (
+    HUGE_OF_HALVES,
+    LARGE_OF_HALVES,
+    TALL_OF_HALVES,
+    WIDE_OF_HALVES,
+    MEDIUM_OF_HALVES,
+)
 """Where memory holds the operands in bf16; depth and stages are the kernel's defaults."""
 
 MMA_RATE = {"tf32": 160, "bf16": 320}
@@ -189,8 +202,8 @@ def predicted_microseconds(
     instructions and of their mma.sync; blocks that share a multiprocessor take turns; nothing is
     quicker than its bytes pass through the cache."""
     tile, slices = tiles
-    products_of_warp = tile.lines * tile.columns * tile.depth / (THREADS // 32)
-    busy = max(tile.issued[precision], products_of_warp / MMA_RATE[precision])
+    products = tile.lines * tile.columns * tile.depth / SCHEDULERS
+    busy = max(tile.issued[precision], products / MMA_RATE[precision])
     return microseconds(tile, tile.depth, busy, slices, *product, **number_bytes)
 
 
@@ -328,7 +341,7 @@ def _tensor_core_plan(
         f"convolution_{kind}_tensor_core",
         {"PRECISION": precision, **dict(zip(names, tile[:4], strict=True))},
         grid,
-        THREADS,
+        tile.threads,
         (*shape.arguments(), slices),
         slices,
         _shared_bytes(kind, tile),

@@ -10,6 +10,9 @@
 // needs its channels of all rows twice: it adds the slices once, into shared memory, and reads the
 // sums from there. So it loads count * (its part) and nothing else, where it loaded the part twice.
 //
+// Slices are float32. Where x or dy holds bf16 numbers, the sum is rounded once, as the second
+// stage would have stored it, and everything after that reads the rounded sum.
+//
 // Bits are those of the second stage and batch_norm.cu: slices r, r + ADDERS, ... of an element are
 // added in order, then the ADDERS sums in order of r, as sum_many_partials does. Up to ADDERS
 // slices that is the plain order of sum_partials: an absent sum counts as +0, which changes no
@@ -24,7 +27,27 @@
 // variants: -DVECTOR=1 | -DACTIVATION=relu -DVECTOR=1 | -DACTIVATION=leaky_relu -DVECTOR=1
 // variants: -DACTIVATION=elu -DVECTOR=1 | -DACTIVATION=sigmoid -DVECTOR=1
 // variants: -DACTIVATION=tanh -DVECTOR=1 | -DACTIVATION=softplus -DVECTOR=1
+// variants(sm_80): -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DINPUT=Bf16 | -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=relu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=relu -DINPUT=Bf16 | -DACTIVATION=relu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=leaky_relu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=leaky_relu -DINPUT=Bf16 | -DACTIVATION=leaky_relu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=elu -DINPUT=Bf16 | -DACTIVATION=elu -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=sigmoid -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=sigmoid -DINPUT=Bf16 | -DACTIVATION=sigmoid -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=tanh -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=tanh -DINPUT=Bf16 | -DACTIVATION=tanh -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=softplus -DINPUT=Bf16 -DOUTPUT=Bf16
+// variants(sm_80): -DACTIVATION=softplus -DINPUT=Bf16 | -DACTIVATION=softplus -DOUTPUT=Bf16
 
+#ifndef INPUT
+#define INPUT float
+#endif
+#ifndef OUTPUT
+#define OUTPUT float
+#endif
 #if defined(VECTOR) && VECTOR == 1
 #define ROWS_IN_FLIGHT 4  // 8 are more than the registers hold beside the slices' addresses
 #endif
@@ -35,6 +58,7 @@ using namespace batch_norm;
 
 constexpr int WHOLE = 512;   // as in batch_norm.cu: most threads of a block with whole channels
 constexpr int SPLIT = 256;   // and of one that shares its channels
+constexpr int RESIDENT = 2;  // such blocks on a multiprocessor: all, on a large GPU
 constexpr int ADDERS = 8;    // ROWS of partial_sums.cu
 constexpr int TOGETHER = 4;  // divides ADDERS
 constexpr int LINES = 2;
@@ -128,9 +152,12 @@ __device__ __forceinline__ void for_added(const Slices& slices, Rows rows, int c
 // Adds the rows of a block's split into `tile` (rows_per_split, width * VECTOR), and into `whole`
 // (rows, C) where that is not null. Result: where the thread finds its channels of them; rows that
 // another thread has added, only behind a barrier.
-__device__ __forceinline__ Source added(const LaunchedBlock& at, const Slices& slices, float* whole,
-                                        float* tile, int rows_per_split, int c) {
-    const Source to = {tile + at.x * VECTOR, at.width * VECTOR, at.split * rows_per_split};
+template <class Number>
+__device__ __forceinline__ SourceOf<Number> added(const LaunchedBlock& at, const Slices& slices,
+                                                  Number* whole, Number* tile, int rows_per_split,
+                                                  int c) {
+    const SourceOf<Number> to = {tile + at.x * VECTOR, at.width * VECTOR,
+                                 at.split * rows_per_split};
     if (c < slices.channels) {
         const Rows rows = rows_of_block(at, slices.rows, rows_per_split);
         for_added(slices, rows, c, [&](int row, const Values& sums) {
@@ -141,25 +168,38 @@ __device__ __forceinline__ Source added(const LaunchedBlock& at, const Slices& s
     return to;
 }
 
+// What an array of Number gives back of values that are stored in it.
+template <class Number>
+__device__ __forceinline__ Values as_stored(Values values) {
+    if constexpr (sizeof(Number) == 2) {
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) {
+            values.at[k] = lower_value(round_to_bf16(values.at[k], 0.0f));
+        }
+    }
+    return values;
+}
+
 extern __shared__ float4 tile4[];
 
-__device__ __forceinline__ float* tile_of_block() {
-    return reinterpret_cast<float*>(tile4);
+template <class Number>
+__device__ __forceinline__ Number* tile_of_block() {
+    return reinterpret_cast<Number*>(tile4);
 }
 
 // ---- Forward, one launch; x (rows, C) gets the sums.
 extern "C" __global__ void __launch_bounds__(WHOLE)
     batch_norm_forward_training_of_slices(const float* __restrict__ slices,
-                                          const float* __restrict__ bias, float* __restrict__ x,
+                                          const float* __restrict__ bias, INPUT* __restrict__ x,
                                           float* gamma, const float* __restrict__ beta,
-                                          float* __restrict__ y, float* __restrict__ mean,
+                                          OUTPUT* __restrict__ y, float* __restrict__ mean,
                                           float* __restrict__ var, int count, int rows,
                                           int channels, float eps, int fix_gamma, float slope) {
     __shared__ float shared[MERGED * WHOLE];
     const LaunchedBlock at;
     const int c = first_channel_of_thread(at, channels);
-    const Source sums =
-        added(at, {slices, bias, count, rows, channels}, x, tile_of_block(), rows, c);
+    const Slices given = {slices, bias, count, rows, channels};
+    const Source sums = added(at, given, x, tile_of_block<INPUT>(), rows, c);
     __syncthreads();  // all threads of a channel read its first row
     forward_training(
         at, shared,
@@ -168,26 +208,27 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
 
 // ---- Forward, first of two launches: x gets the sums, partial what batch_norm_statistics has it;
 // batch_norm_normalize follows.
-extern "C" __global__ void __launch_bounds__(SPLIT)
+extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT)
     batch_norm_statistics_of_slices(const float* __restrict__ slices,
-                                    const float* __restrict__ bias, float* __restrict__ x,
+                                    const float* __restrict__ bias, INPUT* __restrict__ x,
                                     float* __restrict__ partial, int count, int rows, int channels,
                                     int rows_per_split) {
     __shared__ float shared[MERGED * SPLIT];
     const LaunchedBlock at;
     const int c = first_channel_of_thread(at, channels);
     const Slices given = {slices, bias, count, rows, channels};
-    const Source sums = added(at, given, x, tile_of_block(), rows_per_split, c);
+    const Source sums = added(at, given, x, tile_of_block<INPUT>(), rows_per_split, c);
     Values first_row[LINES] = {};
     if (c < channels) given.add(0, 0, 0, c, first_row);
-    statistics_of_split(at, shared, sums, first_row[0], partial, rows, channels, rows_per_split, c);
+    statistics_of_split(at, shared, sums, as_stored<INPUT>(first_row[0]), partial, rows, channels,
+                        rows_per_split, c);
 }
 
-// ---- Inference: mean and var are given.
-extern "C" __global__ void __launch_bounds__(SPLIT)
+// ---- Inference: mean and var are given. The sum is not stored, and not rounded.
+extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT)
     batch_norm_normalize_of_slices(const float* __restrict__ slices, const float* __restrict__ bias,
                                    float* gamma, const float* __restrict__ beta, float* mean,
-                                   float* var, float* __restrict__ y, int count, int rows,
+                                   float* var, OUTPUT* __restrict__ y, int count, int rows,
                                    int channels, int rows_per_split, float eps, int fix_gamma,
                                    float slope) {
     const LaunchedBlock at;
@@ -205,10 +246,10 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 
 // ---- Backward, one launch: dy in slices.
 extern "C" __global__ void __launch_bounds__(WHOLE)
-    batch_norm_backward_of_slices(const float* __restrict__ slices, const float* __restrict__ x,
+    batch_norm_backward_of_slices(const float* __restrict__ slices, const INPUT* __restrict__ x,
                                   const float* __restrict__ gamma, const float* __restrict__ beta,
                                   const float* __restrict__ mean, const float* __restrict__ var,
-                                  float* dx, float* __restrict__ dgamma, float* __restrict__ dbeta,
+                                  INPUT* dx, float* __restrict__ dgamma, float* __restrict__ dbeta,
                                   float* __restrict__ moving_mean, float* __restrict__ moving_var,
                                   int count, int rows, int channels, float eps, float slope,
                                   float momentum, int fix_gamma, int accumulate_gamma,
@@ -216,8 +257,9 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
     __shared__ float shared[ADDED * WHOLE];
     const LaunchedBlock at;
     const int c = first_channel_of_thread(at, channels);
-    const Source sums =
-        added(at, {slices, nullptr, count, rows, channels}, nullptr, tile_of_block(), rows, c);
+    const Slices given = {slices, nullptr, count, rows, channels};
+    OUTPUT* const nowhere = nullptr;
+    const SourceOf<OUTPUT> sums = added(at, given, nowhere, tile_of_block<OUTPUT>(), rows, c);
     backward(at, shared,
              {{x, gamma, beta, mean, var, nullptr},
               {dx, dgamma, dbeta, moving_mean, moving_var},
@@ -230,16 +272,16 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
 
 // ---- Backward, first of two launches: dy (rows, C), or null, gets the sums, and partial what
 // batch_norm_gradient_sums has it; batch_norm_backward_data follows.
-extern "C" __global__ void __launch_bounds__(SPLIT) batch_norm_gradient_sums_of_slices(
-    const float* __restrict__ slices, const float* __restrict__ x, const float* __restrict__ gamma,
+extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT) batch_norm_gradient_sums_of_slices(
+    const float* __restrict__ slices, const INPUT* __restrict__ x, const float* __restrict__ gamma,
     const float* __restrict__ beta, const float* __restrict__ mean, const float* __restrict__ var,
-    float* __restrict__ dy, float* __restrict__ partial, int count, int rows, int channels,
+    OUTPUT* __restrict__ dy, float* __restrict__ partial, int count, int rows, int channels,
     int rows_per_split, float eps, float slope, int fix_gamma) {
     __shared__ float shared[ADDED * SPLIT];
     const LaunchedBlock at;
     const int c = first_channel_of_thread(at, channels);
-    const Source sums =
-        added(at, {slices, nullptr, count, rows, channels}, dy, tile_of_block(), rows_per_split, c);
+    const Slices given = {slices, nullptr, count, rows, channels};
+    const SourceOf<OUTPUT> sums = added(at, given, dy, tile_of_block<OUTPUT>(), rows_per_split, c);
     gradient_sums(at, shared,
                   {{x, gamma, beta, mean, var, nullptr},
                    {},
@@ -253,6 +295,6 @@ extern "C" __global__ void __launch_bounds__(SPLIT) batch_norm_gradient_sums_of_
 // Launch contract
 //   Grids and blocks of batch_norm.cu's batch_norm_forward_training and batch_norm_backward (one
 //   launch), batch_norm_statistics, batch_norm_normalize and batch_norm_gradient_sums. Dynamic
-//   shared memory, but for batch_norm_normalize_of_slices, of 4 * (rows of a block) * X * VECTOR
-//   bytes: rows, or rows_per_split where they are split. VECTOR = 4 needs slices at a multiple of
-//   16 bytes too.
+//   shared memory, but for batch_norm_normalize_of_slices, of (rows of a block) * X * VECTOR
+//   numbers as x, or dy, holds them: rows, or rows_per_split where they are split. VECTOR = 4 needs
+//   slices at a multiple of 16 bytes too.

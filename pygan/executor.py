@@ -391,11 +391,7 @@ class Executor:
         sizes = [0, 0]
         for call in (call for program in programs for calls in program for call in calls):
             if call.workspace:
-                shapes = [None if array is None else array.shape for array in call.arrays]
-                attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
-                if any(array is not None and array.half for array in call.arrays):
-                    dtypes = [None if array is None else array.dtype for array in call.arrays]
-                    attributes["dtypes"] = dtypes
+                shapes, attributes = self._described(call)
                 try:
                     size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
                 except ValueError as error:  # more than one launch can take
@@ -405,12 +401,20 @@ class Executor:
 
     def _left_slices(self, call: Call) -> int:
         """How many slices a convolution leaves to the batch norm that reads it."""
-        shapes = [None if array is None else array.shape for array in call.arrays]
-        attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
+        shapes, attributes = self._described(call)
         try:
             return self.device.ops.left_slices(call.function, *shapes, **attributes)
         except ValueError:  # more than one launch can take; _workspace_sizes says so
             return 1
+
+    def _described(self, call: Call) -> tuple[list[Shape | None], dict[str, Any]]:
+        """Shapes and attributes by which the device says what memory a call takes."""
+        shapes = [None if array is None else array.shape for array in call.arrays]
+        attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
+        if any(array is not None and array.half for array in call.arrays):
+            dtypes = [None if array is None else array.dtype for array in call.arrays]
+            attributes["dtypes"] = dtypes
+        return shapes, attributes
 
     def _attributes(self, call: Call) -> dict[str, Any]:
         chosen = call.precision and self.precision != "float32"

@@ -232,8 +232,6 @@ class LoweredGraph:
         for step in self.steps:
             if not isinstance(step.operator, BatchNorm) or step.operator.use_global_stats:
                 continue  # constant statistics are one pass, whose backward reads what this skips
-            if step.arrays.inputs[0].half or step.arrays.outputs[0].half:
-                continue  # slices are of float32, and so is what is made of them
             (source, *_), (made,) = step.input_keys, step.output_keys
             if self._consumers[source] != 1 or source in arguments:
                 continue
@@ -246,7 +244,8 @@ class LoweredGraph:
             reader = readers.get(made)
             if self._consumers.get(made) != 1 or made not in self._gradients or reader is None:
                 continue
-            if isinstance(reader.operator, CONVOLUTIONS) and reader.input_keys[0] == made:
+            alike = step.arrays.inputs[0].half == step.arrays.outputs[0].half  # so sums are rounded
+            if isinstance(reader.operator, CONVOLUTIONS) and reader.input_keys[0] == made and alike:
                 gradient = Gradient(self._gradients[made], False)
                 own = (self._gradients.get(reader.output_keys[0]),)
                 calls = reader.operator.backward(reader.arrays, own, (gradient, None, None))

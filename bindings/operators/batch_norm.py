@@ -37,9 +37,9 @@ class Plan(NamedTuple):
     splits: int
 
     @property
-    def tile_bytes(self) -> int:
+    def numbers(self) -> int:
         """Of a block's rows and channels."""
-        return 4 * self.rows_per_split * self.block[0] * self.width
+        return self.rows_per_split * self.block[0] * self.width
 
 
 def whole_plan(rows: int, channels: int, width: int, arrays: int) -> Plan | None:
@@ -155,13 +155,13 @@ def batch_norm_forward_training(
     """
     operator = "batch_norm_forward_training"
     rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
-    _check_slices(operator, slices, x, bias, y)
+    _check_slices(operator, slices, x, bias)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
     width = _width(channels, x, y, slices, workspace)
     variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, y)
-    kernel = _kernel_for(x.context, slices, variant)
+    kernel = _kernel_for(x, slices, variant)
     start = (x,) if slices is None else (slices, bias, x)
     count = () if slices is None else (slices.shape[0],)
     plan = whole_plan(rows, channels, width, arrays=1)
@@ -195,8 +195,8 @@ def batch_norm_forward_inference(
     """y (..., C) = x (..., C) normalised by the moving statistics (C,).
 
     fix_gamma overwrites gamma with 1. slices (n, ..., C), where given: their sum, + bias (C,) if
-    any, is meant in place of x, which is None. ValueError where shapes misfit or the activation is
-    unknown.
+    any, is meant in place of x, which is None; it is not rounded, whatever x would hold. ValueError
+    where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_inference"
     check_one(operator, "x", x, slices)
@@ -214,7 +214,8 @@ def batch_norm_forward_inference(
     kind = check_kind(operator, activation)
     plan = split_plan(rows, channels, _width(channels, x, y, slices))
     if slices is not None:
-        kernel = _kernel_for(y.context, slices, {"ACTIVATION": kind, "VECTOR": plan.width})
+        variant = {"ACTIVATION": kind, "VECTOR": plan.width} | _types(None, y)
+        kernel = _kernel_for(y, slices, variant)
         arrays = (slices, bias, gamma, beta, moving_mean, moving_var, y)
         sizes = (slices.shape[0], rows, channels, plan.rows_per_split, eps, int(fix_gamma), slope)
         kernel("batch_norm_normalize", plan, (plan.columns, plan.splits), *arrays, *sizes)
@@ -253,8 +254,8 @@ def batch_norm_backward(
     fix_gamma: dgamma is 0, or unchanged if accumulating. use_global_stats: mean and var are
     constants. moving_mean, moving_var (C,), where given, move as batch_norm_update_moving has it,
     which costs no launch here. slices (n, ..., C), where given: their sum is meant in place of dy,
-    which is None; neither accumulate nor use_global_stats then. ValueError as forward, or where the
-    moving statistics have no momentum.
+    which is None, rounded if x holds bf16 numbers; neither accumulate nor use_global_stats then.
+    ValueError as forward, or where the moving statistics have no momentum.
     """
     operator = "batch_norm_backward"
     check_one(operator, "dy", dy, slices)
@@ -277,7 +278,7 @@ def batch_norm_backward(
         moving_mean=moving_mean,
         moving_var=moving_var,
     )
-    _check_slices(operator, slices, x, None, dx)
+    _check_slices(operator, slices, x, None)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, backward_workspace(x.shape))
     _check_moving(operator, moving_mean, moving_var, momentum)
@@ -289,8 +290,8 @@ def batch_norm_backward(
             batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
         return
     width = _width(channels, x, dy, dx, slices, workspace)
-    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, dy)
-    kernel = _kernel_for(x.context, slices, variant)
+    variant = {"ACTIVATION": kind, "VECTOR": width} | _types(x, x if dy is None else dy)
+    kernel = _kernel_for(x, slices, variant)
     operands = (x, gamma, beta, mean, var)
     start = (*operands, dy) if slices is None else (slices, *operands)
     count = () if slices is None else (slices.shape[0],)
@@ -320,9 +321,10 @@ def batch_norm_backward(
     second(grid if dx is not None else plan.columns, plan.block, *arguments)
 
 
-def _kernel_for(context: Any, slices: Any | None, variant: dict[str, Any]) -> Callable[..., None]:
+def _kernel_for(like: Any, slices: Any | None, variant: dict[str, Any]) -> Callable[..., None]:
     """launch(entry, plan, grid, *arguments): of batch_norm.cu, or the one that adds slices first,
-    with the shared memory for the sums of its block."""
+    with the shared memory for the sums of its block, stored as `like` stores numbers."""
+    context = like.context
 
     def launch(entry: str, plan: Plan, grid: Any, *arguments: Any) -> None:
         if slices is None:
@@ -330,7 +332,8 @@ def _kernel_for(context: Any, slices: Any | None, variant: dict[str, Any]) -> Ca
             return
         kernel = context.kernel(SLICES_FILE, f"{entry}_of_slices", **variant)
         keeps = entry != "batch_norm_normalize"
-        kernel(grid, plan.block, *arguments, shared_bytes=plan.tile_bytes if keeps else 0)
+        nbytes = plan.numbers * like.dtype.itemsize if keeps else 0
+        kernel(grid, plan.block, *arguments, shared_bytes=nbytes)
 
     return launch
 
@@ -393,15 +396,8 @@ def check_one(operator: str, name: str, array: Any | None, slices: Any | None) -
         raise ValueError(f"{operator}: give {name}, or the slices whose sum it would be")
 
 
-def _check_slices(
-    operator: str, slices: Any | None, whole: Any, bias: Any | None, other: Any | None = None
-) -> None:
+def _check_slices(operator: str, slices: Any | None, whole: Any, bias: Any | None) -> None:
     if slices is not None:
-        if is_half(whole) or is_half(other):
-            raise ValueError(
-                f"{operator}: slices go with float32 arrays; where x, dx or y hold bf16 numbers, "
-                "let the operator before finish its sum (in_slices=False)"
-            )
         shape = (max(1, slices.shape[0]) if slices.shape else 1, *whole.shape)
         has_shape(operator, "slices", slices, shape, f"an array {tuple(whole.shape)}")
     elif bias is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from ..context import shared_bytes
 from . import tensor_core
 from .batch_norm import WHOLE, Plan, split_plan, whole_plan
+from .storage import HALF
 from .tiling import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
 
 LEAVE_SLICES = (
@@ -48,24 +49,43 @@ def left_slices(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
     """How many slices the convolution `name` should leave, with in_slices, to the batch norm that
     reads its result; 1: it should finish its sum.
 
-    `shapes` are those of its arrays, as without in_slices, and `attributes` its attributes. Raises
-    ValueError for a name that is no forward or data gradient of a convolution.
+    `shapes` are those of its arrays, as without in_slices, and `attributes` its attributes, with
+    `dtypes`, a list like shapes, where arrays hold bf16 numbers. Raises ValueError for a name that
+    is no forward or data gradient of a convolution.
     """
     if name not in LEAVE_SLICES:
         raise ValueError(f"left_slices: {name!r} is not one of {LEAVE_SLICES}")
     forward = name.endswith("forward")
-    result = shapes[3 if forward else 2]
-    size = prod(result)
-    slices = tensor_core.WORKSPACE[name](*shapes, **attributes) // max(1, size)
-    if slices < 2:
+    result = 3 if forward else 2
+    size = prod(shapes[result])
+    dtypes = attributes.pop("dtypes", ())
+
+    def slices_for(dtypes: Sequence[str | None]) -> int:
+        stored = {"dtypes": dtypes} if any(dtype == HALF.name for dtype in dtypes) else {}
+        elements = tensor_core.WORKSPACE[name](*shapes, **attributes, **stored)
+        return max(1, elements // max(1, size))
+
+    slices, itemsize = slices_for(dtypes), 4
+    if dtypes and dtypes[result] == HALF.name:
+        itemsize = HALF.itemsize
+        # What is left is float32: as many slices, or the sum would be another.
+        if slices_for([*dtypes[:result], None, *dtypes[result + 1 :]]) != slices:
+            return 1
+    channels = shapes[result][-1]
+    if (
+        slices == 1
+        or saved_microseconds(size // channels, channels, slices, forward, itemsize) <= 0
+    ):
         return 1
-    rows, channels = size // result[-1], result[-1]
-    return slices if saved_microseconds(rows, channels, slices, forward) > 0 else 1
+    return slices
 
 
-def saved_microseconds(rows: int, channels: int, slices: int, forward: bool) -> float:
+def saved_microseconds(
+    rows: int, channels: int, slices: int, forward: bool, itemsize: int = 4
+) -> float:
     """What the model expects batch norm of (rows, channels) to gain by adding `slices` itself, in
-    its forward or its backward; 0 where a block's sums do not fit its memory.
+    its forward or its backward, where a number of the sum takes `itemsize` bytes (4 in a slice); 0
+    where a block's sums do not fit its memory.
 
     Gone are the second stage and two reads of what it wrote; a batch norm that runs forward writes
     that itself. A block takes the longer of its rounds of loads and its bytes.
@@ -74,20 +94,17 @@ def saved_microseconds(rows: int, channels: int, slices: int, forward: bool) -> 
     whole = whole_plan(rows, channels, width, arrays=1 if forward else 2)
     plan = whole or split_plan(rows, channels, width)
     static = STATIC_BYTES["forward" if forward else "backward"]
-    if plan.tile_bytes + static > shared_bytes():
+    if itemsize * plan.numbers + static > shared_bytes():
         return 0.0
-    nbytes = 4 * rows * channels
-    stage = SECOND_STAGE + nbytes * (slices + 1) / CACHED_BYTES
+    nbytes, in_slices = itemsize * rows * channels, 4 * rows * channels * slices
+    stage = SECOND_STAGE + (in_slices + nbytes) / CACHED_BYTES
     if whole is None:
         # All multiprocessors share the bytes: one read less, and slices in place of another; the
         # sum is written in both passes, for the launch that follows.
-        return stage - nbytes * slices / CACHED_BYTES
+        return stage - in_slices / CACHED_BYTES
     read = _microseconds(plan, nbytes, ROWS_IN_FLIGHT)
     lanes = -(-min(slices, ADDERS) // TOGETHER) * -(-slices // ADDERS)
-    added = max(
-        lanes * _rounds(plan, LINES) * ROUND,
-        _microseconds(plan, nbytes * slices, rows),
-    )
+    added = max(lanes * _rounds(plan, LINES) * ROUND, _microseconds(plan, in_slices, rows))
     written = _microseconds(plan, nbytes, rows) if forward else 0.0
     return stage + 2 * read - added - written
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from convolution_cases import Case, Problem, cases
+from halves import half_numbers, poisoned_as, upload_half
 from hypothesis import strategies as st
 
 from pygan import reference
@@ -28,7 +29,7 @@ CONVOLUTIONS = ("convolution", "transposed_convolution")
 
 class Sum(NamedTuple):
     """slices (count, rows, channels), with a mean of `offset` deviations. `shift`: floats between a
-    multiple of 16 bytes and the slices."""
+    multiple of 16 bytes and the slices. `halves`: whether x and y hold bf16 numbers."""
 
     count: int
     rows: int
@@ -37,14 +38,17 @@ class Sum(NamedTuple):
     offset: float = 0.0
     shift: int = 0
     seed: int = 0
+    halves: tuple[bool, bool] = (False, False)
 
     @property
     def attributes(self) -> dict[str, Any]:
         return {"eps": EPS, "fix_gamma": False, "activation": self.kind, "slope": SLOPE}
 
 
-def shifted(device: Any, shape: tuple[int, ...], shift: int) -> Any:
+def shifted(device: Any, shape: tuple[int, ...], shift: int, half: bool = False) -> Any:
     """An array of NaN, `shift` floats into a buffer of its own."""
+    if half:
+        return poisoned_as(device, True, *shape)
     return poisoned(device, shift + int(np.prod(shape)))[shift:].reshape(shape)
 
 
@@ -74,26 +78,23 @@ def check_forward(device: Any, case: Sum, with_bias: bool = True) -> None:
     name = "batch_norm_forward_training"
     workspace = workspace_for(device, name, shape, **case.attributes)
 
-    def run(x: Any, *added: Any) -> list[Any]:
-        y, mean, var = (
-            poisoned(device, *shape),
-            poisoned(device, channels),
-            poisoned(device, channels),
-        )
+    def run(x: Any, used_x: Any, *added: Any) -> list[Any]:
+        mean, var = poisoned(device, channels), poisoned(device, channels)
+        y, used = (poisoned_as(device, case.halves[1], *shape) for _ in range(2))
         device.ops.batch_norm_forward_training(
             x, scale, beta, y, mean, var, *added, **case.attributes, workspace=workspace
         )
-        used = poisoned(device, *shape)
         device.ops.batch_norm_forward_inference(
-            None if added else x, scale, beta, *moving, used, *added, **case.attributes
+            used_x, scale, beta, *moving, used, *added, **case.attributes
         )
         return [x, y, mean, var, used]
 
     whole = second_stage(slices, bias, shifted(device, shape, case.shift))
+    x = second_stage(slices, bias, shifted(device, shape, case.shift, case.halves[0]))
     for name, one, two in zip(
         ("x", "y", "mean", "var", "inference"),
-        run(poisoned(device, *shape), slices, bias),
-        run(whole, *()),
+        run(poisoned_as(device, case.halves[0], *shape), None, slices, bias),
+        run(x, whole),
         strict=True,
     ):
         assert_same_bits(np.asarray(one), np.asarray(two), f"{name} of {case}")
@@ -105,7 +106,8 @@ def check_forward(device: Any, case: Sum, with_bias: bool = True) -> None:
 def check_backward(device: Any, case: Sum) -> None:
     rng, slices, _ = given(device, case, backward=True)
     shape, channels = (case.rows, case.channels), case.channels
-    x = upload(device, numbers(rng, *shape))
+    half = case.halves[0]  # of x, dx and dy
+    x = (upload_half if half else upload)(device, half_numbers(rng, *shape))
     operands = [upload(device, numbers(rng, channels)) for _ in range(3)]
     operands.append(upload(device, np.abs(numbers(rng, channels)) + 0.5))
     before = [numbers(rng, channels) for _ in range(4)]
@@ -114,7 +116,7 @@ def check_backward(device: Any, case: Sum) -> None:
     def run(dy: Any, added: Any, wanted: str) -> list[Any]:
         moving = [upload(device, a) for a in before[:2]]
         moving[1][...] = np.abs(before[1])
-        dx = poisoned(device, *shape) if "x" in wanted else None
+        dx = poisoned_as(device, half, *shape) if "x" in wanted else None
         parameters = [upload(device, a) if "p" in wanted else None for a in before[2:]]
         device.ops.batch_norm_backward(
             *(x, *operands, dy, dx, *parameters, *moving, added),
@@ -124,7 +126,7 @@ def check_backward(device: Any, case: Sum) -> None:
         )
         return [a for a in (dx, *parameters, *moving) if a is not None]
 
-    whole = second_stage(slices, None, shifted(device, shape, case.shift))
+    whole = second_stage(slices, None, shifted(device, shape, case.shift, half))
     for wanted in ("xp", "x", "p", ""):
         fused, apart = run(None, slices, wanted), run(whole, None, wanted)
         for i, (one, two) in enumerate(zip(fused, apart, strict=True)):
@@ -154,6 +156,7 @@ def test_any_sum(device: Any) -> None:
         offset=st.sampled_from((0.0, 1e4)),
         shift=st.sampled_from((0, 0, 1)),
         seed=st.integers(0, 2**32),
+        halves=st.just((False, False)),
     )
 
     def body(drawn: tuple[Sum, bool]) -> None:
@@ -161,6 +164,17 @@ def test_any_sum(device: Any) -> None:
         check_backward(device, drawn[0])
 
     for_all(st.tuples(sums, st.booleans()), examples_for(device, 20), body)
+
+
+@pytest.mark.parametrize("halves", [(True, True), (True, False), (False, True)])
+def test_bf16_arrays(device: Any, halves: tuple[bool, bool]) -> None:
+    """The sum is rounded as the second stage stores it."""
+    cases = [Sum(3, 70, 24, halves=halves), Sum(9, 300, 8, offset=1e2, halves=halves)]
+    if not device.check:
+        cases.append(Sum(2, 8300, 8, halves=halves))
+    for case in cases:
+        check_forward(device, case)
+        check_backward(device, case)
 
 
 def test_smooth_activation(device: Any) -> None:

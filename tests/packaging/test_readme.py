@@ -12,7 +12,11 @@ import pytest
 from pygan import reference
 from pygan.bindings import signature
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md", "examples/README.md"),
+    *("benchmarks/README.md", "benchmarks/records/PREDICTIONS.md"),
+    *("benchmarks/records/kernels-cpu-xeon-2-cores.md", "bindings/cpu_driver/README.md"),
+)
 
 
 def text(repository: Path, name: str = "README.md") -> str:

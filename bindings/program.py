@@ -1,7 +1,7 @@
 """Programs: the launches of many small operators as one cooperative launch (kernels/program.cu).
 
 A call of an operator is recorded instead of launched: what it would launch, with which arguments,
-becomes jobs (jobs.py). Jobs that touch the same memory keep their order, with a barrier of the grid
+becomes jobs (job.py). Jobs that touch the same memory keep their order, with a barrier of the grid
 between them; all others share the grid. A job computes what its launch would have, bit for bit.
 """
 
@@ -16,23 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import compiler, cooperative
+from . import compiler, cooperative, job_batch_norm, job_elements, job_products
 from . import signature as signatures
 from .array import DeviceArray
 from .errors import LaunchError
-from .jobs import (
+from .job import (
+    BARRIER_MICROSECONDS,
     BLOCKS_PER_MULTIPROCESSOR,
     ENTRY,
     FILE,
-    MAKERS,
+    LAUNCH_MICROSECONDS,
     MOST_JOBS,
     MOST_MICROSECONDS,
     THREADS,
     Job,
     Launch,
     NotInProgram,
-    finished_by_last,
 )
+from .job_products import finished_by_last
 
 if TYPE_CHECKING:
     from .context import Context
@@ -54,11 +55,8 @@ FUNCTIONS = frozenset(
 }
 """Operators that do nothing but launch kernels, some of which have jobs."""
 
-LAUNCH_MICROSECONDS = 2.6
-"""Of a program and its table."""
-
-BARRIER_MICROSECONDS = 1.0
-"""An atomic and a poll through the second-level cache, each some 0.4 us, and what they wait for."""
+MAKERS = job_products.MAKERS | job_batch_norm.MAKERS | job_elements.MAKERS
+"""By entry point, what makes jobs of a launch of it."""
 
 _recording = threading.Lock()  # one call at a time; other threads launch meanwhile
 
@@ -91,12 +89,14 @@ def _recorded(context: Context, jobs: list[Job], most_microseconds: float) -> It
         def launch(grid: Any, block: Any, *arguments: Any, shared_bytes: int = 0) -> None:
             parameters = _parameters(compiler.source_path(file), entry, tuple(defines.items()))
             by_name = dict(zip((p.name for p in parameters), arguments, strict=True))
-            asked = Launch(entry, defines, _tuple(grid), _tuple(block), by_name)
-            made = make(asked)
-            for parameter, array in zip(parameters, arguments, strict=True):
-                if parameter.pointer and array is not None:
-                    (made[0].reads if parameter.const else made[0].writes).append(array)
+            arrays = [a for p, a in zip(parameters, arguments, strict=True) if p.pointer]
+            if any(a is not None and a.dtype != np.float32 for a in arrays):
+                raise NotInProgram(f"{entry} has arrays of other numbers than float32")
+            made = make(Launch(entry, defines, _tuple(grid), _tuple(block), by_name))
             for job in made:
+                for parameter, array in zip(parameters, arguments, strict=True):
+                    if job.is_launched and parameter.pointer and array is not None:
+                        (job.reads if parameter.const else job.writes).append(array)
                 if job.microseconds > most_microseconds:
                     raise NotInProgram(f"{entry} would take {job.microseconds:.1f} us in a program")
                 if any(a is not None and a.ptr % 16 for a in job.arrays):

@@ -75,7 +75,7 @@ __device__ __forceinline__ void store_lines(const Sums& sums, const FinishedByLa
         index[i] = sums.line(i) < lines ? place(sums.line(i)) + column : -1;
     }
     if (left <= 0) return;
-#pragma unroll 2
+#pragma unroll 4
     for (int slice = 0; slice < result.slices; ++slice) {
         UNROLL
         for (int i = 0; i < Sums::LINES; ++i) {

@@ -252,15 +252,17 @@ class KernelDevice:
 
         return why_not(self.context)
 
-    def jobs_of(self, function: str, call: Callable[[], Any]) -> list[Any] | None:
+    def jobs_of(
+        self, function: str, call: Callable[[], Any], most_microseconds: float
+    ) -> list[Any] | None:
         """What a call of the operator `function` launches, as jobs of a program; None where it has
-        none, or is too large to gain. Nothing is launched."""
+        none, or one that a model gives more than `most_microseconds`. Nothing is launched."""
         from pygan.bindings import program
 
         if function not in program.FUNCTIONS:
             return None
         try:
-            return program.jobs_of(self.context, call)
+            return program.jobs_of(self.context, call, most_microseconds)
         except program.NotInProgram:
             return None
 

@@ -30,14 +30,18 @@ from pygan.working_memory import WorkingMemory
 REQUESTS = ("write", "add", "null")
 DTYPES = ("float32", "float64")
 PRECISIONS = ("float32", "tf32", "bf16")
-LEAST_JOBS = 2
-"""Of a program: a barrier costs less than a launch, from the first on."""
+LEAST_LAUNCHES = 2
+"""That a program stands for: a barrier costs less than a launch, from the first on."""
 MOST_JOBS = 48
 """Of a program, as kernels/program.cu holds them."""
+
+COOPERATIVE_LIMIT = 7.0
+"""Microseconds that a layer of a program may take, by default."""
 
 _storage: ContextVar[str] = ContextVar("storage", default="float32")
 _precision: ContextVar[str] = ContextVar("precision", default="float32")
 _cooperative: ContextVar[bool] = ContextVar("cooperative", default=False)
+_cooperative_limit: ContextVar[float] = ContextVar("cooperative_limit", default=COOPERATIVE_LIMIT)
 
 
 @contextmanager
@@ -65,13 +69,15 @@ def storage_scope(storage: str) -> Iterator[None]:
 
 
 @contextmanager
-def cooperative_scope(cooperative: bool = True) -> Iterator[None]:
-    """Executors bound inside without a `cooperative` of their own have this one."""
-    token = _cooperative.set(cooperative)
+def cooperative_scope(cooperative: bool = True, limit: float = COOPERATIVE_LIMIT) -> Iterator[None]:
+    """Executors bound inside without a `cooperative` (a `cooperative_limit`) of their own have
+    these."""
+    token, limit_token = _cooperative.set(cooperative), _cooperative_limit.set(limit)
     try:
         yield
     finally:
         _cooperative.reset(token)
+        _cooperative_limit.reset(limit_token)
 
 
 class Executor:
@@ -117,10 +123,14 @@ class Executor:
     forward. Device numpy rounds where the others store, in float32 memory. None: as the
     `storage_scope` says, and float32 outside of any.
     cooperative: small layers that follow each other run as one cooperative launch, a program
-    (pygan.bindings.program, whose model says what is small; kernels/program.cu). Sums are the same;
-    batch norm may differ by a rounding. What a program takes is not put on branches: it shares the
-    program's blocks instead. None: as the `cooperative_scope` says, and not outside of any, until a
-    GPU has shown that it pays.
+    (pygan.bindings.program; kernels/program.cu). Sums are those of separate launches; batch norm
+    may group them otherwise, which differs by roundings. What a program takes is not put on
+    branches: it shares the program's blocks instead. None: as the `cooperative_scope` says, and not
+    outside of any, until a GPU has shown that it pays.
+    cooperative_limit: microseconds that a layer's products, or rows, may take in a program for it
+    to be part of one, by the model in pygan.bindings.job: a larger layer is quicker with tiles and
+    threads of its own, but a larger limit makes fewer launches. None: as the `cooperative_scope`
+    says, and 7 outside of any.
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
     the same memory every step), `head_gradients` (for each output, where backward copies its
@@ -149,6 +159,7 @@ class Executor:
         precision: str | None = None,
         storage: str | None = None,
         cooperative: bool | None = None,
+        cooperative_limit: float | None = None,
     ) -> None:
         device = _device(device)
         precision = precision or _precision.get()
@@ -188,7 +199,7 @@ class Executor:
         self.requests = _requests(symbol, grad_req)
         self._branch = device.branch() if branches else None
         apart = self._branch is not None and self._branch.overlaps
-        self._jobs_of = self._recorder(cooperative)
+        self._jobs_of = self._recorder(cooperative, cooperative_limit)
         # A program's jobs are launches that it knows; those that add slices are not among them.
         slices = None if self._jobs_of is not None else self._left_slices
         halves = None
@@ -499,8 +510,16 @@ class Executor:
         jobs = None if self._jobs_of is None else self._jobs_of(call.function, run)
         return _Prepared(run, call.apart, jobs)
 
-    def _recorder(self, cooperative: bool | None) -> Callable[..., list[Any] | None] | None:
+    def _recorder(
+        self, cooperative: bool | None, limit: float | None
+    ) -> Callable[..., list[Any] | None] | None:
         """What makes jobs of calls, or None where programs were not asked for."""
+        limit = _cooperative_limit.get() if limit is None else limit
+        if not limit > 0:
+            raise GraphError(
+                f"cooperative_limit is {limit!r}; it is the microseconds that a layer of a program "
+                f"may take, above 0 ({COOPERATIVE_LIMIT} unless given)"
+            )
         if cooperative is None:
             cooperative = _cooperative.get()
         if not cooperative:
@@ -512,7 +531,7 @@ class Executor:
             )
         if (reason := self.device.cannot_cooperate()) is not None:
             raise GraphError(f"cooperative=True is not available: {reason}")
-        return self.device.jobs_of
+        return partial(self.device.jobs_of, most_microseconds=limit)
 
     def _with_programs(self, prepared: list[_Prepared]) -> list[_Prepared]:
         """The same steps, runs of those that have jobs as programs.
@@ -523,7 +542,7 @@ class Executor:
 
         def close() -> None:
             jobs = [job for step in run for job in step.jobs or ()]
-            if len(jobs) < LEAST_JOBS:
+            if sum(job.launches for job in jobs) < LEAST_LAUNCHES:
                 result.extend(run)
             else:
                 program = self.device.program(jobs)

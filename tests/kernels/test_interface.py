@@ -17,7 +17,7 @@ from pygan.bindings.operators import validation
 
 KERNELS = sorted(Path(pygan.kernels.__file__).parent.glob("*.cu"))
 LAUNCHERS = sorted(Path(pygan.bindings.operators.__file__).parent.glob("*.py"))
-LAUNCHERS.append(Path(pygan.bindings.__file__).parent / "jobs.py")
+LAUNCHERS.append(Path(pygan.bindings.__file__).parent / "job.py")
 
 
 def test_names_are_the_twins_names() -> None:

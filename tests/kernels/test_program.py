@@ -1,7 +1,8 @@
 """Programs: many launches as one, with the bits of the launches.
 
-Sums are added in the same order. Which multiply-adds of batch norm's last expressions become one
-instruction is the compiler's choice, in each kernel anew: a few roundings may differ there.
+Sums of products are added in the same order. Batch norm adds its rows in other groups where several
+blocks share what one does in a launch of its own; and which multiply-adds become one instruction is
+the compiler's choice, in each kernel anew: a few roundings may differ there.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from pygan.bindings import compiler, cpu_driver, jobs, program
+from pygan.bindings import compiler, cpu_driver, job_products, program
 from pygan.bindings.errors import LaunchError
 from support import assert_close, assert_same_bits, gamma, numbers, upload, workspace_for
 
@@ -174,7 +176,8 @@ def jobs_of(device: Any, calls: Calls) -> list[program.Job]:
 def check_same(device: Any, make: Callable[[Arrays], Calls], roundings: int = 0) -> program.Program:
     """Launches and a program of them do the same; recording alone does nothing.
 
-    roundings: by how many of an array's largest number they may differ."""
+    roundings: by how many of an array's largest number they may differ, or of 1, about which the
+    numbers are whose means and sums arrays hold."""
     launched, together = Arrays(device), Arrays(device)
     for call in make(launched):
         call()
@@ -189,7 +192,8 @@ def check_same(device: Any, make: Callable[[Arrays], Calls], roundings: int = 0)
         if np.isnan(expected).all():  # of a call that has no job
             assert np.isnan(computed.get()).all(), name
         elif roundings:
-            assert_close(computed, expected, gamma(roundings) * np.abs(expected).max(), name)
+            allowed = gamma(roundings) * max(1.0, np.abs(expected).max())
+            assert_close(computed, expected, allowed, name)
         else:
             assert_same_bits(computed, expected, name)
     return made
@@ -213,13 +217,12 @@ def small(device: Any, call: Callable[[], None]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("kind", ["relu", "leaky_relu", "sigmoid"])
+@pytest.mark.parametrize(("kind", "groups"), [("relu", 1), ("leaky_relu", 2), ("sigmoid", 1)])
 def test_ends_of_convolutions(device: Any, kind: str, groups: int) -> None:
     """Activations and their derivatives, of whole sums, of few slices and of many."""
     made = check_same(device, lambda a: activated_convolutions(a, kind, groups))
     sliced = {job.numbers[16] for job in made.jobs if job.counts}
-    assert sliced and max(sliced) <= jobs.FINISHED_SLICES
+    assert sliced and max(sliced) <= job_products.FINISHED_SLICES
     names = [job.operation for job in made.jobs]
     # what a thread with many sums cannot apply, a job does
     assert ("activation_forward" in names) == (kind == "sigmoid")
@@ -231,7 +234,7 @@ def activated_convolutions(a: Arrays, kind: str, groups: int) -> Calls:
     end = {"activation": kind, "slope": 0.25}
     for depth, layer in enumerate(
         [Layer(6, 16, 40, 3, groups=groups), Layer(4, 64, 40, 3, groups=groups),
-         Layer(4, 256, 24, 4, groups=groups)]
+         Layer(4, 256, 8, 4, groups=groups)]
     ):  # fmt: skip
         c, shape = layer.attributes, (2, layer.size, layer.size, layer.channels)
         x = a.given(f"x {depth}", *shape)
@@ -301,10 +304,12 @@ def test_losses(device: Any, n: int, wanted: str) -> None:
     ],
 )
 def test_batch_norm(device: Any, rows: int, channels: int, kind: str | None) -> None:
-    made = check_same(device, lambda a: batch_norms(a, rows, channels, kind), roundings=8)
+    made = check_same(device, lambda a: batch_norms(a, rows, channels, kind), roundings=16)
     names = {job.operation for job in made.jobs}
-    assert ("batch_norm_statistics" in names) == (rows > 8000)
-    assert ("batch_norm_backward_data" in names) == (rows > 8000)
+    # in halves: as it is launched (8300 rows), or where blocks that share the rows are quicker
+    assert ("batch_norm_statistics" in names) == (rows > 1000)
+    assert ("batch_norm_backward_data" in names) == (rows > 1000)
+    assert sum(job.launches for job in made.jobs) == (5 if rows > 8000 else 3)
 
 
 def test_a_network_forward_and_back(device: Any) -> None:
@@ -363,6 +368,10 @@ def test_what_has_no_job_is_not_recorded(device: Any) -> None:
         program.jobs_of(device.context, batch_norms(Arrays(device), 9, 4, "tanh")[0])
     with pytest.raises(ValueError, match="1 to"):
         program.Program(device.context, [])
+    half = device.from_numpy(np.zeros((4, 4), np.uint16))
+    with pytest.raises(program.NotInProgram, match="float32"):
+        call = a.call("activation_forward", half, half, kind="relu")
+        program.jobs_of(device.context, call)
     # the context launches again
     a.call("activation_forward", *(a.by_name[n] for n in "xy"), kind="relu")()
     assert np.isfinite(a.by_name["y"].get()).all()
@@ -391,6 +400,90 @@ def test_check_mode_finds_a_lacking_wait(device: Any, monkeypatch: pytest.Monkey
     with pytest.raises(LaunchError, match="race"):
         made()
     assert {report.kind for report in cpu_driver.take_reports()} == {"race"}
+
+
+def deep_layer(a: Arrays) -> Calls:
+    """Products with slices that the last block of a tile adds."""
+    layer = Layer(3, 64, 36, 2, stride=3)
+    return passes(a, layer)[:3]
+
+
+def counted(device: Any) -> tuple[Arrays, program.Program]:
+    arrays = Arrays(device)
+    made = program.Program(device.context, jobs_of(device, deep_layer(arrays)))
+    assert sum(job.counts for job in made.jobs)
+    return arrays, made
+
+
+def test_a_count_that_is_not_0_again_shows(device: Any) -> None:
+    """One too many: a block that is not the last adds slices that are not there."""
+    launched, (together, made) = Arrays(device), counted(device)
+    for call in deep_layer(launched):
+        call()
+    made._counts.fill(1)
+    cpu_driver.take_reports()
+    if getattr(device, "check", False):
+        with pytest.raises(LaunchError, match="race"):
+            made()
+        cpu_driver.take_reports()
+    else:
+        made()  # the slices are NaN before
+        found = results(together)
+        assert any(found[n].tobytes() != a.tobytes() for n, a in results(launched).items())
+        made._counts.fill(0)
+    made()
+    for name, expected in results(launched).items():
+        assert_same_bits(together.by_name[name], expected, name)
+
+
+def test_a_failed_launch_leaves_no_counts(device: Any) -> None:
+    if not getattr(device, "check", False):
+        pytest.skip("check mode only: a launch that fails")
+    arrays, made = counted(device)
+    whole, y = made._arrays, arrays.by_name["y"]
+    made._arrays = tuple(a if a is not y else y[:1] for a in whole)
+    with pytest.raises(LaunchError, match="out_of_bounds"):
+        made()
+    cpu_driver.take_reports()
+    assert not made._counts.get().any()
+    made._arrays = whole
+    made()
+    assert np.isfinite(y.get()).all()
+
+
+LAST = """
+#include "last_slice.cuh"
+
+// y = the sum of what all blocks wrote; a block that does not wait adds what is there.
+extern "C" __global__ void last(float* x, float* y, unsigned* arrivals, int waits) {
+    x[blockIdx.x * 32 + threadIdx.x] = blockIdx.x + 1.0f;
+    if (!comes_last(arrivals, gridDim.x) && waits) return;
+    float sum = 0.0f;
+    for (unsigned b = 0; b < gridDim.x; ++b) sum += x[b * 32 + 31 - threadIdx.x];
+    if (waits) y[threadIdx.x] = sum;
+}
+"""
+
+
+@pytest.mark.parametrize("waits", [1, 0])
+def test_the_block_that_comes_last(device: Any, tmp_path: Path, waits: int) -> None:
+    path = tmp_path / "last.cu"
+    path.write_text(LAST, encoding="utf-8")
+    kernel = device.context.kernel(path, "last")
+    x, y = device.empty((7, 32)), device.empty((32,))
+    arrivals = device.from_numpy(np.zeros(1, np.uint32))
+    checks = getattr(device, "check", False)
+    for _ in range(3):
+        x.fill(np.nan)
+        cpu_driver.take_reports()
+        if checks and not waits:
+            with pytest.raises(LaunchError, match="race"):
+                kernel(7, 32, x, y, arrivals, waits)
+            assert {report.kind for report in cpu_driver.take_reports()} == {"race"}
+        else:
+            kernel(7, 32, x, y, arrivals, waits)
+        assert not arrivals.get().any()
+        assert not waits or (y.get() == 28).all()
 
 
 def test_check_mode_holds_a_program_to_its_arrays(device: Any) -> None:
@@ -432,3 +525,5 @@ def test_only_the_table_goes_through_the_read_only_path(arch: str) -> None:
     flags = ["-ptx", f"-arch={arch}", "-std=c++17", f"-DMOST_JOBS={program.MOST_JOBS}"]
     code = compiler.run_nvcc(nvcc, folder / program.FILE, flags, [folder])[0].decode()
     assert set(re.findall(r"ld\.global\.nc\.(\S+)", code)) == {"u64"}
+    # what a block wrote before it counts itself is there for the block that counts last
+    assert "atom.acq_rel.gpu.global.inc.u32" in code

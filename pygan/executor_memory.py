@@ -19,7 +19,8 @@ class MemoryUse:
 
     arrays is what inputs, activations and their gradients take as planned, unplanned what they
     would take without sharing; shared executors count no parameters of their own, and of a
-    `WorkingMemory` only the first executor counts the block. kept is working
+    `WorkingMemory` only the first executor counts the block. workspace counts a bf16 copy of the
+    parameters too, where convolutions read one. kept is working
     memory outside of the executor, not in the total: what device numpy's functions keep from call
     to call, for all executors together, when this was asked.
     """

@@ -27,7 +27,7 @@ SHORT_RUN = 8
 # Up to so many channels, a large image is put together plane by plane.
 FEW_CHANNELS = 4
 # Rows that a matrix product needs to reach its speed.
-LEAST_ROWS = 512
+LEAST_ROWS = 256
 # Pixels of an image from which on a product for it alone is worth a call of BLAS.
 LEAST_PIXELS = 128
 # What it takes to copy a number of a patch, in operations of a matrix product.

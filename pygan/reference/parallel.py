@@ -9,9 +9,11 @@ busy for a tenth of a second after every product, waiting for the next. Where BL
 How work falls into parts depends on its shape alone, and whoever is free takes the next part: the
 number of threads changes no bit of what is shared.
 
-It pays for large arrays. Between two passes of numpy a thread waits for the interpreter, which
-takes as long as a pass over some ten thousand numbers, and what another core wrote last takes
-longer to read.
+It pays for large arrays, and for long calls of numpy. Between two calls a thread waits for the
+interpreter, which takes as long as a pass over some ten thousand numbers; waking one takes longer;
+and what another core wrote last takes longer to read, several times as long from one that shares no
+cache. Graphs of small arrays therefore share convolutions of a millisecond and more, image by
+image, and nothing else.
 """
 
 from __future__ import annotations
@@ -42,11 +44,6 @@ FEW = 4
 MANY = 16
 # A product with fewer results takes one thread the least time, however long its sums.
 LEAST_RESULTS = 1 << 12
-# Operations for each number read or written below which a product of a small graph stays on the
-# calling thread: on others, what it reads and writes would travel from core to core, and back for
-# the passes around it. Where the cores share no cache, as those of a virtual machine need not, this
-# takes longer than the product.
-LEAST_OPERATIONS_PER_NUMBER = 64
 # A product of fewer operations stays on one thread in OpenBLAS whatever it is told.
 LEAST_OPERATIONS_OF_BLAS = 1 << 19
 
@@ -59,30 +56,39 @@ def threads() -> int:
 class sharing:
     """with sharing(on): whether calls of this thread share their work among threads.
 
-    Off, they run on the thread alone, but for the matrix products, which BLAS shares in its way:
-    that is the faster for small arrays, as BLAS's threads begin within a few microseconds. Outside
-    of any such block, a call shares work that falls into MANY parts.
+    Off, they run on the thread alone, BLAS's products too, but for what is long: what another core
+    writes or reads travels from cache to cache, for this call and again for the passes around it.
+    Where cores share no cache, as those of a virtual machine need not, small arrays lose more by
+    that than a second core gains. Outside of any such block, a call shares work that falls into
+    MANY parts, and BLAS its products.
     """
 
     def __init__(self, on: bool) -> None:
         self._on = on
+        self._before: list[bool | None] = []  # blocks nest
 
     def __enter__(self) -> None:
-        self._before = _here.sharing
+        self._before.append(_here.sharing)
         _here.sharing = self._on
+        if not self._on:
+            _blas.take()
 
     def __exit__(self, *_: object) -> None:
-        _here.sharing = self._before
+        _here.sharing = self._before.pop()
+        if not self._on:
+            _blas.give_back()
 
 
-def run(task: Callable[[Item], None], items: Sequence[Item]) -> None:
+def run(task: Callable[[Item], None], items: Sequence[Item], long: bool = False) -> None:
     """task(item) for every item, on all threads; returns when all are done.
+
+    long: each takes a millisecond or so, and is shared in small graphs as well.
 
     Tasks must not write what others of them read or write, and take working memory in frames of
     their own (scratch.py). Inside a task everything runs on its thread alone. The first exception
     of a task is raised here, when none runs any more; those not begun are left out.
     """
-    if _here.inside or not _shared(len(items)):
+    if _here.inside or not _shared(len(items), long):
         for item in items:
             task(item)
         return
@@ -106,7 +112,7 @@ def run_blocks(task: Callable[[Item], None], blocks: Sequence[Item]) -> None:
         for block in blocks:
             task(block)
     else:
-        run(task, blocks)
+        run(task, blocks, long=True)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -114,19 +120,17 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     operations = 2 * out.size * a.shape[-1]
     if _here.inside or operations < LEAST_OPERATIONS_OF_BLAS:
         return np.matmul(a, b, out=out)
-    few = operations < LEAST_OPERATIONS_PER_NUMBER * (a.size + b.size + out.size)
-    if out.size < LEAST_RESULTS or (few and _here.sharing is False):
+    if out.size < LEAST_RESULTS and _here.sharing is not False:
         with sharing(True):
             run(lambda _: np.matmul(a, b, out=out), (None,))
         return out
-    if _here.sharing is False:
-        return np.matmul(a, b, out=out)
     rows, columns = out.shape[-2:]
     parts = int(min(operations / LEAST_OPERATIONS, max(rows, columns) / LEAST_ROWS, MOST_PARTS))
     wheres = split(max(rows, columns), power_of_two(parts))
     whichs = list(np.ndindex(out.shape[:-2]))
     a, b = (np.broadcast_to(each, (*out.shape[:-2], *each.shape[-2:])) for each in (a, b))
-    if not _shared(len(wheres) * len(whichs)):
+    long = len(wheres) > 1
+    if not _shared(len(wheres) * len(whichs), long):
         return np.matmul(a, b, out=out)
 
     def part(index: tuple[Any, ...]) -> None:
@@ -137,12 +141,14 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
         else:
             np.matmul(a[which], b[which][:, where], out=out[which][:, where])
 
-    run(part, [(*which, where) for where in wheres for which in whichs])
+    run(part, [(*which, where) for where in wheres for which in whichs], long)
     return out
 
 
-def _shared(parts: int) -> bool:
-    return parts >= MANY if _here.sharing is None else _here.sharing
+def _shared(parts: int, long: bool) -> bool:
+    if _here.sharing is None:
+        return parts >= MANY
+    return _here.sharing or (long and parts > 1)
 
 
 def split(count: int, parts: int) -> list[slice]:

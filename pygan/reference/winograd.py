@@ -43,6 +43,8 @@ TAPS = Taps(kernel=(4, 4), stride=(2, 2), pad=(1, 1), dilation=(1, 1))
 # Tiles in a block of images: matrix products of so many rows reach their speed, and what they read
 # and write stays in the cache.
 TILES = 512
+# A block may have half as many where the whole has no more than TILES: threads take one each.
+LEAST_TILES_OF_BLOCK = 256
 # Channels on either side, and tiles, from which the products saved outweigh the sums made; and how
 # many pixels the tiles may have for every pixel of the small image.
 LEAST_CHANNELS = 32
@@ -96,19 +98,29 @@ def spread(small: np.ndarray, weight: np.ndarray, large: np.ndarray, accumulate:
 
 def weigh(large: np.ndarray, small: np.ndarray, dw: np.ndarray, accumulate: bool) -> None:
     """dw (C', 4, 4, C) = or += small (N, P, Q, C') times patches of large (N, 2P, 2Q, C)."""
+    # Every block costs a pass over the sum, so that a block is not smaller than it.
+    blocks = list(_blocks(small, max(TILES, len(dw))))
     with frame() as empty:
-        total = empty((3, 3, len(dw), 4 * dw.shape[3]), dw.dtype)
-        # Every block costs a pass over the sum, so that a block is not smaller than it.
-        for block in _blocks(small, max(TILES, len(dw))):
-            with frame():
-                a = _small_planes(small[block], empty).transpose(0, 1, 3, 2)
-                b = _large_planes(large[block], empty)
-                if block.start == 0:
-                    matmul(a, b, total)
+        beside = len(blocks) == 2  # each has a sum of its own
+        totals = empty((1 + beside, 3, 3, len(dw), 4 * dw.shape[3]), dw.dtype)
+
+        def weigh_block(index: int) -> None:
+            with frame() as empty:
+                a = _small_planes(small[blocks[index]], empty).transpose(0, 1, 3, 2)
+                b = _large_planes(large[blocks[index]], empty)
+                if index < len(totals):
+                    matmul(a, b, totals[index])
                 else:
-                    total += _product(a, b, empty)
+                    totals[0] += _product(a, b, empty)
+
+        if beside:
+            run_blocks(weigh_block, range(2))
+            totals[0] += totals[1]
+        else:
+            for index in range(len(blocks)):
+                weigh_block(index)
         taps = _tap_pairs(dw)
-        store(taps, _pairs(total).reshape(taps.shape), accumulate)
+        store(taps, _pairs(totals[0]).reshape(taps.shape), accumulate)
 
 
 def _product(a: np.ndarray, b: np.ndarray, empty: Empty) -> np.ndarray:
@@ -124,6 +136,8 @@ def _tiles(small: np.ndarray) -> tuple[int, int]:
 def _blocks(small: np.ndarray, tiles: int) -> Iterator[slice]:
     rows, columns = _tiles(small)
     images = max(1, tiles // (rows * columns))
+    if len(small) * rows * columns >= 2 * LEAST_TILES_OF_BLOCK:
+        images = min(images, -(-len(small) // 2))
     for start in range(0, len(small), images):
         yield slice(start, start + images)
 

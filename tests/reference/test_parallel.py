@@ -13,7 +13,7 @@ import pytest
 from twin_support import numbers
 
 from pygan import reference
-from pygan.reference import batch_norm, columns, parallel
+from pygan.reference import batch_norm, columns, parallel, winograd
 
 CONVOLUTION = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
 
@@ -69,6 +69,7 @@ def others() -> list[np.ndarray]:
     return [pooled, dpooled, y, dx, w, m, v]
 
 
+@pytest.mark.parametrize("large", [True, False], ids=["large graph", "small graph"])
 @pytest.mark.parametrize(
     "results",
     [
@@ -80,21 +81,23 @@ def others() -> list[np.ndarray]:
     ],
     ids=["few channels", "winograd", "columns", "batch norm", "others"],
 )
-def test_the_number_of_threads_changes_no_bit(allow, monkeypatch, results):
+def test_the_number_of_threads_changes_no_bit(allow, monkeypatch, results, large):
     monkeypatch.setattr(parallel, "PASSES", 1 << 14)
     monkeypatch.setattr(parallel, "LEAST_OPERATIONS", 1 << 18)
     monkeypatch.setattr(columns, "LEAST_ROWS", 64)
+    if not large:
+        monkeypatch.setattr(winograd, "LEAST_TILES_OF_BLOCK", 64)
     monkeypatch.setattr(batch_norm, "PART", 1 << 12)
     found, helpers = [], []
     share = parallel._workers.share
     monkeypatch.setattr(
         parallel._workers, "share", lambda job, n: (helpers.append(n), share(job, n))
     )
-    with parallel.sharing(True):
+    with parallel.sharing(large):
         for count in (1, 2, 5):
             allow(count)
             found.append(results())
-    assert max(helpers) >= 3
+    assert not large or max(helpers) >= 3
     for again in found[1:]:
         for computed, expected in zip(again, found[0], strict=True):
             assert np.isfinite(expected).all()
@@ -181,12 +184,18 @@ def test_blas_gets_its_threads_back(monkeypatch):
     assert told[-1] == 4 and parallel.threads() == 4
 
 
-def test_small_graphs_leave_their_work_to_blas(allow):
-    allow(2)
-    calls = []
+def test_small_graphs_share_what_is_long_alone(monkeypatch):
+    told = [2]
+    monkeypatch.setattr(parallel._blas, "_get", lambda: told[-1])
+    monkeypatch.setattr(parallel._blas, "_set", told.append)
+    calls, barrier = [], threading.Barrier(2)
     with parallel.sharing(False):
+        assert told[-1] == 1 and parallel.threads() == 2
         parallel.run(lambda item: calls.append(threading.get_ident()), list(range(64)))
-    assert set(calls) == {threading.get_ident()}
+        assert set(calls) == {threading.get_ident()}
+        parallel.run(lambda item: barrier.wait(timeout=20), [0, 1], long=True)
+        assert told[-1] == 1
+    assert told[-1] == 2
 
 
 SCRIPT = """

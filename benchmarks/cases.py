@@ -111,6 +111,8 @@ NETWORKS = {"lesson": LESSON, "dcgan": DCGAN}
 # size; the longest sum of the lesson, a weight gradient over 32 x 26 x 26 places, gives 9e-6, that
 # of DCGAN at batch 512, over 512 x 32 x 32 places, 4e-5.
 TOLERANCE = 1e-4
+SLICES = 4
+"""That a convolution of the middle leaves to the batch norm that reads it."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +297,8 @@ def _batch_norms(make: _Builder) -> Iterator[Case]:
                  make.out(c)), (6, 7, 8), (), {**shared, "use_global_stats": False},
             ),
         )  # fmt: skip
+        if name == "G2":  # the sum before it comes in slices in both networks
+            yield from _batch_norms_of_slices(make, f"{label}, {SLICES} slices", shape, shared)
         if name in ("G2", "D1", "D2"):
             yield from (
                 Case(
@@ -306,6 +310,23 @@ def _batch_norms(make: _Builder) -> Iterator[Case]:
                     (mean, var, make.normal(c), make.uniform(c)), (), (2, 3), {"momentum": 0.9},
                 ),
             )  # fmt: skip
+
+
+def _batch_norms_of_slices(
+    make: _Builder, label: str, shape: tuple[int, ...], attributes: dict[str, Any]
+) -> list[Case]:
+    """Batch norm that adds the slices of a convolution's sum: its data's, its gradient's."""
+    c = shape[-1]
+    slices = make.normal(SLICES, *shape)
+    gamma, beta = make.uniform(c), make.normal(c)
+    forward = (make.out(*shape), gamma, beta, make.out(*shape), make.out(c), make.out(c), slices)
+    given = (make.normal(*shape), gamma, beta, make.normal(c), make.uniform(c), None)
+    gradients = (make.out(*shape), make.out(c), make.out(c), None, None, slices)
+    constant = {"use_global_stats": False}
+    return [
+        Case("batch_norm_forward_training", label, forward, (0, 3, 4, 5), (), attributes),
+        Case("batch_norm_backward", label, given + gradients, (6, 7, 8), (), attributes | constant),
+    ]
 
 
 def _activations(make: _Builder) -> Iterator[Case]:

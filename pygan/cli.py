@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from pygan.errors import GraphError, PyganError
 
@@ -222,7 +223,7 @@ def summary(options: argparse.Namespace) -> None:
     noise = {"noise": (count, 1, 1, NOISE_SIZE)}
     image, label = {"img": (count, *IMAGE_SHAPE)}, {"label": (count, 1, 1, 1)}
     digit = {"digit": (count, 1, 1, 10)}
-    parts = {
+    parts: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         "lesson": [
             (networks.lesson_generator, noise),
             (networks.lesson_discriminator, image | label),
@@ -558,7 +559,7 @@ def _integer(text: str, low: int, high: int) -> int:
 
 
 def _digits(text: str) -> list[int]:
-    digits = []
+    digits: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         low = _integer(first, 0, 9)

@@ -229,7 +229,9 @@ def _module(node: Node, data: Shape, output: Shape) -> str:
     match operator:
         case Convolution() | TransposedConvolution():
             transposed = isinstance(operator, TransposedConvolution)
-            extra = f", output_padding={operator.output_padding}" if transposed else ""
+            extra = ""
+            if isinstance(operator, TransposedConvolution):
+                extra = f", output_padding={operator.output_padding}"
             return (
                 f"Conv{'Transpose' if transposed else ''}2d({data[-1]}, {operator.num_filter}, "
                 f"{operator.kernel}, stride={operator.stride}, padding={operator.pad}{extra}, "

@@ -197,7 +197,7 @@ class Executor:
         inferred = symbol.infer_shape(shapes)
         self.input_names = _input_names(symbol, shapes)
         self.requests = _requests(symbol, grad_req)
-        self._branch = device.branch() if branches else None
+        self._branch: Any = device.branch() if branches else None
         apart = self._branch is not None and self._branch.overlaps
         self._jobs_of = self._recorder(cooperative, cooperative_limit)
         # A program's jobs are launches that it knows; those that add slices are not among them.
@@ -287,8 +287,11 @@ class Executor:
         working = self._working_memory
         blocks = [own] if own is passing else [own, passing]
         made = [own] if working is not None and working.is_made else blocks
+        parameters, gradients, auxiliary = [each.nbytes for each in stretches] or [0, 0, 0]
         self._planned = MemoryUse(
-            *([stretch.nbytes for stretch in stretches] or [0, 0, 0]),
+            parameters,
+            gradients,
+            auxiliary,
             arrays=sum(block.planned for block in made),
             workspace=sum(each.nbytes for each in (*workspaces, *copies) if each.block in made),
             unplanned=sum(block.unplanned for block in blocks)
@@ -308,7 +311,9 @@ class Executor:
         buffers = [stretch.array() for stretch in stretches]
         if shared is not None:
             buffers = [shared.parameters, shared.gradients, shared.auxiliary]
-        self.parameters, self.gradients, self.auxiliary = buffers
+        self.parameters: Any = buffers[0]
+        self.gradients: Any = buffers[1]
+        self.auxiliary: Any = buffers[2]
         for flat, buffer in zip(self._flats, buffers, strict=True):
             self._memory.update(flat.within(buffer))
         self._copies = copies[0].array() if copies else None
@@ -449,7 +454,7 @@ class Executor:
         self.aux_dict = NamedArrays("aux_dict", auxiliary)
         self.outputs = [self._resolve(head.array) for head in graph.heads]
         landings = [head.landing for head in graph.heads]
-        self.head_gradients = [None if a is None else self._resolve(a) for a in landings]
+        self.head_gradients: list[Any] = [None if a is None else self._resolve(a) for a in landings]
         named = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
         self.output_dict = NamedArrays("output_dict", named)
         self.random_state = self._resolve(graph.random_state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pygan import symbol as sym
 from pygan.symbol import Symbol
@@ -290,7 +291,7 @@ class Autoencoder:
         return sym.Reshape(x, shape=(0, 28, 28, 1), name="decoder")
 
 
-_SMALL = {"encoder": (8,), "code": 2, "decoder": (8, 64), "first": 2}
+_SMALL: dict[str, Any] = {"encoder": (8,), "code": 2, "decoder": (8, 64), "first": 2}
 AUTOENCODERS = {
     "plain": Autoencoder(**_SMALL),
     "penalised": Autoencoder(**_SMALL, weight=1e-4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 PLAIN_SECONDS = 10.0
 
@@ -88,7 +88,7 @@ class LiveProgress:
         )
         self.numbers = Text()
         self.live = Live(Group(self.bar, self.numbers), console=self.console, refresh_per_second=5)
-        self.task = None
+        self.task: Any = None
 
     def show(self, status: Status) -> None:
         total = status.epochs * status.batches

@@ -136,8 +136,8 @@ def kernel(
         for start in range(0, shorter - block + 1, block)
     ]
     value = float(np.mean(values))
-    margin = student_quantile(level, len(values) - 1) * np.std(values, ddof=1)
-    margin = float(margin / np.sqrt(len(values)))
+    spread = student_quantile(level, len(values) - 1) * np.std(values, ddof=1)
+    margin = float(spread / np.sqrt(len(values)))
     return Interval(value, value - margin, value + margin)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -53,5 +54,5 @@ def some_of(images: ImageSet, count: int, seed: int) -> ImageSet:
     return replace(images, **_chosen(images, rows), source=source)
 
 
-def _chosen(images: ImageSet, rows: np.ndarray) -> dict[str, np.ndarray]:
+def _chosen(images: ImageSet, rows: np.ndarray) -> dict[str, Any]:
     return {"images": images.images[rows], "labels": images.labels[rows]}

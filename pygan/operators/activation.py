@@ -17,6 +17,7 @@ from pygan.operators.base import (
     Shapes,
     choice,
     data_shape,
+    only,
 )
 
 
@@ -44,7 +45,7 @@ class _Elementwise(Operator):
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
         kind, slope = self.function()
-        target = gradients[0]
+        target = only(gradients)
         # A slope below 0 folds two inputs onto one output, so only then is the input kept.
         x = arrays.inputs[0] if slope < 0 else None
         operands = (x, arrays.outputs[0], output_gradients[0], target.array)

@@ -170,6 +170,14 @@ class Operator:
         return []
 
 
+def only(gradients: Sequence[Gradient | None]) -> Gradient:
+    """The gradient of an operator's one differentiable input, the first: nobody asks for its
+    backward without wanting it."""
+    target = gradients[0]
+    assert target is not None
+    return target
+
+
 def data_shape(inputs: Sequence[Shape | None], rank: int | None = None, index: int = 0) -> Shape:
     """The shape of one data input, which must be known (and have `rank` axes)."""
     shape = inputs[index]

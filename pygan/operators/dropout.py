@@ -15,6 +15,7 @@ from pygan.operators.base import (
     Shape,
     Shapes,
     data_shape,
+    only,
 )
 
 
@@ -53,7 +54,7 @@ class Dropout(Operator):
         output_gradients: tuple[Array | None, ...],
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
-        target = gradients[0]
+        target = only(gradients)
         operands = (arrays.residuals["mask"], output_gradients[0], target.array)
         attributes = {"rate": self.rate, "accumulate": target.accumulate}
         return [Call("dropout_backward", operands, attributes)]

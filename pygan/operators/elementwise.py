@@ -17,6 +17,7 @@ from pygan.operators.base import (
     Shapes,
     data_shape,
     expect,
+    only,
 )
 
 
@@ -122,7 +123,7 @@ class Exp(Operator):
         output_gradients: tuple[Array | None, ...],
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
-        target = gradients[0]
+        target = only(gradients)
         operands = (output_gradients[0], arrays.outputs[0], target.array)
         return [Call("multiply_backward", operands, {"accumulate": target.accumulate})]
 

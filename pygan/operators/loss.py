@@ -23,6 +23,7 @@ from pygan.operators.base import (
     choice,
     data_shape,
     expect,
+    only,
 )
 
 NORMALIZATIONS = ("mean", "batch", "none")
@@ -45,7 +46,7 @@ class Softmax(Operator):
         output_gradients: tuple[Array | None, ...],
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
-        target = gradients[0]
+        target = only(gradients)
         operands = (arrays.outputs[0], output_gradients[0], target.array)
         return [Call("softmax_backward", operands, {"accumulate": target.accumulate})]
 
@@ -148,7 +149,7 @@ class SoftmaxCrossEntropy(_Loss):
         output_gradients: tuple[Array | None, ...],
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
-        target = gradients[0]
+        target = only(gradients)
         if target.array is arrays.ahead:
             return []
         scale = self.scale(arrays.inputs[0].shape)
@@ -269,7 +270,7 @@ class LogisticRegressionOutput(Operator):
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
         data, label = arrays.inputs
-        target = gradients[0]
+        target = only(gradients)
         if target.array is arrays.ahead:
             return []
         attributes = {"scale": self.scale(data.shape), "accumulate": target.accumulate}

@@ -17,6 +17,7 @@ from pygan.operators.base import (
     Shapes,
     choice,
     data_shape,
+    only,
     pair,
 )
 
@@ -79,7 +80,7 @@ class Pooling(Operator):
         output_gradients: tuple[Array | None, ...],
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
-        data, target = arrays.inputs[0], gradients[0]
+        data, target = arrays.inputs[0], only(gradients)
         operands = (data if self.kind == "max" else None, output_gradients[0], target.array)
         attributes = self._attributes(data) | {"accumulate": target.accumulate}
         return [Call("pooling_backward", operands, attributes)]

@@ -17,6 +17,7 @@ from pygan.operators.base import (
     Shape,
     Shapes,
     data_shape,
+    only,
     positive,
 )
 
@@ -35,7 +36,8 @@ class _View(Operator):
         gradients: tuple[Gradient | None, ...],
     ) -> list[Call]:
         # Only where the input's gradient has other contributors too; else both share memory.
-        dy, target = output_gradients[0], gradients[0]
+        dy, target = output_gradients[0], only(gradients)
+        assert dy is not None
         attributes = {"accumulate": target.accumulate}
         return [Call("axpy", (dy, target.array.view(dy.shape)), attributes)]
 

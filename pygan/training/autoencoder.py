@@ -228,14 +228,15 @@ def medoid_walk(codes: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
 
     Of each digit the code is taken that lies nearest to the mean of its codes.
     """
-    ends = []
+    ends: list[np.ndarray] = []
     for digit in WALK:
         of_digit = codes[labels == digit]
         if not len(of_digit):
             return None
         distances = np.square(of_digit - of_digit.mean(axis=0)).sum(axis=1)
         ends.append(of_digit[np.argmin(distances)])
-    return interpolate(*ends, STEPS, "linear")
+    first, last = ends
+    return interpolate(first, last, STEPS, "linear")
 
 
 def in_the_plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
@@ -246,8 +247,10 @@ def in_the_plane(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     centred = codes.astype(np.float64) - codes.mean(axis=0)
     _, vectors = np.linalg.eigh(centred.T @ centred)  # ascending
     shares = np.linalg.eigvalsh(centred.T @ centred)[::-1] / np.square(centred).sum()
-    axes = tuple(f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1))
-    return centred @ vectors[:, :-3:-1], axes
+    first, second = (
+        f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)
+    )
+    return centred @ vectors[:, :-3:-1], (first, second)
 
 
 def save_loss_curves(folder: RunFolder, batches_per_epoch: int, title: str) -> None:

@@ -60,6 +60,7 @@ class Classifier(Supervised):
     draws = False
     graph: ClassVar[Callable[[int], symbol.Symbol]] = staticmethod(networks.classifier)
     image_shape: ClassVar[tuple[int, ...]] = IMAGE_SHAPE
+    settings: ClassifierSettings
 
     def __init__(
         self, device: Any, images: ImageSet, settings: ClassifierSettings, losses_kept: int = 20

@@ -379,8 +379,8 @@ def mean_interval(values: Sequence[float]) -> dict[str, float | None] | None:
     mean = float(np.mean(values))
     if len(values) < LEAST_FOR_INTERVAL:
         return {"value": mean, "low": None, "high": None}
-    margin = student_quantile(LEVEL, len(values) - 1) * np.std(values, ddof=1)
-    margin = float(margin / math.sqrt(len(values)))
+    spread = student_quantile(LEVEL, len(values) - 1) * np.std(values, ddof=1)
+    margin = float(spread / math.sqrt(len(values)))
     return {"value": mean, "low": mean - margin, "high": mean + margin}
 
 

@@ -197,7 +197,12 @@ class Gan:
         scores = passes[:, :, 1:].astype(float).mean(axis=2)
         return [
             Losses(
-                first + i, *map(float, row), score_real=float(pair[1]), score_fake=float(pair[0])
+                first + i,
+                d_fake=float(row[0]),
+                d_real=float(row[1]),
+                g=float(row[2]),
+                score_real=float(pair[1]),
+                score_fake=float(pair[0]),
             )
             for i, (row, pair) in enumerate(zip(passes[:, :, 0], scores, strict=True))
         ]

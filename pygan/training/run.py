@@ -98,9 +98,10 @@ class Run:
         self.device = device
         self.folder = folder
         self.progress = progress
-        known = isinstance(options.system, System)
-        self.system = options.system if known else SYSTEMS[options.system]
-        saved, state = {}, {}
+        system = options.system
+        self.system = system if isinstance(system, System) else SYSTEMS[system]
+        saved: dict[str, Any] = {}
+        state: dict[str, np.ndarray] = {}
         if options.resume:
             state, saved = checkpoint.load(folder.checkpoint)
             _require_network(folder, saved, self.system.network)

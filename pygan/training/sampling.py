@@ -234,10 +234,10 @@ def _one_hot(digits: Sequence[int] | None, count: int) -> np.ndarray:
     if digits is None or len(digits) != count:
         given = "none" if digits is None else len(digits)
         raise PyganError(f"this generator draws digits asked for: {count} needed, {given} given")
-    digits = np.asarray(digits, int)
-    if digits.min() < 0 or digits.max() >= conditional.CLASSES:
-        raise PyganError(f"digits are 0 to 9, not {digits.min()} to {digits.max()}")
-    return np.eye(conditional.CLASSES, dtype=np.float32)[digits].reshape(count, 1, 1, -1)
+    asked = np.asarray(digits, int)
+    if asked.min() < 0 or asked.max() >= conditional.CLASSES:
+        raise PyganError(f"digits are 0 to 9, not {asked.min()} to {asked.max()}")
+    return np.eye(conditional.CLASSES, dtype=np.float32)[asked].reshape(count, 1, 1, -1)
 
 
 def interpolate(first: np.ndarray, last: np.ndarray, steps: int, mode: str) -> np.ndarray:

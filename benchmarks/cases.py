@@ -128,11 +128,13 @@ class Case:
     attributes: dict[str, Any] = field(default_factory=dict)
     flops: float = 0.0
     unread: int = 0  # bytes of the arguments that the call does not touch
+    halves: tuple[int, ...] = ()  # arrays, by index, that hold bf16 numbers (stored.py)
 
     @property
     def nbytes(self) -> int:
         """Read once what is read, written once what is written."""
         sizes = [0 if array is None else array.nbytes for array in self.arrays]
+        sizes = [n // 2 if index in self.halves else n for index, n in enumerate(sizes)]
         return sum(sizes) + sum(sizes[index] for index in self.updated) - self.unread
 
     @property
@@ -428,6 +430,7 @@ def _elementwise(make: _Builder) -> list[Case]:
             unread=a.nbytes,
         ),
         Case("fill", label, (make.out(*shape),), (0,), (), {"value": 0.5}),
+        Case("to_bf16", label, (a, make.out(*shape, dtype=np.uint16)), (1,)),
         Case(
             "dropout_forward", label,
             (state, a, make.out(*shape), make.out(*shape, dtype=np.uint8)), (2, 3), (0,),

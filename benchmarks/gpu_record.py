@@ -70,6 +70,7 @@ SANITIZED = (
 # long. Variants that are not begun within the budget are named in the record.
 STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune", ("autotune",)))
 STEP_BUDGET = 400.0
+NARROW = ("tf32", "bf16", "bf16-stored")  # of kernels, beside float32
 LEAST = 20.0  # seconds without which no part begins
 SANITIZER_LIMIT = 300.0  # seconds of each tool, which slow some launches a hundredfold
 LOG_LINES = 12  # of a failed part, in the summary
@@ -171,7 +172,7 @@ def _benchmarks(device: str, quick: bool, out: Path, limit: float) -> list[Part]
         command += ["--devices", *(["numpy"] if (network, batch) == ("lesson", 32) else []), device]
         record = ["--json", str(out / f"{name}.json"), *small]
         made.append(Part(name, "kernels", [*command, *record], limit))
-        for precision in ("tf32", "bf16") if batch <= 64 and not quick else ():
+        for precision in NARROW if batch <= 64 and not quick else ():
             record = ["--precision", precision, "--json", str(out / f"{name}-{precision}.json")]
             made.append(Part(f"{name}-{precision}", "kernels", [*command, *record], limit))
     return made

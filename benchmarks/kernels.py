@@ -13,7 +13,8 @@ among copies of the arrays that together exceed twice the L2 cache.
 ``--graph`` times calls recorded as a CUDA graph too, which leaves the cost of launching them from
 Python out. ``--peers`` adds PyTorch and cuBLAS where they are installed (benchmarks/peers.py).
 ``--precision`` times the functions that have a choice of it, held to twins that round alike (peers
-are held to float32 results, and the roofline stays that of float32 products). The last device is
+are held to float32 results, and the roofline stays that of float32 products); ``bf16-stored`` those
+that take arrays of bf16 numbers, on such arrays. The last device is
 the one that ratios and the share of the roofline (benchmarks/roofline.py) are for: a ratio is its
 time over the other's, both as graphs where both are.
 """
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stored
 from cases import NETWORKS, TOLERANCE, Case, all_cases
 from measuring import (
     Timing,
@@ -42,6 +44,7 @@ from measuring import (
 )
 from peers import Figure, How, find_peers
 from roofline import Roofline, measure_roofline
+from stored import STORED, numbers_of, upload
 
 Row = dict[str, Any]
 
@@ -51,32 +54,46 @@ class Bound:
 
     def __init__(self, device: Any, case: Case) -> None:
         self.device, self.case = device, case
-        self.arrays = [None if host is None else device.from_numpy(host) for host in case.arrays]
+        self.arrays = [
+            None if host is None else upload(device, host, index in case.halves)
+            for index, host in enumerate(case.arrays)
+        ]
         for index in case.written:
-            _poison(self.arrays[index])
+            _poison(self.arrays[index], index in case.halves)
         self.attributes = dict(case.attributes)
-        needed = device.ops.workspace_size(case.function, *case.shapes, **case.attributes)
+        described = dict(case.attributes)
+        if case.halves:
+            described["dtypes"] = [None if a is None else a.dtype.name for a in self.arrays]
+        needed = device.ops.workspace_size(case.function, *case.shapes, **described)
         if needed:
             self.attributes["workspace"] = device.empty(needed)
         self.function = getattr(device.ops, case.function)
 
     def __call__(self) -> None:
         self.function(*self.arrays, **self.attributes)
+        if self.device.name == "numpy":  # which rounds where other devices store
+            for index in set(self.case.written).intersection(self.case.halves):
+                self.device.ops.to_bf16(self.arrays[index], self.arrays[index])
 
     def check(self, expected: Sequence[np.ndarray]) -> float:
         """Call, compare with the twin's results, and return the largest share of the bound."""
         self()
         outputs = (*self.case.written, *self.case.updated)
-        return max(
-            difference(
-                f"{self.case.function} argument {index}", self.arrays[index], twin, TOLERANCE
-            )
-            for index, twin in zip(outputs, expected, strict=True)
-        )
+        shares = []
+        for index, twin in zip(outputs, expected, strict=True):
+            half = index in self.case.halves
+            found = numbers_of(self.arrays[index]) if half else self.arrays[index]
+            tolerance = stored.TOLERANCE if half else TOLERANCE
+            name = f"{self.case.function} argument {index}"
+            shares.append(difference(name, found, twin, tolerance))
+        return max(shares)
 
 
-def _poison(array: Any) -> None:
-    array[...] = np.nan if array.dtype.kind == "f" else 0xEE
+def _poison(array: Any, half: bool) -> None:
+    if array.dtype.kind == "f":
+        array[...] = np.nan
+    else:
+        array[...] = stored.NOT_A_NUMBER if half else 0xEE
 
 
 def twin_results(case: Case) -> list[np.ndarray]:
@@ -145,15 +162,18 @@ class Session:
         expected = twin_results(case)
         figures: dict[str, Any] = {}
         ours, rounded = case, expected
-        if self._options.precision != "float32":
+        if self._options.precision == STORED:
+            ours = stored.stored(case)
+        elif self._options.precision != "float32":
             ours = replace(
                 case, attributes=case.attributes | {"precision": self._options.precision}
             )
+        if ours is not case:
             rounded = twin_results(ours)
         for device in self.chosen:
             try:
                 for name, timing, share in run_case(device, ours, rounded, how):
-                    figures[name] = self._figure(case, timing, share)
+                    figures[name] = self._figure(ours, timing, share)
             except AssertionError as error:
                 self.wrong.append(f"{device.name}: {case.function} ({case.label}): {error}")
         for peer in self.peers:
@@ -170,7 +190,7 @@ class Session:
                 "label": case.label,
                 "shapes": case.shapes,
                 "flops": case.flops,
-                "bytes": case.nbytes,
+                "bytes": ours.nbytes,
                 "devices": figures,
                 "ratios": self._ratios(figures),
             }
@@ -246,10 +266,14 @@ def _rate(row: Row, figure: dict[str, Any]) -> str:
     return f"{figure['gigabytes_per_second']:.3g} GB/s"
 
 
-def has_precision(function: str) -> bool:
+def takes(precision: str, case: Case) -> bool:
+    """Whether a case's function has the choice."""
     from pygan import reference
 
-    return "precision" in inspect.signature(getattr(reference, function)).parameters
+    if precision == STORED:
+        return stored.stored(case) is not None
+    parameters = inspect.signature(getattr(reference, case.function)).parameters
+    return precision == "float32" or "precision" in parameters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,9 +286,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[""], help="functions whose name holds this")
     parser.add_argument(
         "--precision",
-        choices=["float32", "tf32", "bf16"],
+        choices=["float32", "tf32", "bf16", STORED],
         default="float32",
-        help="of the products, where a function has the choice; others are left out then",
+        help="of the products, where a function has the choice; bf16-stored: with bf16 in memory, "
+        "where a function takes it; others are left out then",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes, few samples")
@@ -295,8 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options.json, content)
 
     for case in all_cases(options.quick, options.network, options.batch):
-        chosen_case = options.precision == "float32" or has_precision(case.function)
-        if chosen_case and any(part in case.function for part in options.only):
+        if takes(options.precision, case) and any(part in case.function for part in options.only):
             session.add(case)
             write()
     write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import re
 import subprocess
@@ -69,6 +70,30 @@ def test_kernels_of_a_precision(run_script, tmp_path: Path, context) -> None:
     assert {row["function"] for row in record["kernels"]} == {
         f"fully_connected_{part}" for part in ("forward", "backward_data", "backward_weight")
     }
+
+
+def test_kernels_of_arrays_in_bf16(run_script, tmp_path: Path, context) -> None:
+    """Functions that take such arrays, and they alone, with half the bytes."""
+    out = tmp_path / "kernels.json"
+    done = run_script(
+        *("kernels.py", "--quick", "--network", "dcgan", "--precision", "bf16-stored"),
+        *("--only", "convolution_forward", "batch_norm_backward", "activation_backward", "fill"),
+        *("--devices", "numpy", context.name, "--json", str(out), "--samples", "1"),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(out.read_text())
+    assert record["wrong"] == []
+    rows = {(row["function"], row["label"].split()[0]): row for row in record["kernels"]}
+    functions = {function for function, _ in rows}
+    assert functions == {
+        *("convolution_forward", "transposed_convolution_forward"),
+        *("batch_norm_backward", "activation_backward"),
+    }
+    assert ("transposed_convolution_forward", "G5") in rows  # beside an image
+    assert ("convolution_forward", "D5") not in rows  # one channel
+    layer = rows["convolution_forward", "D3"]
+    weights, *sides = layer["shapes"][1], layer["shapes"][0], layer["shapes"][3]
+    assert layer["bytes"] == 2 * sum(math.prod(shape) for shape in (weights, *sides))
 
 
 def test_shapes_ratios_and_graphs_of_kernels(run_script, tmp_path: Path, context) -> None:

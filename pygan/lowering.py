@@ -19,6 +19,7 @@ from pygan.operators import (
     BatchNorm,
     Call,
     Convolution,
+    FullyConnected,
     Gradient,
     LeakyReLU,
     Operator,
@@ -34,6 +35,7 @@ from pygan.symbol import InferredShapes, Node, Symbol
 FINAL = ("_backward_weight", "bias_backward")
 
 CONVOLUTIONS = (Convolution, TransposedConvolution)
+PRODUCTS = (*CONVOLUTIONS, FullyConnected)
 
 Key = tuple[int, int]
 """A node's output: (id of the node, output index)."""
@@ -225,7 +227,7 @@ class LoweredGraph:
                 self.argument_gradients[name] = self._gradients[key]
 
     def _leave_slices(self, left_slices: Callable[[Call], int]) -> None:
-        """Lets batch norms add the slices of the convolutions around them, where that gains."""
+        """Lets batch norms add the slices of the products around them, where that gains."""
         makers = {step.output_keys[0]: step for step in self.steps}
         readers = {key: step for step in self.steps for key in step.input_keys}
         arguments = set(self._argument_keys.values())
@@ -241,11 +243,11 @@ class LoweredGraph:
                 if (count := left_slices(call)) > 1:
                     maker.arrays.left = step.arrays.data_slices = _sliced(call.arrays[-1], count)
                     step.arrays.data_bias = call.arrays[2]
-            reader = readers.get(made)
-            if self._consumers.get(made) != 1 or made not in self._gradients or reader is None:
+            if self._consumers.get(made) != 1 or made not in self._gradients:
                 continue
             alike = step.arrays.inputs[0].half == step.arrays.outputs[0].half  # so sums are rounded
-            if isinstance(reader.operator, CONVOLUTIONS) and reader.input_keys[0] == made and alike:
+            reader = readers.get(made)
+            if reader is not None and alike and _multiplies(reader, made):
                 gradient = Gradient(self._gradients[made], False)
                 own = (self._gradients.get(reader.output_keys[0]),)
                 calls = reader.operator.backward(reader.arrays, own, (gradient, None, None))
@@ -351,8 +353,18 @@ class LoweredGraph:
 
 
 def _sums_alone(operator: Operator) -> bool:
-    """Whether a step's output is a convolution's sum, to which at most a bias is added."""
-    return isinstance(operator, CONVOLUTIONS) and operator.activation is None
+    """Whether a step's output is a sum of products, to which at most a bias is added."""
+    if isinstance(operator, CONVOLUTIONS):
+        return operator.activation is None
+    return isinstance(operator, FullyConnected)
+
+
+def _multiplies(step: Step, key: Key) -> bool:
+    """Whether a step multiplies `key` with weights, shaped as it is: a fully connected layer reads
+    images as rows, whose gradient has other channels."""
+    if isinstance(step.operator, FullyConnected) and len(step.arrays.inputs[0].shape) != 2:
+        return False
+    return isinstance(step.operator, PRODUCTS) and step.input_keys[0] == key
 
 
 def _sliced(whole: Array, count: int) -> Array:

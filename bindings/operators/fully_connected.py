@@ -14,7 +14,7 @@ from ..context import device_name
 from .convolution import PIPELINED_FILE, Plan, aligned, can_be_pipelined, pipelined_plan
 from .epilogue import NOTHING
 from .shapes import Geometry
-from .tiling import MOST_BLOCKS, partials_size, sum_partials, target, tiling_for
+from .tiling import MOST_BLOCKS, partials_size, slices_of, sum_partials, target, tiling_for
 from .validation import has_rank, has_shape
 
 FILE = "fully_connected.cu"
@@ -29,24 +29,37 @@ def fully_connected_forward(
     y: Any,
     *,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: Any | None = None,
 ) -> None:
-    """y (N, H) = x (N, D) w (H, D)^T + bias (H,). Raises ValueError where shapes do not fit."""
+    """y (N, H) = x (N, D) w (H, D)^T + bias (H,). in_slices: y (slices, N, H) gets parts of the
+    sum, as many as left_slices() says. Raises ValueError where shapes do not fit."""
     operator = "fully_connected_forward"
+    if in_slices:
+        y, workspace = slices_of(operator, y, bias, None, accumulate)
     batch, inputs, outputs = _check(operator, x, w, y)
     has_shape(operator, "bias", bias, (outputs,), f"w {tuple(w.shape)}")
     plan = _plan(operator, batch, inputs, outputs, device_name())
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, in_slices)
 
 
 def fully_connected_backward_data(
-    dy: Any, w: Any, dx: Any, *, accumulate: bool = False, workspace: Any | None = None
+    dy: Any,
+    w: Any,
+    dx: Any,
+    *,
+    accumulate: bool = False,
+    in_slices: bool = False,
+    workspace: Any | None = None,
 ) -> None:
-    """dx (N, D) = dy (N, H) w (H, D). Raises ValueError where shapes do not fit."""
+    """dx (N, D) = dy (N, H) w (H, D). in_slices: dx (slices, N, D), as in forward. Raises
+    ValueError where shapes do not fit."""
     operator = "fully_connected_backward_data"
+    if in_slices:
+        dx, workspace = slices_of(operator, dx, None, None, accumulate)
     batch, inputs, outputs = _check(operator, dx, w, dy)
     plan = _plan(operator, batch, inputs, outputs, device_name())
-    _launch(operator, plan, (dy, w), dx, None, accumulate, workspace)
+    _launch(operator, plan, (dy, w), dx, None, accumulate, workspace, in_slices)
 
 
 def fully_connected_backward_weight(
@@ -105,8 +118,9 @@ def _launch(
     bias: Any | None,
     accumulate: bool,
     workspace: Any | None,
+    in_slices: bool = False,
 ) -> None:
-    written = target(operator, out, workspace, plan.slices)
+    written = target(operator, out, workspace, plan.slices, in_slices)
     if not out.size:
         return
     if plan.unaligned is not None and not aligned(*inputs, written):
@@ -118,7 +132,7 @@ def _launch(
             inputs = (*inputs, None)  # the bias of a transposed convolution's forward
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
     kernel(plan.grid, plan.threads, *inputs, written, *plan.arguments, int(accumulate), *end)
-    if plan.slices > 1:
+    if plan.slices > 1 and not in_slices:
         sum_partials(workspace, bias, out, plan.slices, accumulate)
 
 

@@ -1,8 +1,9 @@
-"""When a convolution leaves the slices of its sum to the batch norm that reads it.
+"""When a convolution, or a fully connected layer, leaves the slices of its sum to the batch norm
+that reads it.
 
-A convolution whose depth is cut into slices ends with a second stage, a launch that adds them. A
+A product whose depth is cut into slices ends with a second stage, a launch that adds them. A
 batch norm that follows can add them as it reads (kernels/batch_norm_slices.cu): its forward those
-of a convolution's forward, its backward those of a convolution's data gradient. The sums and their
+of a forward, its backward those of a data gradient. The sums and their
 order are the same; whether it pays is for the model to say.
 """
 
@@ -21,6 +22,8 @@ from .tiling import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
 LEAVE_SLICES = (
     "convolution_backward_data",
     "convolution_forward",
+    "fully_connected_backward_data",
+    "fully_connected_forward",
     "transposed_convolution_backward_data",
     "transposed_convolution_forward",
 )
@@ -46,12 +49,12 @@ STATIC_BYTES = {"forward": 36 * WHOLE, "backward": 32 * WHOLE}
 
 
 def left_slices(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> int:
-    """How many slices the convolution `name` should leave, with in_slices, to the batch norm that
-    reads its result; 1: it should finish its sum.
+    """How many slices the operator `name`, of a convolution or a fully connected layer, should
+    leave, with in_slices, to the batch norm that reads its result; 1: it should finish its sum.
 
     `shapes` are those of its arrays, as without in_slices, and `attributes` its attributes, with
     `dtypes`, a list like shapes, where arrays hold bf16 numbers. Raises ValueError for a name that
-    is no forward or data gradient of a convolution.
+    is no forward or data gradient of these.
     """
     if name not in LEAVE_SLICES:
         raise ValueError(f"left_slices: {name!r} is not one of {LEAVE_SLICES}")

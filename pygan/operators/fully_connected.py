@@ -51,8 +51,12 @@ class FullyConnected(Operator):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, weight, *bias = arrays.inputs
+        function = "fully_connected_forward"
+        if arrays.left is not None:
+            operands = (self._rows(data), weight, None, arrays.left)
+            return [Call(function, operands, {"in_slices": True}, precision=True)]
         operands = (self._rows(data), weight, bias[0] if bias else None, arrays.outputs[0])
-        return [Call("fully_connected_forward", operands, workspace=True, precision=True)]
+        return [Call(function, operands, workspace=True, precision=True)]
 
     def backward(
         self,
@@ -73,8 +77,11 @@ class FullyConnected(Operator):
 
         to_data, to_weight = gradients[:2]
         if to_data is not None:
-            rows = self._rows(to_data.array)
+            rows = to_data.array if to_data.in_slices else self._rows(to_data.array)
             add("fully_connected_backward_data", to_data, dy, weight, rows)
+            if to_data.in_slices:
+                calls[-1].attributes["in_slices"] = True
+                calls[-1].workspace = False
         if to_weight is not None:
             add("fully_connected_backward_weight", to_weight, self._rows(data), dy, to_weight.array)
         if not self.no_bias and gradients[2] is not None:

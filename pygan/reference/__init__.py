@@ -123,6 +123,8 @@ __all__ = [
 LEAVE_SLICES = (
     "convolution_backward_data",
     "convolution_forward",
+    "fully_connected_backward_data",
+    "fully_connected_forward",
     "transposed_convolution_backward_data",
     "transposed_convolution_forward",
 )
@@ -139,10 +141,11 @@ def workspace_size(name: str, *shapes: tuple[int, ...] | None, **attributes: Any
 
 
 def left_slices(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
-    """How many slices the convolution `name` should leave, with in_slices, to the batch norm that
-    reads its result: 1, as the twins gain nothing by it.
+    """How many slices the function `name`, of a convolution or a fully connected layer, should
+    leave, with in_slices, to the batch norm that reads its result: 1, as the twins gain nothing by
+    it.
 
-    Raises ValueError for a name that is no forward or data gradient of a convolution.
+    Raises ValueError for a name that is no forward or data gradient of these.
     """
     check_leaves_slices(name)
     return 1

@@ -24,6 +24,7 @@ import numpy as np
 from . import columns, parallel, shapes, winograd
 from .activation import activation_backward, activation_forward, check_from_output, check_kind
 from .scratch import frame
+from .slices import only_slice
 from .store import store
 
 Pair = tuple[int, int]
@@ -56,7 +57,7 @@ def convolution_forward(
     """
     operator = "convolution_forward"
     if in_slices:
-        y = _only_slice(operator, y, bias, activation, accumulate)
+        y = only_slice(operator, y, bias, activation, accumulate)
     _gather(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
 
@@ -86,7 +87,7 @@ def convolution_backward_data(
     """
     operator = "convolution_backward_data"
     if in_slices:
-        dx = _only_slice(operator, dx, None, activation, accumulate)
+        dx = only_slice(operator, dx, None, activation, accumulate)
     with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
         _spread(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
@@ -133,7 +134,7 @@ def transposed_convolution_forward(
     """
     operator = "transposed_convolution_forward"
     if in_slices:
-        y = _only_slice(operator, y, bias, activation, accumulate)
+        y = only_slice(operator, y, bias, activation, accumulate)
     _spread(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
 
@@ -160,7 +161,7 @@ def transposed_convolution_backward_data(
     """
     operator = "transposed_convolution_backward_data"
     if in_slices:
-        dx = _only_slice(operator, dx, None, activation, accumulate)
+        dx = only_slice(operator, dx, None, activation, accumulate)
     with _derived(operator, x, dx, activation, slope, accumulate) as (out, adding):
         _gather(operator, dy, w, None, out, stride, pad, dilation, groups, adding)
 
@@ -231,25 +232,6 @@ def _derived(
         activation_backward(
             None, x, gradient, dx, kind=activation, slope=slope, accumulate=accumulate
         )
-
-
-def _only_slice(
-    operator: str,
-    result: np.ndarray,
-    bias: np.ndarray | None,
-    activation: str | None,
-    accumulate: bool,
-) -> np.ndarray:
-    """Of a result (slices, ...): the first; the others become 0."""
-    if result.ndim < 2 or not len(result):
-        raise ValueError(f"{operator}: in_slices takes a result (slices, ...), not {result.shape}")
-    if bias is not None or activation is not None or accumulate:
-        raise ValueError(
-            f"{operator}: in_slices leaves a sum unfinished; bias, activation and accumulate "
-            "belong to whoever adds the slices"
-        )
-    result[1:] = 0
-    return result[0]
 
 
 def _gather(

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import shapes
 from .parallel import matmul
+from .slices import only_slice
 
 
 def fully_connected_forward(
@@ -15,9 +16,13 @@ def fully_connected_forward(
     y: np.ndarray,
     *,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """y (N, H) = x w^T + bias (MXNet's FullyConnected). Raises ValueError where shapes misfit."""
+    """y (N, H) = x w^T + bias (MXNet's FullyConnected). in_slices as in convolution_forward: y is
+    (slices, N, H). Raises ValueError where shapes misfit."""
+    if in_slices:
+        y = only_slice("fully_connected_forward", y, bias, None, accumulate)
     _check("fully_connected_forward", x, w, y)
     shapes.check_shape("fully_connected_forward", "bias", bias, w.shape[:1], f"w {w.shape}")
     _product(x, w.T, y, accumulate)
@@ -31,9 +36,12 @@ def fully_connected_backward_data(
     dx: np.ndarray,
     *,
     accumulate: bool = False,
+    in_slices: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """dx (N, D) = dy (N, H) w."""
+    """dx (N, D) = dy (N, H) w. in_slices: dx is (slices, N, D)."""
+    if in_slices:
+        dx = only_slice("fully_connected_backward_data", dx, None, None, accumulate)
     _check("fully_connected_backward_data", dx, w, dy)
     _product(dy, w, dx, accumulate)
 

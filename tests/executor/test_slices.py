@@ -172,6 +172,38 @@ def test_an_input_that_is_normalised_keeps_its_gradient(device: Any) -> None:
     assert_same(results(fused), results(apart))
 
 
+def test_fully_connected_layers(device: Any) -> None:
+    """One that reads a batch norm's images as rows has a gradient of other channels than these."""
+
+    def graph() -> sym.Symbol:
+        y = sym.FullyConnected(sym.Variable("x"), num_hidden=96, name="f1")
+        y = sym.LeakyReLU(sym.BatchNorm(y, fix_gamma=False, name="n1"), slope=0.2, name="a1")
+        y = sym.FullyConnected(y, num_hidden=256, no_bias=True, name="f2")
+        return sym.BatchNorm(y, name="n2")
+
+    def flattened() -> sym.Symbol:
+        y = sym.Convolution(sym.Variable("x"), kernel=3, num_filter=128, pad=1, name="c1")
+        return sym.FullyConnected(sym.BatchNorm(y, name="n1"), num_hidden=256, name="f1")
+
+    expected = {
+        graph: {
+            "fully_connected_forward": 1,
+            "batch_norm_forward_training": 1,
+            "fully_connected_backward_data": 1,
+            "batch_norm_backward": 1,
+        },
+        flattened: {"convolution_forward": 1, "batch_norm_forward_training": 1},
+    }
+    for make, calls in expected.items():
+        for precision in ("float32", "tf32"):
+            fused, apart = (
+                bind(device, gains, make, "write", precision=precision) for gains in (True, False)
+            )
+            if device.name != "numpy" and precision == "float32":
+                assert functions(fused) == calls
+            assert_same(results(fused), results(apart))
+
+
 def test_fuse_and_programs(device: Any) -> None:
     assert not functions(bind(device, True, deep, "write", fuse=False))
     if device.cannot_cooperate() is None:

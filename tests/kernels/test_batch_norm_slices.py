@@ -261,6 +261,34 @@ def test_convolutions_leave_slices(device: Any, pass_: str, precision: str) -> N
     )
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_fully_connected_layers_leave_slices(device: Any, precision: str) -> None:
+    rng = np.random.default_rng(1)
+    options = {"precision": precision}
+    for rows, inputs, outputs in ((3, 256, 48), (5, 33, 300), (2, 700, 7), (1, 1, 1)):
+        x, w = numbers(rng, rows, inputs), upload(device, numbers(rng, outputs, inputs))
+        x, dy = upload(device, x), upload(device, numbers(rng, rows, outputs))
+        for name, operands, result in (
+            ("fully_connected_forward", (x, w, None), (rows, outputs)),
+            ("fully_connected_backward_data", (dy, w), (rows, inputs)),
+        ):
+            shapes = [None if a is None else a.shape for a in operands]
+            workspace = workspace_for(device, name, *shapes, result, **options)
+            count = 1 if workspace is None else workspace.size // int(np.prod(result))
+            whole, slices = poisoned(device, *result), poisoned(device, count, *result)
+            run = getattr(device.ops, name)
+            run(*operands, whole, **options, workspace=workspace)
+            run(*operands, slices, **options, in_slices=True)
+            added = second_stage(slices, None, poisoned(device, *result))
+            assert_same_bits(np.asarray(added), np.asarray(whole), f"{name} {result} {precision}")
+            twin = np.full((3, *result), np.nan, np.float32)
+            given = [None if a is None else np.asarray(a) for a in operands]
+            getattr(reference, name)(*given, twin, **options, in_slices=True)
+            exact = np.empty(result, np.float32)
+            getattr(reference, name)(*given, exact, **options)
+            np.testing.assert_array_equal(twin.sum(axis=0), exact)
+
+
 def test_twins_leave_slices() -> None:
     for prefix in CONVOLUTIONS:
         for pass_ in ("forward", "backward_data"):

@@ -26,6 +26,9 @@ Pair = tuple[int, int]
 SHORT_RUN = 8
 # Up to so many channels, a large image is put together plane by plane.
 FEW_CHANNELS = 4
+# With so many channels, products of a tap at a time are not much slower than one for all taps, and
+# the copies of single pixels are short.
+TAP_BY_TAP = range(16, 64)
 # Rows that a matrix product needs to reach its speed.
 LEAST_ROWS = 256
 # Pixels of an image from which on a product for it alone is worth a call of BLAS.
@@ -208,6 +211,12 @@ def _add_taps(
         product = empty((*taps.kernel, large.shape[3], n, height, width), large.dtype)
         parallel.matmul(weight.T, rows.T, product.reshape(weight.shape[1], len(rows)))
         product = product.transpose(3, 4, 5, 0, 1, 2)
+    elif large.shape[3] in TAP_BY_TAP:
+        # What a tap adds lies side by side then, and where the stride is 1, so do whole rows.
+        product = empty((*taps.kernel, n, height, width, large.shape[3]), large.dtype)
+        by_taps = weight.reshape(channels, -1, large.shape[3]).transpose(1, 0, 2)
+        parallel.matmul(rows, by_taps, product.reshape(-1, len(rows), large.shape[3]))
+        product = product.transpose(2, 3, 4, 0, 1, 5)
     else:
         product = empty((n, height, width, *taps.kernel, large.shape[3]), large.dtype)
         parallel.matmul(rows, weight, product.reshape(len(rows), weight.shape[1]))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -199,7 +199,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Timing) else str(value)
+    return asdict(value) if is_dataclass(value) else str(value)
 
 
 def print_table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 import jax_step
 import numpy as np
 import torch_step
+from cores import between_cores
 from measuring import (
     default_devices,
     devices,
@@ -206,7 +207,7 @@ class Run:
         how = How(self.options, device.name, graph, precision, cooperative)
         arguments = (device, self.steps, self.images, self.batch, self.start, how)
         try:
-            self._add(name, time_device(*arguments))
+            self._measure(name, lambda: time_device(*arguments))
         except AssertionError as error:
             self.wrong.append(f"{name}: {error}")
             self.write()
@@ -239,13 +240,17 @@ class Run:
             self.missing.append(f"{name}: the {budget:.0f} s of --budget are spent")
             return
         try:
-            self._add(name, measured())
+            self._measure(name, measured)
         except Exception as error:  # whatever a compiler or a driver throws
             text = " ".join(str(error).split()) or type(error).__name__
             self.missing.append(f"{name}: {text[:600]}")
             self.write()
 
-    def _add(self, name: str, figure: dict[str, Any]) -> None:
+    def _measure(self, name: str, measured: Callable[[], dict[str, Any]]) -> None:
+        """Adds a figure, with what a line of the cache takes between cores before and after it."""
+        before = between_cores()
+        figure = measured()
+        figure["between_cores_ns"] = before and {"before": before, "after": between_cores()}
         figure["gflops"] = 1e-9 * self.start.flops / figure["seconds"].median
         self.figures[name] = figure
         self.write()
@@ -278,19 +283,25 @@ class Run:
                 "" if figure["launches"] is None else str(figure["launches"]),
                 "" if figure["host_seconds"] is None else str(figure["host_seconds"]),
                 "" if figure["peak_bytes"] is None else f"{figure['peak_bytes'] / 2**20:.1f}",
+                _between(figure["between_cores_ns"]),
                 figure["description"],
             ]
             for name, figure in self.figures.items()
         ]
-        titles = ["", "one step", "images/s", "GFLOP/s", "launches", "host time", "MiB", ""]
+        titles = ["", "one step", "images/s", "GFLOP/s", "launches", "host time", "MiB", "line", ""]
         print_table(
             f"{self.steps.title}, batch {self.batch}: median (10th-90th percentile) of one "
-            f"training step. Roofline: {self.roofline}",
+            f"training step; line: of the cache, from core to core before and after. Roofline: "
+            f"{self.roofline}",
             titles,
             rows,
         )
         for text in (*self.missing, *self.wrong):
             print(text, file=sys.stderr)
+
+
+def _between(lines: dict[str, Any] | None) -> str:
+    return f"{lines['before'].other:.1f}, {lines['after'].other:.1f} ns" if lines else ""
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -239,6 +239,8 @@ def test_a_training_step_is_timed_on_every_device(
     for figure in figures.values():
         assert figure["seconds"]["median"] > 0
         assert figure["images_per_second"] > 0
+        if (lines := figure["between_cores_ns"]) is not None:  # None on one core
+            assert lines["before"]["other"] > 0 and lines["after"]["own"] > 0
         rate = 1e-9 * record["flops_per_step"] / figure["seconds"]["median"]
         assert figure["gflops"] == pytest.approx(rate)
     assert figures["numpy"]["launches"] is None

@@ -7,7 +7,7 @@ then runs prepared calls on fixed memory and allocates nothing on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,40 +44,36 @@ _cooperative: ContextVar[bool] = ContextVar("cooperative", default=False)
 _cooperative_limit: ContextVar[float] = ContextVar("cooperative_limit", default=COOPERATIVE_LIMIT)
 
 
-@contextmanager
-def precision_scope(precision: str) -> Iterator[None]:
+def precision_scope(precision: str) -> AbstractContextManager[None]:
     """Executors bound inside without a `precision` of their own have this one."""
     if precision not in PRECISIONS:
         raise GraphError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-    token = _precision.set(precision)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
+    return _within((_precision, precision))
 
 
-@contextmanager
-def storage_scope(storage: str) -> Iterator[None]:
+def storage_scope(storage: str) -> AbstractContextManager[None]:
     """Executors bound inside without a `storage` of their own have this one."""
     if storage not in STORAGES:
         raise GraphError(f"storage {storage!r} is not one of {', '.join(STORAGES)}")
-    token = _storage.set(storage)
-    try:
-        yield
-    finally:
-        _storage.reset(token)
+    return _within((_storage, storage))
+
+
+def cooperative_scope(
+    cooperative: bool = True, limit: float = COOPERATIVE_LIMIT
+) -> AbstractContextManager[None]:
+    """Executors bound inside without a `cooperative` (a `cooperative_limit`) of their own have
+    these."""
+    return _within((_cooperative, cooperative), (_cooperative_limit, limit))
 
 
 @contextmanager
-def cooperative_scope(cooperative: bool = True, limit: float = COOPERATIVE_LIMIT) -> Iterator[None]:
-    """Executors bound inside without a `cooperative` (a `cooperative_limit`) of their own have
-    these."""
-    token, limit_token = _cooperative.set(cooperative), _cooperative_limit.set(limit)
+def _within(*settings: tuple[ContextVar[Any], Any]) -> Iterator[None]:
+    before = [(variable, variable.set(value)) for variable, value in settings]
     try:
         yield
     finally:
-        _cooperative.reset(token)
-        _cooperative_limit.reset(limit_token)
+        for variable, token in before:
+            variable.reset(token)
 
 
 class Executor:

@@ -1,4 +1,4 @@
-"""A small set of digits in a folder, and a run of a few batches on it."""
+"""A small set of digits in a folder, a run of a few batches on it, and the devices to train on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_support import IMAGES, Trainer
+from run_support import IMAGES, Trainer, chosen_devices, open_device
 
 from pygan.training import averaging
 
@@ -19,6 +19,11 @@ def few_batches():
         patch.setattr(averaging, "FORGET", 2)
         patch.setattr(averaging, "BATCHES", 2)
         yield
+
+
+@pytest.fixture(scope="session", params=chosen_devices())
+def device(request):
+    return open_device(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
-"""A run of a few batches on the small set, and when two runs count as the same."""
+"""Runs of a few batches on the small set, when two count as the same, and on which devices."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,18 @@ from pygan.training.run import RunOptions, train
 
 IMAGES = 40
 BATCH_SIZE = 4
+
+
+def chosen_devices() -> list[str]:
+    """numpy, and what ``PYGAN_TEST_DEVICES`` names: cpu (default), cpu-check, cuda."""
+    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
+    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
+
+
+def open_device(name: str) -> Any:
+    """One of ``chosen_devices()``."""
+    name, _, mode = name.partition("-")
+    return device.get(name, check=mode == "check")
 
 
 class Trainer:

@@ -4,14 +4,13 @@ runs, its pictures, and what users can ask wrongly."""
 from __future__ import annotations
 
 import json
-import os
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from run_support import assert_same_run
+from run_support import assert_same_run, chosen_devices, open_device
 
 import pygan.device
 from pygan import checkpoint, cli
@@ -197,18 +196,13 @@ def test_later_steps_follow_keras_s_rmsprop():
     assert (np.abs(model.discriminator.gradients) > 1e-3).any()  # something was clipped
 
 
-def chosen_devices() -> list[str]:
-    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
-    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
-
-
 def test_devices_train_alike():
     """Two steps; the second D has seen what the first G's update drew."""
     kept = {}
     for name in chosen_devices():
-        name, _, mode = name.partition("-")
-        device = pygan.device.get(name, check=mode == "check")
-        model = example.Cifar10Gan(device, dogs(3), example.Settings(batch_size=3, filters=2))
+        model = example.Cifar10Gan(
+            open_device(name), dogs(3), example.Settings(batch_size=3, filters=2)
+        )
         model.start_epoch(0)
         model.step()
         model.step()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -16,17 +15,6 @@ from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import CheckpointError, DataError, StateError
 from pygan.training.classifier import Classifier, ClassifierSettings, DigitClassifier
 from pygan.training.folder import read_log
-
-
-def chosen_devices() -> list[str]:
-    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
-    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
-
-
-@pytest.fixture(params=chosen_devices())
-def device(request):
-    name, _, mode = request.param.partition("-")
-    return pygan.device.get(name, check=mode == "check")
 
 
 def bars(count: int, seed: int) -> ImageSet:

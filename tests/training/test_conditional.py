@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import conditional_record
@@ -21,17 +20,6 @@ from pygan.training.gan import GanSettings
 from pygan.training.sampling import Sampler, draw_noise, open_sampler
 
 STEPS = ("it1", "it2", "it3")
-
-
-def chosen_devices() -> list[str]:
-    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
-    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
-
-
-@pytest.fixture(params=chosen_devices())
-def device(request):
-    name, _, mode = request.param.partition("-")
-    return pygan.device.get(name, check=mode == "check")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from types import SimpleNamespace
 
 import lesson_record
@@ -17,17 +16,6 @@ from pygan.errors import StateError
 from pygan.training.gan import GanSettings, LessonGan
 
 STEPS = ("it1", "it2", "it3")
-
-
-def chosen_devices() -> list[str]:
-    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
-    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
-
-
-@pytest.fixture(params=chosen_devices())
-def device(request):
-    name, _, mode = request.param.partition("-")
-    return pygan.device.get(name, check=mode == "check")
 
 
 def test_three_steps_have_the_losses_that_mxnet_recorded(device):

@@ -34,15 +34,7 @@ def compared(labelled_data, unbroken, tmp_path_factory) -> Path:
     return out
 
 
-def chosen_devices() -> list[str]:
-    names = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")
-    return ["numpy", *(name.strip() for name in names if name.strip() != "numpy")]
-
-
-@pytest.mark.parametrize("name", chosen_devices())
-def test_ways_differ_in_their_start_and_in_what_learns(name, unbroken):
-    name, _, mode = name.partition("-")
-    device = pygan.device.get(name, check=mode == "check")
+def test_ways_differ_in_their_start_and_in_what_learns(device, unbroken):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (8, 28, 28, 1), np.uint8)
     images = ImageSet(images, np.arange(8, dtype=np.uint8), "noise")

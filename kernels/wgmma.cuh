@@ -10,12 +10,18 @@
 //
 // ---- Operands ----
 //
-// An operand is a slab of rows, one for each line or column of the product, along the depth: what
-// the PTX ISA calls K-major, the only order that TF32 allows. A row has SPAN = 128 or 64 bytes and
-// follows the one before. Its 16-byte chunks are shuffled so that 8 rows keep the same chunk in
-// different banks: in an address, bits 4 to 6 (5 with 64 bytes) are xored with bits 7 to 9 (8).
-// Slabs begin at multiples of 1024 bytes, where that pattern does. An instruction reads 32 bytes of
-// each row; the next 32 are the same descriptor, 32 bytes on.
+// An operand is a slab of rows in one of two orders, which an instruction is told of each:
+//     Major::depth   a row for each line or column of the product, along the depth: what the PTX
+//                    ISA calls K-major, the only order that TF32 allows. A row has SPAN = 128 or 64
+//                    bytes and follows the one before. An instruction reads 32 bytes of each row;
+//                    the next 32 are the same descriptor, 32 bytes on.
+//     Major::lines   bf16 alone: MN-major, a row of 128 bytes for each depth, across 64 lines or
+//                    columns; the next 64 have rows of their own, behind all of these. An
+//                    instruction reads 16 rows; the next 16 are the same descriptor, 2048 bytes on.
+// A row's 16-byte chunks are shuffled so that 8 rows keep the same chunk in different banks: in an
+// address, bits 4 to 6 (5 with 64 bytes) are xored with bits 7 to 9 (8). Slabs begin at multiples
+// of 1024 bytes, where that pattern does. (PTX ISA, Asynchronous Warpgroup Level Matrix
+// Instructions: Shared Memory Matrix Layout, Strides, Matrix Descriptor Format.)
 //
 // A descriptor, 64 bits:
 //     0-13   address of the first chunk / 16      49-51  row at which the pattern began, where a
@@ -27,16 +33,19 @@
 //
 // The products read shared memory through the asynchronous proxy, and accumulate in registers while
 // the threads go on. So
-//     a thread that wrote operands calls Stores::fence before the barrier behind which they are
-//     read Products::fence stands before the first product, and between any use of sums and the
-//     next sums are valid, and operands may be overwritten, when their group was waited for
-// On the CPU driver every second thread's stores become visible at the fence only, two of a
-// warpgroup's warps multiply when a product is issued and two when it is waited for, and a product
-// without its fence is NaN: a forgotten fence, a sum that is read too early and an operand that is
-// overwritten too early show as wrong results.
+//     a thread that wrote operands, by stores or by copies that it has waited for (cp.async writes
+//     through the generic proxy as stores do; PTX ISA, Memory Consistency Model: Proxies), calls
+//     Stores::fence or OperandCopies::fence before the barrier behind which they are read
+//     Products::fence stands before the first product, and between any use of sums and the next
+//     sums are valid, and operands may be overwritten, when their group was waited for
+// On the CPU driver every second thread's stores and copies become visible at the fence only, two
+// of a warpgroup's warps multiply when a product is issued and two when it is waited for, and a
+// product without its fence is NaN: a forgotten fence, a sum that is read too early and an operand
+// that is overwritten too early show as wrong results.
 #pragma once
 
 #include "common.cuh"
+#include "copies.cuh"
 #include "rounding.cuh"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -116,7 +125,15 @@ __device__ __forceinline__ Descriptor descriptor(unsigned start) {
     return (start & 0x3ffff) >> 4 | LEADING << 16 | Descriptor{8 * SPAN / 16} << 32 | PATTERN << 62;
 }
 
-// ---- Stores of operands ----
+// The same of rows across lines: `start` is where the first of 64 lines begin, and the next 64
+// begin `block` bytes behind.
+__device__ __forceinline__ Descriptor descriptor_across_lines(unsigned start, int block) {
+    constexpr Descriptor STRIDE = 8 * 128 / 16, PATTERN = 1;
+    return (start & 0x3ffff) >> 4 | static_cast<Descriptor>(block >> 4) << 16 | STRIDE << 32 |
+           PATTERN << 62;
+}
+
+// ---- Operands that are stored ----
 
 // MOST: how many a thread makes before it calls fence.
 template <int MOST>
@@ -166,6 +183,51 @@ class Stores {
 #endif
 };
 
+// ---- Operands that are copied ----
+
+// As CopiesUnderWay, of operands: wait_for_oldest, then fence, before any other copy is started.
+template <int STEPS, int MOST>
+class OperandCopies {
+  public:
+    template <class Number>
+    __device__ GPU_INLINE void start(Number* to, const Number* from, bool inside, int numbers) {
+        copies.start(to, from, inside, numbers);
+    }
+
+    __device__ __forceinline__ void end_group() {
+        copies.end_group();
+#ifndef __CUDA_ARCH__
+        waited = false;
+#endif
+    }
+
+    __device__ __forceinline__ void wait_for_oldest() {
+#ifdef __CUDA_ARCH__
+        copies.wait_for_oldest();
+#else
+        waited = true;
+#endif
+    }
+
+    // What the calling thread has waited for is seen by products behind the next barrier.
+    __device__ __forceinline__ void fence() {
+#ifdef __CUDA_ARCH__
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+        if (waited) copies.wait_for_oldest();
+#endif
+    }
+
+  private:
+    CopiesUnderWay<STEPS, MOST> copies;
+#ifndef __CUDA_ARCH__
+    bool waited = false;
+#endif
+};
+
+// The order of an operand in shared memory: which of its numbers are neighbours.
+enum class Major { depth, lines };
+
 #ifndef __CUDA_ARCH__
 // An operand as its descriptor tells it, in any of the four patterns.
 class Operand {
@@ -177,12 +239,22 @@ class Operand {
           pattern_row(bits >> 49 & 7),
           span(SPANS[bits >> 62]) {}
 
-    // DEPTH numbers of a row.
-    template <class Format>
-    __device__ void read(int row, float (&numbers)[Format::DEPTH]) const {
+    // DEPTH numbers of a line or column.
+    template <class Format, Major ORDER>
+    __device__ void read(int line, float (&numbers)[Format::DEPTH]) const {
+        if constexpr (ORDER == Major::lines) {
+            static_assert(Format::BYTES == 2, "TF32 lies along the depth");
+            for (int k = 0; k < Format::DEPTH; ++k) {
+                const unsigned offset = address_across_lines(line, k) - FIRST_ADDRESS;
+                const unsigned short bits =
+                    *reinterpret_cast<const unsigned short*>(shared_memory + offset);
+                numbers[k] = __uint_as_float(static_cast<unsigned>(bits) << 16);
+            }
+            return;
+        }
         unsigned words[8];
         for (int chunk = 0; chunk < 2; ++chunk) {
-            const unsigned offset = address(row, chunk) - FIRST_ADDRESS;
+            const unsigned offset = address(line, chunk) - FIRST_ADDRESS;
             const uint4 four = *reinterpret_cast<const uint4*>(shared_memory + offset);
             words[4 * chunk] = four.x, words[4 * chunk + 1] = four.y;
             words[4 * chunk + 2] = four.z, words[4 * chunk + 3] = four.w;
@@ -203,7 +275,21 @@ class Operand {
     __device__ unsigned address(int row, int chunk) const {
         const unsigned eight = start + row / 8 * stride + row % 8 * span;
         if (span == 16) return eight + chunk * leading;
-        const unsigned byte = eight + 16 * chunk;
+        return in_pattern(eight + 16 * chunk);
+    }
+
+    // Rows of 2-byte numbers across lines. Without a pattern, chunks of 8 lines at 8 depths lie
+    // together, the next 8 depths `leading` bytes on and the next 8 lines `stride`. With one, as
+    // many lines as its span holds lie in a row, 8 depths together, the next 8 depths `stride`
+    // bytes on and the next lines `leading`.
+    __device__ unsigned address_across_lines(int line, int depth) const {
+        const int together = span / 2;
+        const unsigned row = start + depth % 8 * span + line % together * 2;
+        if (span == 16) return row + depth / 8 * leading + line / together * stride;
+        return in_pattern(row + depth / 8 * stride + line / together * leading);
+    }
+
+    __device__ unsigned in_pattern(unsigned byte) const {
         return byte ^ ((byte >> 7) - pattern_row & (span / 16 - 1)) << 4;
     }
 };
@@ -239,8 +325,9 @@ __device__ __forceinline__ void settle(float (&sums)[COUNT]) {
     ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 
-// Products under way, in groups. LEFT[64][depth] * RIGHT[depth][COLUMNS] is added to sums.
-template <class Format, int COLUMNS>
+// Products under way, in groups. LEFT[64][depth] * RIGHT[depth][COLUMNS] is added to sums; both
+// operands lie in shared memory in the order that is named.
+template <class Format, int COLUMNS, Major OF_LEFT = Major::depth, Major OF_RIGHT = Major::depth>
 class Products {
   public:
     static constexpr int SUMS = COLUMNS / 2;
@@ -259,7 +346,9 @@ class Products {
                                                  Descriptor right) {
 #ifdef __CUDA_ARCH__
         // What follows the descriptors: add to sums (or overwrite them), signs of both operands,
-        // and, where the format allows both, rows along the depth for both.
+        // and, where the format allows both, 1 for rows across lines of each.
+        constexpr int LEFT_ACROSS = OF_LEFT == Major::lines,
+                      RIGHT_ACROSS = OF_RIGHT == Major::lines;
         if constexpr (Format::DEPTH == 8 && COLUMNS == 64) {
             asm volatile("wgmma.mma_async.sync.aligned.m64n64k8.f32.tf32.tf32 {" NAMES_32
                          "}, %32, %33, 1, 1, 1;"
@@ -272,14 +361,14 @@ class Products {
                          : "l"(left), "l"(right));
         } else if constexpr (COLUMNS == 64) {
             asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" NAMES_32
-                         "}, %32, %33, 1, 1, 1, 0, 0;"
+                         "}, %32, %33, 1, 1, 1, %34, %35;"
                          : SUMS_32(0)
-                         : "l"(left), "l"(right));
+                         : "l"(left), "l"(right), "n"(LEFT_ACROSS), "n"(RIGHT_ACROSS));
         } else {
             asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" NAMES_64
-                         "}, %64, %65, 1, 1, 1, 0, 0;"
+                         "}, %64, %65, 1, 1, 1, %66, %67;"
                          : SUMS_32(0), SUMS_32(32)
-                         : "l"(left), "l"(right));
+                         : "l"(left), "l"(right), "n"(LEFT_ACROSS), "n"(RIGHT_ACROSS));
         }
 #else
         // The lanes of a warp meet here; that the warps do is not asked for.
@@ -338,11 +427,11 @@ class Products {
         const Operand left(product.left), right(product.right);
         const int lane = threadIdx.x % 32, line = threadIdx.x / 32 % 4 * 16 + lane / 4;
         float lines[2][Format::DEPTH], of_column[Format::DEPTH];
-        left.read<Format>(line, lines[0]);
-        left.read<Format>(line + 8, lines[1]);
+        left.read<Format, OF_LEFT>(line, lines[0]);
+        left.read<Format, OF_LEFT>(line + 8, lines[1]);
         for (int eight = 0; eight < COLUMNS; eight += 8) {
             for (int column = eight + lane % 4 * 2, i = 0; i < 2; ++column, ++i) {
-                right.read<Format>(column, of_column);
+                right.read<Format, OF_RIGHT>(column, of_column);
                 for (int j = 0; j < 2; ++j) {
                     float& sum = product.sums[sum_index(line + 8 * j, column)];
                     for (int k = 0; k < Format::DEPTH; ++k) {

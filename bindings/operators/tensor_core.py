@@ -3,7 +3,7 @@
 ``precision="float32"`` is the launcher of convolution.py or fully_connected.py, untouched.
 ``"tf32"`` and ``"bf16"`` launch kernels/convolution_tensor_core.cu: operands rounded to 11 or 8
 significant bits as they enter the tensor cores, sums in float32, every array in memory float32.
-Where it was measured or asked for, they launch kernels/convolution_wgmma.cu (see wgmma.py), and for
+Where it was measured or asked for, they launch Hopper's own instructions (see wgmma.py), and for
 images of few channels, of which a tile would be mostly idle, the kernels that float32 has for them,
 which round alike (kernels/convolution_few_channels.cu and convolution_few_channels_weight.cu).
 A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
@@ -233,7 +233,7 @@ def _plan(
     for what in ("lines", "columns", "depth"):
         countable(operator, what, getattr(product, what))
     if any(halves):
-        return _plan_of_halves(operator, kind, precision, shape, product, halves)
+        return _plan_of_halves(operator, kind, precision, shape, product, halves, device)
     warpgroups = wgmma.tiles_for(kind, precision, shape, product, device)
     if warpgroups is not None:
         tiles, first = warpgroups, _wgmma_plan(kind, precision, shape, product, warpgroups)
@@ -258,7 +258,13 @@ def _few_channels_plan(
 
 
 def _plan_of_halves(
-    operator: str, kind: str, precision: str, shape: Geometry, product: Product, halves: Halves
+    operator: str,
+    kind: str,
+    precision: str,
+    shape: Geometry,
+    product: Product,
+    halves: Halves,
+    device: str | None,
 ) -> Plan:
     """The kernel for arrays of which some hold bf16 numbers. ValueError where none takes them."""
     left, right, result = halves.of(kind)
@@ -269,13 +275,9 @@ def _plan_of_halves(
     fits = precision == "bf16" and all(count % CHANNELS == 0 for count in channels)
     fits = fits and max(product.count, -(-product.columns // 64)) <= MOST_BLOCKS
     if fits and left and right and not (result and kind == "backward_weight"):
-        tiles = tiles_of_halves(product, result)
-        plan = _tensor_core_plan(operator, kind, precision, shape, product, tiles)
-        kept = {name: plan.defines[name] for name in ("PRECISION", "TILE_M", "TILE_N")}
-        types = {"ELEMENT": "Bf16"} | _result_type(result and tiles.slices == 1)
-        return plan._replace(
-            defines=kept | types, shared_bytes=_shared_bytes(kind, tiles.tile, halves=True)
-        )
+        warpgroups = wgmma.tiles_of_halves(kind, shape, product, result, device)
+        tiles = warpgroups or tiles_of_halves(product, result)
+        return plan_of_halves(kind, shape, tiles, result)
     if fits and not (left or right) and kind != "backward_weight":
         tiles = tiles_for(precision, product)
         plan = _tensor_core_plan(operator, kind, precision, shape, product, tiles)
@@ -304,6 +306,28 @@ def plan_with(kind: str, precision: str, shape: Geometry, tiles: Tiles | wgmma.T
     if isinstance(tiles, wgmma.Tiles):
         return _wgmma_plan(kind, precision, shape, product, tiles)
     return _tensor_core_plan(kind, kind, precision, shape, product, tiles)
+
+
+def plan_of_halves(kind: str, shape: Geometry, tiles: Tiles | wgmma.Tiles, result: bool) -> Plan:
+    """As :func:`plan_with`, of a pass whose operands are bf16 arrays; result: whether what is
+    written is one, too."""
+    product = product_of(kind, shape)
+    tile, slices = tiles
+    if isinstance(tile, wgmma.TileOfHalves):
+        return Plan(
+            wgmma.FILE_OF_HALVES,
+            wgmma.entry_of_halves(kind),
+            tile.defines(result and slices == 1),
+            _grid(product, tile, slices),
+            wgmma.THREADS,
+            (*shape.arguments(), slices),
+            slices,
+            tile.shared_bytes(),
+        )
+    plan = _tensor_core_plan(kind, kind, "bf16", shape, product, tiles)
+    kept = {name: plan.defines[name] for name in ("PRECISION", "TILE_M", "TILE_N")}
+    types = {"ELEMENT": "Bf16"} | _result_type(result and slices == 1)
+    return plan._replace(defines=kept | types, shared_bytes=_shared_bytes(kind, tile, halves=True))
 
 
 def _wgmma_plan(
@@ -457,7 +481,7 @@ def _launch(
 
 @lru_cache(maxsize=256)
 def _check_capability(operator: str, precision: str, file: str, context: Any) -> None:
-    if file == wgmma.FILE:
+    if file in wgmma.FILES:
         wgmma.check_capability(operator, precision, context)
     capability = context.device.compute_capability()
     if capability < LEAST_CAPABILITY:

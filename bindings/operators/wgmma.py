@@ -1,13 +1,15 @@
-"""When kernels/convolution_wgmma.cu computes a pass, and how it cuts it up.
+"""When Hopper's own instructions compute a pass, and how they cut it up: convolution_wgmma.cu of
+float32 arrays, convolution_wgmma_bf16.cu of arrays that hold bf16 numbers.
 
 No GPU has run Hopper's own instructions (wgmma) for this library yet. A pass takes them only
 
 - where a table of measured choices says so (tuning.py; ``benchmarks/tune.py`` fills one in on a GPU
   of compute capability 9.0), or
 - where ``PYGAN_WGMMA=1`` asks for them: then every pass in ``precision="tf32"`` or ``"bf16"`` whose
-  channels are multiples of 4 takes them, with the tile that :func:`predicted_microseconds` finds
-  quickest, and the others run as ever. On a device that lacks the instructions such a pass raises
-  ValueError; device `cpu` has them.
+  channels are multiples of 4, or whose operands are bf16 arrays, takes them, with the tile that the
+  model finds quickest (:func:`predicted_microseconds`, :func:`predicted_of_halves`), and the others
+  run as ever. On a device that lacks the instructions such a pass raises ValueError; device `cpu`
+  has them.
 
 ``PYGAN_WGMMA=0`` forbids them, whatever the tables say. The setting is read when a shape is
 launched for the first time. Operands are rounded as convolution_tensor_core.cu rounds them; sums
@@ -17,6 +19,7 @@ differ in their order.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import tuning
@@ -25,6 +28,8 @@ from .shapes import Geometry
 from .tiling import LEAST_DEPTH, MOST_BLOCKS, SLICES, microseconds
 
 FILE = "convolution_wgmma.cu"
+FILE_OF_HALVES = "convolution_wgmma_bf16.cu"
+FILES = (FILE, FILE_OF_HALVES)
 CAPABILITY = (9, 0)
 """The one that has the instructions: later ones dropped them."""
 
@@ -33,7 +38,13 @@ DEPTH_STEP = 32
 STAGES = 3
 """Of kernels/wgmma_product.cuh, with TILE_K."""
 
+DEPTH_STEP_OF_HALVES = 64
+"""Of kernels/wgmma_bf16_product.cuh."""
+
 SLAB_ALIGNMENT = 1024
+SHARED_BYTES = 227 * 1024
+"""That the blocks of a multiprocessor can have."""
+
 BYTES = {"tf32": 4, "bf16": 2}
 """Of a number in shared memory."""
 
@@ -62,12 +73,46 @@ TILES = (
     Tile(128, 64, 2, {"tf32": 340, "bf16": 220}),
 )
 
+
+class TileOfHalves(NamedTuple):
+    """TILE_M and TILE_N of kernels/wgmma_bf16_product.cuh; the blocks that a multiprocessor holds;
+    and the instructions that a warp issues per step, counted as those of :class:`Tile`."""
+
+    lines: int
+    columns: int
+    resident: int
+    issued: int
+
+    @property
+    def stages(self) -> int:
+        """Slabs of both operands: as many as fit."""
+        return (SHARED_BYTES // self.resident - SLAB_ALIGNMENT) // self._slab_bytes
+
+    def shared_bytes(self) -> int:
+        return self.stages * self._slab_bytes + SLAB_ALIGNMENT
+
+    def defines(self, result: bool) -> dict[str, str | int]:
+        """result: whether bf16 numbers are written."""
+        tile: dict[str, str | int] = {"TILE_M": self.lines, "TILE_N": self.columns}
+        return tile | {"RESULT": "Bf16"} if result else tile
+
+    @property
+    def _slab_bytes(self) -> int:
+        return BYTES["bf16"] * DEPTH_STEP_OF_HALVES * (self.lines + self.columns)
+
+
+TILES_OF_HALVES = (
+    TileOfHalves(256, 128, 1, 276),
+    TileOfHalves(128, 128, 1, 201),
+    TileOfHalves(128, 64, 2, 168),
+)
+
 RATE = {"tf32": 820, "bf16": 1640}
 """Products per cycle of a multiprocessor: an estimate, 0.8 of what an H200's data sheet says."""
 
 
 class Tiles(NamedTuple):
-    tile: Tile
+    tile: Tile | TileOfHalves
     slices: int
 
 
@@ -94,6 +139,25 @@ def tiles_for(
     return candidates(precision, product)[0] if asked else None
 
 
+def tiles_of_halves(
+    kind: str, shape: Geometry, product: Product, result: bool, device: str | None
+) -> Tiles | None:
+    """As :func:`tiles_for`, of a pass whose operands are bf16 arrays, and whose result is one or
+    not."""
+    asked = setting()
+    if asked == "0" or not can_be_taken(kind, shape, product):
+        return None
+    measured = tuning.chosen(key_of_halves(kind), shape, device, TILES_OF_HALVES)
+    if measured is not None:
+        return Tiles(*measured)
+    return candidates_of_halves(product, result)[0] if asked else None
+
+
+def key_of_halves(kind: str) -> str:
+    """In tables of measured choices."""
+    return f"bf16 arrays wgmma {kind}"
+
+
 def can_be_taken(kind: str, shape: Geometry, product: Product) -> bool:
     """Whether what the kernel reads 4 at a time comes in such runs, on a grid of blocks."""
     across = -(-product.columns // min(tile.columns for tile in TILES))
@@ -103,9 +167,19 @@ def can_be_taken(kind: str, shape: Geometry, product: Product) -> bool:
 def candidates(precision: str, product: Product) -> list[Tiles]:
     """All choices, what is predicted to be quickest first; among equals the first tile, the fewest
     slices."""
-    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
-    choices = [Tiles(tile, slices) for tile in TILES for slices in SLICES if slices <= most]
+    choices = _choices(TILES, product)
     return sorted(choices, key=lambda tiles: predicted_microseconds(tiles, precision, product))
+
+
+def candidates_of_halves(product: Product, result: bool) -> list[Tiles]:
+    """As :func:`candidates`, for bf16 arrays."""
+    choices = _choices(TILES_OF_HALVES, product)
+    return sorted(choices, key=lambda tiles: predicted_of_halves(tiles, product, result))
+
+
+def _choices(tiles: Sequence[Tile | TileOfHalves], product: Product) -> list[Tiles]:
+    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
+    return [Tiles(tile, slices) for tile in tiles for slices in SLICES if slices <= most]
 
 
 def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> float:
@@ -116,6 +190,20 @@ def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> fl
     products = tile.lines * tile.columns * DEPTH_STEP
     busy = max(THREADS // 128 * tile.issued[precision], products / RATE[precision])
     return microseconds(tile, DEPTH_STEP, busy, slices, *product)
+
+
+def predicted_of_halves(tiles: Tiles, product: Product, result: bool) -> float:
+    """As :func:`predicted_microseconds`, for bf16 arrays; result: whether it is one."""
+    tile, slices = tiles
+    step = DEPTH_STEP_OF_HALVES
+    busy = max(THREADS // 128 * tile.issued, tile.lines * tile.columns * step / RATE["bf16"])
+    sizes = {"operand_bytes": 2, "result_bytes": 2 if result else 4}
+    return microseconds(tile, step, busy, slices, *product, **sizes)
+
+
+def entry_of_halves(kind: str) -> str:
+    """The kernel's name, of bf16 arrays."""
+    return f"{entry(kind)}_bf16"
 
 
 def entry(kind: str) -> str:

@@ -7,12 +7,14 @@ compute capability 9.0 they hold the same code to the instructions themselves.
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from halves import half_numbers, upload_half
 
 from pygan.bindings import compiler, nvcc_report
 from pygan.bindings.errors import LaunchError
@@ -20,6 +22,7 @@ from pygan.reference.precision import rounded
 from support import assert_close, numbers, poisoned, random_sum_bound, upload
 
 TILE = Path(__file__).parent / "wgmma_tile.cu"
+BF16_TILE = Path(__file__).parent / "wgmma_bf16_tile.cu"
 LINES = 64
 SLABS = 1024
 """Bytes that a launch asks for beside its slabs, for their alignment."""
@@ -41,6 +44,20 @@ FAULTS = (
     "slabs are not aligned",
     "operands are not rounded",
 )
+
+COPY_FAULTS = (
+    "none",
+    "copies are not waited for",
+    "no fence after the copies",
+    "the fence comes before the wait",
+    "no barrier",
+    "operands are overwritten before they are waited for",
+    "rows are not shuffled",
+    "the other order is named",
+    "descriptors name no leading offset",
+)
+ORDERS = {"along, along": (0, 0), "along, across": (0, 1), "across, across": (1, 1)}
+"""Of rows of both operands, along the depth or across the lines, as the three passes have them."""
 
 both = pytest.mark.parametrize(("precision", "columns"), VARIANTS)
 
@@ -115,8 +132,10 @@ class Layout:
         eight, within = divmod(row, 8)
         if self.pattern == 0:
             return self.start + eight * self.stride + within * 16 + chunk * self.leading
-        plain = self.start + eight * self.stride + within * span + chunk * 16
-        bits = {128: 3, 64: 2, 32: 1}[span]  # Swizzle<bits, 4, 3>
+        return self.exchanged(self.start + eight * self.stride + within * span + chunk * 16)
+
+    def exchanged(self, plain: int) -> int:
+        bits = self.pattern and 4 - self.pattern  # Swizzle<bits, 4, 3>
         return plain ^ (((plain >> 7) - self.first) % (1 << bits)) << 4
 
     def descriptor(self) -> int:
@@ -167,8 +186,15 @@ def test_patterns_that_begin_elsewhere(device: Any, pattern: int) -> None:
     check_descriptors(device, precision, left, right)
 
 
-def check_descriptors(device: Any, precision: str, left: Layout, right: Layout) -> None:
-    """One product of random numbers that lie as `left` and `right` say."""
+def check_descriptors(
+    device: Any,
+    precision: str,
+    left: Layout,
+    right: Layout,
+    across: tuple[int, int] | None = None,
+) -> None:
+    """One product of random numbers that lie as `left` and `right` say. across: of each operand,
+    whether rows lie across lines; None for the kernel that has them along the depth alone."""
     depth = 32 // BYTES[precision]
     rng = np.random.default_rng(left.pattern)
     operands = [rounded(numbers(rng, layout.rows, depth), precision) for layout in (left, right)]
@@ -178,15 +204,117 @@ def check_descriptors(device: Any, precision: str, left: Layout, right: Layout) 
         layout.write(image, operand, precision)
         bits = layout.descriptor()
         halves += [bits & 0xFFFFFFFF, bits >> 32]
-    kernel = device.context.kernel(
-        TILE, "product_of_descriptors", PRECISION=precision, TILE_N=right.rows
-    )
+    path, defines, orders = TILE, {"PRECISION": precision}, ()
+    if across is not None:
+        path, defines, orders = BF16_TILE, {}, across
+    kernel = device.context.kernel(path, "product_of_descriptors", TILE_N=right.rows, **defines)
     out = poisoned(device, LINES, right.rows)
     source = device.from_numpy(image.view(np.int32))
-    kernel(1, 128, source, image.size, *halves, out, shared_bytes=image.nbytes + SLABS)
+    kernel(1, 128, source, image.size, *halves, *orders, out, shared_bytes=image.nbytes + SLABS)
     exact = [operand.astype(np.float64) for operand in operands]
     magnitude = np.abs(exact[0]) @ np.abs(exact[1]).T
     assert_close(out, exact[0] @ exact[1].T, sum_bound(depth) * magnitude)
+
+
+class AcrossLines(Layout):
+    """As Layout, of rows across lines. The ISA's canonical layouts of numbers are, with T of them
+    in 16 bytes, ((T, span / 16, m), (8, k)) : ((1, T, leading), (span / 16 * T, stride)), and
+    without a pattern ((T, m), (8, k)) : ((1, stride), (T, leading))."""
+
+    def bytes_of(self, row: int, chunk: int) -> int:
+        """row: a depth; chunk: of 8 lines."""
+        span = PATTERNS[self.pattern]
+        eight, within = divmod(row, 8)
+        further, beside = divmod(chunk, span // 16)
+        if self.pattern == 0:
+            return self.start + further * self.stride + within * 16 + eight * self.leading
+        place = further * self.leading + eight * self.stride + within * span + beside * 16
+        return self.exchanged(self.start + place)
+
+    def write(self, image: np.ndarray, operand: np.ndarray, precision: str) -> None:
+        words = operand.T.astype(np.float32).view(np.uint32) >> 16
+        words = words[:, 0::2] | words[:, 1::2] << 16
+        for row in range(words.shape[0]):
+            for chunk in range(self.rows // 8):
+                place = self.bytes_of(row, chunk) // 4
+                assert not image[place : place + 4].any(), "two chunks lie in one place"
+                image[place : place + 4] = words[row, 4 * chunk : 4 * chunk + 4]
+
+
+def layout_of(across: int, pattern: int, lines: int, start: int) -> Layout:
+    """Rows of one instruction, with room between what the descriptor's two offsets part."""
+    span = PATTERNS[pattern]
+    if not across:
+        if pattern == 0:
+            return Layout(pattern, lines, start, 128, 128 * (lines // 8))
+        return Layout(pattern, lines, start, 8 * span)
+    if pattern == 0:
+        return AcrossLines(pattern, lines, start, 384, 128)
+    return AcrossLines(pattern, lines, start, 8 * span, 24 * span)
+
+
+@pytest.mark.parametrize("columns", [64, 128])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_rows_across_lines_are_read_as_the_isa_says(
+    hopper: Any, columns: int, pattern: int
+) -> None:
+    """bf16, both orders of either operand."""
+    if hopper.check:
+        pytest.skip("of accesses there is nothing new here")
+    for across in itertools.product((0, 1), repeat=2):
+        left = layout_of(across[0], pattern, LINES, 0)
+        right = layout_of(across[1], pattern, columns, 24 * 1024)
+        check_descriptors(hopper, "bf16", left, right, across)
+
+
+def run_copies(device: Any, columns: int, depth: int, across: tuple[int, int], fault: int) -> Any:
+    """(computed, expected, allowed) of a tile of random bf16 numbers, copied as they lie."""
+    rng = np.random.default_rng(depth + fault)
+    operands = [half_numbers(rng, lines, depth) for lines in (LINES, columns)]
+    out = poisoned(device, LINES, columns)
+    kernel = device.context.kernel(BF16_TILE, "tile_of_copies", TILE_N=columns)
+    sources = [
+        upload_half(device, each.T if turned else each)
+        for each, turned in zip(operands, across, strict=True)
+    ]
+    shared = 3 * (LINES + columns) * 64 * 2 + SLABS
+    kernel(1, 128, *sources, out, depth, *across, fault, shared_bytes=shared)
+    exact = [each.astype(np.float64) for each in operands]
+    magnitude = np.abs(exact[0]) @ np.abs(exact[1]).T
+    return np.asarray(out), exact[0] @ exact[1].T, sum_bound(depth) * magnitude
+
+
+@pytest.mark.parametrize("across", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("columns", [64, 128])
+def test_a_tile_of_copied_operands(hopper: Any, columns: int, across: tuple[int, int]) -> None:
+    """Copies, both orders of rows, fences and waits, as a convolution of bf16 arrays uses them."""
+    for depth in (64, 320):
+        assert_close(*run_copies(hopper, columns, depth, across, 0))
+
+
+@pytest.mark.parametrize("across", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("fault", range(1, len(COPY_FAULTS)), ids=COPY_FAULTS[1:])
+def test_what_is_forgotten_of_copies_shows(
+    device: Any, fault: int, across: tuple[int, int]
+) -> None:
+    """On the CPU driver: each fault ends the launch or leaves wrong sums."""
+    if device.name != "cpu" or device.check:
+        pytest.skip("for the CPU driver, where the order of events is known")
+    if COPY_FAULTS[fault].endswith("leading offset") and not across[1]:
+        pytest.skip("rows along the depth have none")
+    try:
+        computed, expected, allowed = run_copies(device, 128, 320, across, fault)
+    except LaunchError:
+        return
+    assert not (np.abs(computed - expected) <= allowed).all()
+
+
+def test_copies_without_fence_are_unwritten_memory_in_check_mode(device: Any) -> None:
+    if not device.check:
+        pytest.skip("for check mode")
+    for fault in ("copies are not waited for", "no fence after the copies"):
+        with pytest.raises(LaunchError, match="no thread of this block has written"):
+            run_copies(device, 64, 64, (1, 1), COPY_FAULTS.index(fault))
 
 
 def machine_code(path: Path, defines: dict[str, Any]) -> dict[str, str]:
@@ -205,14 +333,19 @@ def machine_code(path: Path, defines: dict[str, Any]) -> dict[str, str]:
     return {re.match(r"\w+", part)[0]: part for part in parts}
 
 
+FENCES = (
+    "wgmma.fence.sync.aligned",
+    "wgmma.commit_group.sync.aligned",
+    "wgmma.wait_group.sync.aligned",
+    "fence.proxy.async.shared::cta",
+)
+
+
 def instructions(precision: str, columns: int) -> tuple[str, ...]:
     depth = {"tf32": 8, "bf16": 16}[precision]
     return (
         f"wgmma.mma_async.sync.aligned.m64n{columns}k{depth}.f32.{precision}.{precision}",
-        "wgmma.fence.sync.aligned",
-        "wgmma.commit_group.sync.aligned",
-        "wgmma.wait_group.sync.aligned",
-        "fence.proxy.async.shared::cta",
+        *FENCES,
     )
 
 
@@ -223,3 +356,18 @@ def test_a_gpu_gets_the_instructions(precision: str, columns: int) -> None:
         for instruction in instructions(precision, columns):
             assert instruction in code, f"no {instruction}"
         assert "shfl" not in code
+
+
+@pytest.mark.parametrize("columns", [64, 128])
+def test_a_gpu_gets_both_orders(columns: int) -> None:
+    """The last two operands of the instruction say which rows lie across lines."""
+    codes = machine_code(BF16_TILE, {"TILE_N": columns})
+    for instruction in instructions("bf16", columns)[:-1]:
+        assert all(instruction in code for code in codes.values()), f"no {instruction}"
+    assert "cp.async.cg.shared.global" in codes["tile_of_copies"]
+    for code, orders in (
+        (codes["tile_of_copies"], ORDERS.values()),
+        (codes["product_of_descriptors"], itertools.product((0, 1), repeat=2)),
+    ):
+        found = re.findall(r"wgmma\.mma_async.*?(\w+),\s*(\w+)\s*;", code, flags=re.S)
+        assert {(int(left), int(right)) for left, right in found} == set(orders)

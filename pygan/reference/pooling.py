@@ -113,20 +113,7 @@ def _backward(
     accumulate: bool,
 ) -> None:
     if kind == "max":
-        if not accumulate:
-            dx[...] = 0
-        best = np.empty_like(dy)
-        _maximum(x, best, kernel, stride, pad)
-        has_nan = np.isnan(best).any()
-        waiting = np.ones(dy.shape, bool)
-        for x_part, y_part in _taps(x, dy, kernel, stride, pad):
-            hit = x[x_part] == best[y_part]
-            if has_nan:
-                # best is NaN in a window with a NaN, whose gradient goes to the first one.
-                hit |= np.isnan(x[x_part])
-            hit &= waiting[y_part]
-            waiting[y_part] ^= hit
-            dx[x_part] += hit * dy[y_part]
+        _to_maxima(x, dy, dx, kernel, stride, pad, accumulate)
         return
     with frame() as empty:
         share = empty(dy.shape, dy.dtype)
@@ -149,9 +136,48 @@ def _backward(
                     target[x_part] += source[y_part]
 
 
+def _to_maxima(
+    x: np.ndarray,
+    dy: np.ndarray,
+    dx: np.ndarray,
+    kernel: Pair,
+    stride: Pair,
+    pad: Pair,
+    accumulate: bool,
+) -> None:
+    """dx = or += each window's dy at its first maximum (or NaN), window position by position."""
+    apart = stride[0] >= kernel[0] and stride[1] >= kernel[1] and not accumulate
+    if not accumulate:
+        dx[...] = 0
+    with frame() as empty:
+        best = empty(dy.shape, dy.dtype)
+        _maximum(x, best, kernel, stride, pad)
+        has_nan = np.isnan(best).any()
+        waiting, hit = empty(dy.shape, bool), empty(dy.shape, bool)
+        waiting[...] = True
+        share = empty(dy.shape, dy.dtype)
+        for x_part, y_part in _taps(x, dy, kernel, stride, pad):
+            found = np.equal(x[x_part], best[y_part], out=hit[y_part])
+            if has_nan:
+                # best is NaN in a window with a NaN, whose gradient goes to the first one.
+                found |= np.isnan(x[x_part])
+            found &= waiting[y_part]
+            waiting[y_part] ^= found
+            if apart:  # nothing else lands there
+                np.multiply(dy[y_part], found, out=dx[x_part])
+            else:
+                dx[x_part] += np.multiply(dy[y_part], found, out=share[y_part])
+
+
 def _maximum(x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair) -> None:
-    y[...] = np.finfo(y.dtype).min
-    for x_part, y_part in _taps(x, y, kernel, stride, pad):
+    taps = list(_taps(x, y, kernel, stride, pad))
+    first = [x[x_part] for x_part, _ in taps[:2]]
+    if len(first) == 2 and first[0].shape == first[1].shape == y.shape:
+        np.maximum(*first, out=y)
+        taps = taps[2:]
+    else:
+        y[...] = np.finfo(y.dtype).min
+    for x_part, y_part in taps:
         np.maximum(y[y_part], x[x_part], out=y[y_part])
 
 

@@ -33,6 +33,11 @@ IMAGE_CHANNELS = 4
 IMAGE_COLUMNS = 64
 """Channels, and taps times channels, of an image that has kernels of its own; at most."""
 
+SHARED_BYTES = 64 * 1024
+MOST_WEIGHTS = 8192
+MOST_EXTENT = 2**14
+"""Of a block of those kernels, and of the layer."""
+
 
 def half_arrays(
     steps: Sequence[Step], float_keys: Collection[Key], parameters: Collection[Key]
@@ -84,14 +89,29 @@ def _taken(step: Step, halves: Collection[Key], parameters: Collection[Key]) -> 
     if units and both <= set(halves) and step.input_keys[1] in parameters:
         return both
     small, other = (y, shapes) if isinstance(operator, Convolution) else (x, shapes[::-1])
-    return {small} if _beside_image(*other, prod(operator.kernel), operator.groups) else set()
+    return {small} if _beside_image(*other, operator) else set()
 
 
-def _beside_image(image: Shape, small: Shape, taps: int, groups: int) -> bool:
-    """Whether the kernels for images of few channels compute a layer between these two."""
+def _beside_image(
+    image: Shape, small: Shape, operator: Convolution | TransposedConvolution
+) -> bool:
+    """Whether the kernels for images of few channels compute a layer between these two: as they
+    need it, a row of each side with its sums fits into a block's shared memory."""
+    columns = prod(operator.kernel) * image[-1]
+    if (
+        operator.groups > 1
+        or image[-1] > IMAGE_CHANNELS
+        or columns > IMAGE_COLUMNS
+        or small[1:3] == (1, 1)
+    ):
+        return False
+    quads = -(-columns // 4)
+    (reach, reach_w), stride = operator.extent(), operator.stride
+    rows = (reach - 1) // stride[0] + 1
+    line = ((small[2] - 1) * stride[1] + reach_w) * image[-1]
     return (
-        groups == 1
-        and image[-1] <= IMAGE_CHANNELS
-        and taps * image[-1] <= IMAGE_COLUMNS
-        and small[1:3] != (1, 1)
+        16 * (small[-1] * quads + rows * small[2] * (quads | 1)) <= SHARED_BYTES
+        and 4 * reach * line <= SHARED_BYTES
+        and small[-1] * -(-columns // 16) * 16 <= MOST_WEIGHTS
+        and max(*image[1:3], small[-1]) < MOST_EXTENT
     )

@@ -61,7 +61,7 @@ class _Convolutional(Operator):
     def argument_names(self) -> tuple[str, ...]:
         return ("data", "weight") if self.no_bias else ("data", "weight", "bias")
 
-    def _extent(self) -> tuple[int, int]:
+    def extent(self) -> tuple[int, int]:
         """Rows and columns that the dilated kernel spans."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
@@ -158,7 +158,7 @@ class Convolution(_Convolutional):
 
     def _output_size(self, size: Shape) -> Shape:
         padded = tuple(s + 2 * p for s, p in zip(size, self.pad, strict=True))
-        extent = self._extent()
+        extent = self.extent()
         if any(e > s for e, s in zip(extent, padded, strict=True)):
             raise ShapeError(
                 f"kernel {self.kernel} with dilation {self.dilation} spans {extent}, more than the "
@@ -198,7 +198,7 @@ class TransposedConvolution(_Convolutional):
         result = tuple(
             stride * (s - 1) + e - 2 * p + a
             for s, e, stride, p, a in zip(
-                size, self._extent(), self.stride, self.pad, self.output_padding, strict=True
+                size, self.extent(), self.stride, self.pad, self.output_padding, strict=True
             )
         )
         if min(result) < 1:

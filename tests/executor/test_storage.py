@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pygan import symbol as sym
 from pygan.errors import GraphError
 from pygan.executor import precision_scope, storage_scope
 from pygan.reference.precision import rounded
+from pygan.storage import _beside_image
 from pygan.working_memory import WorkingMemory
 
 HALF = {"precision": "bf16", "storage": "bf16"}
@@ -91,6 +93,41 @@ def test_what_has_no_units_of_channels_stays_float32(device: Any) -> None:
     results = pass_through(asked), pass_through(plain)
     for name, array in results[0].items():
         assert np.array_equal(array, results[1][name]), name
+
+
+def test_layers_beside_images_have_kernels_where_the_rule_says_so(device: Any) -> None:
+    """Wide images, many filters: what no block's memory holds is not promised."""
+    if device.name == "numpy":
+        pytest.skip("its functions take any shape")
+    found = []
+    for width, channels, filters, kernel, stride in product(
+        (5, 64, 256, 2000), (1, 3, 4), (8, 64, 512), (3, 4, 5), (1, 2)
+    ):
+        operator = (
+            sym.Convolution(
+                sym.Variable("x"), kernel=kernel, num_filter=filters, stride=stride, pad=1
+            )
+            .heads[0][0]
+            .operator
+        )
+        size = (width + 2 - kernel) // stride + 1
+        image, small = (1, width, width, channels), (1, size, size, filters)
+        weight = (filters, kernel, kernel, channels)
+        options = {"stride": (stride,) * 2, "pad": (1, 1), "dilation": (1, 1), "groups": 1}
+        found.append(_beside_image(image, small, operator))
+        if not found[-1]:
+            continue
+        for name, shapes, half in (
+            ("convolution_forward", (image, weight, None, small), 3),
+            ("convolution_backward_data", (small, weight, image), 0),
+            ("convolution_backward_weight", (image, small, weight), 1),
+        ):
+            dtypes = ["uint16" if i == half else "float32" for i in range(len(shapes))]
+            needed = device.ops.workspace_size(
+                name, *shapes, dtypes=dtypes, precision="bf16", **options
+            )
+            assert needed >= 0
+    assert 0.2 < np.mean(found) < 0.8
 
 
 def assert_near(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:

@@ -273,8 +273,9 @@ class DeviceArray:
     ) -> Any:
         """A DLPack capsule that shares the memory and keeps it alive.
 
-        All work queued so far is waited for, whatever `stream` is, so any consumer may read at
-        once. Raises BufferError for another device or a copy: neither is made here.
+        Arrays of bf16 numbers are exported as what they are made of, uint16. All work queued so
+        far is waited for, whatever `stream` is, so any consumer may read at once. Raises
+        BufferError for another device or a copy: neither is made here.
         """
         from .dlpack import capsule
 

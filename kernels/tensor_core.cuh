@@ -198,9 +198,6 @@ struct AlongDepth {
     __device__ static float2 pair(const float* slab, int line, int depth) {
         return *reinterpret_cast<const float2*>(slab + line * PITCH + depth);
     }
-    __device__ static unsigned pair(const Bf16* slab, int line, int depth) {
-        return *reinterpret_cast<const unsigned*>(slab + line * PITCH + depth);
-    }
     // Of an 8 x 8 matrix, where the line (or depth) begins that a lane names for ldmatrix.
     static constexpr bool TRANSPOSED = false;
     __device__ static const Bf16* row_of(const Bf16* slab, int line, int depth, int number) {
@@ -230,10 +227,6 @@ struct AcrossLines {
     }
     __device__ static float2 pair(const float* slab, int line, int depth) {
         return {slab[depth * PITCH + line], slab[(depth + 1) * PITCH + line]};
-    }
-    __device__ static unsigned pair(const Bf16* slab, int line, int depth) {
-        const unsigned upper = slab[(depth + 1) * PITCH + line].bits;
-        return slab[depth * PITCH + line].bits | upper << 16;
     }
     static constexpr bool TRANSPOSED = true;
     __device__ static const Bf16* row_of(const Bf16* slab, int line, int depth, int number) {
@@ -304,6 +297,28 @@ __device__ __forceinline__ RightFragment right_fragment(bf16, const float* slab,
     return {{bf16_pair<Slab>(slab, from, pair), bf16_pair<Slab>(slab, from, pair + 8)}};
 }
 
+#ifndef __CUDA_ARCH__
+// What ldmatrix does: the 32 lanes meet, and each reads from the rows that all have named.
+template <bool TRANSPOSED>
+__device__ __noinline__ void plain_load_matrices(unsigned (&pairs)[4], const Bf16* row) {
+    __shared__ const Bf16* rows[WARPS][32];
+    const int lane = threadIdx.x % 32;
+    const Bf16** const lanes = rows[threadIdx.x / 32];
+    lanes[lane] = row;
+    __syncwarp();
+    for (int matrix = 0; matrix < 4; ++matrix) {
+        pairs[matrix] = 0;
+        for (int i = 0; i < 2; ++i) {
+            const int line = lane / 4, depth = lane % 4 * 2 + i;
+            const Bf16* const from = lanes[8 * matrix + (TRANSPOSED ? depth : line)];
+            pairs[matrix] |= static_cast<unsigned>(from[TRANSPOSED ? line : depth].bits)
+                             << (16 * i);
+        }
+    }
+    __syncwarp();  // before the next call names rows anew
+}
+#endif
+
 // Four 8 x 8 matrices of bf16 at once: lane l names row l % 8 of matrix l / 8, and gets of each its
 // elements (l / 4, l % 4 * 2) and the next, of lines and depths whichever way they lie.
 template <bool TRANSPOSED>
@@ -321,24 +336,18 @@ __device__ __forceinline__ void load_matrices(unsigned (&pairs)[4], const Bf16* 
                      : "r"(place)
                      : "memory");
     }
+#else
+    plain_load_matrices<TRANSPOSED>(pairs, row);
 #endif
 }
 
 // Fragments of the 16 lines from `line` on, 16 deep.
 template <class Slab>
 __device__ __forceinline__ LeftFragment left_fragment(bf16, const Bf16* slab, int line, int depth) {
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, lower = lane / 8 % 2 * 8, deeper = lane / 16 * 8;
     LeftFragment fragment;
-#ifdef __CUDA_ARCH__
-    const int lower = lane / 8 % 2 * 8, deeper = lane / 16 * 8;
     load_matrices<Slab::TRANSPOSED>(fragment.at,
                                     Slab::row_of(slab, line + lower, depth + deeper, lane % 8));
-#else
-    const int from = line + lane / 4, pair = depth + lane % 4 * 2;
-    for (int i = 0; i < 4; ++i) {
-        fragment.at[i] = Slab::pair(slab, from + i % 2 * 8, pair + i / 2 * 8);
-    }
-#endif
     return fragment;
 }
 
@@ -346,16 +355,10 @@ __device__ __forceinline__ LeftFragment left_fragment(bf16, const Bf16* slab, in
 template <class Slab>
 __device__ __forceinline__ void right_fragments(RightFragment& first, RightFragment& second,
                                                 const Bf16* slab, int column, int depth) {
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, further = lane / 16 * 8, deeper = lane / 8 % 2 * 8;
     unsigned pairs[4];
-#ifdef __CUDA_ARCH__
-    const int deeper = lane / 8 % 2 * 8, further = lane / 16 * 8;
     load_matrices<Slab::TRANSPOSED>(pairs,
                                     Slab::row_of(slab, column + further, depth + deeper, lane % 8));
-#else
-    const int from = column + lane / 4, pair = depth + lane % 4 * 2;
-    for (int i = 0; i < 4; ++i) pairs[i] = Slab::pair(slab, from + i / 2 * 8, pair + i % 2 * 8);
-#endif
     first = {{pairs[0], pairs[1]}};
     second = {{pairs[2], pairs[3]}};
 }

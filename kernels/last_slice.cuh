@@ -32,25 +32,47 @@ __device__ __forceinline__ bool comes_last(unsigned* arrivals, int blocks) {
     return last;
 }
 
+constexpr int SLICES_AT_ONCE = 4;  // that a thread reads before it adds the first
+
 // finished: null where a second stage follows, or the depth is not cut.
 struct FinishedByLast : Result {
     float* finished;
     unsigned* arrivals;  // of the block's tile
 
-    // The sum over all slices of a run of neighbours at `index`, of which `left` exist. Slices have
-    // no sums but those of finished blocks: plain loads, never by the read-only path.
-    template <int RUN>
-    __device__ __forceinline__ void add_slice(Pack<RUN>& sum, int slice, Offset index, int left,
-                                              bool in_fours) const {
-        const float* const from = out + (slice * size + index);
-        if (RUN == 4 && in_fours) {
-            const Pack<RUN> run = load<RUN>(from);
+    // Runs of neighbours at `index` of all slices, of which the first `left` exist. Loads are not
+    // guarded, or each would wait for the one before: what does not exist is read from where
+    // something of the tile does, and nobody stores it. Slices are what other blocks wrote: plain
+    // loads, never by the read-only path.
+    template <bool IN_FOURS, int RUN, int LINES>
+    __device__ __forceinline__ void add_slices(Pack<RUN> (&total)[LINES],
+                                               const Offset (&index)[LINES], int left) const {
+#pragma unroll 1
+        for (int first = 0; first < slices; first += SLICES_AT_ONCE) {
+            Pack<RUN> part[SLICES_AT_ONCE][LINES];
             UNROLL
-            for (int k = 0; k < RUN; ++k) sum.at[k] += run.at[k];
-        } else {
+            for (int s = 0; s < SLICES_AT_ONCE; ++s) {
+                const float* const from = out + min(first + s, slices - 1) * size;
+                UNROLL
+                for (int i = 0; i < LINES; ++i) {
+                    const float* const run = from + index[i];
+                    if constexpr (IN_FOURS) {
+                        part[s][i] = load<RUN>(run);
+                    } else {
+                        UNROLL
+                        for (int k = 0; k < RUN; ++k) part[s][i].at[k] = run[k < left ? k : 0];
+                    }
+                }
+            }
             UNROLL
-            for (int k = 0; k < RUN; ++k) {
-                if (k < left) sum.at[k] += from[k];
+            for (int s = 0; s < SLICES_AT_ONCE; ++s) {
+                const bool exists = first + s < slices;  // else 0 is added: no sum here is -0
+                UNROLL
+                for (int i = 0; i < LINES; ++i) {
+                    UNROLL
+                    for (int k = 0; k < RUN; ++k) {
+                        total[i].at[k] += exists ? part[s][i].at[k] : 0.0f;
+                    }
+                }
             }
         }
     }
@@ -60,32 +82,31 @@ template <class Sums, class Place>
 __device__ __forceinline__ void store_lines(const Sums& sums, const FinishedByLast& result,
                                             int lines, int columns, int first_channel,
                                             const Place& place) {
-    constexpr int RUN = Sums::RUN;
-    static_assert(Sums::COLUMNS == RUN, "one run of each line");
+    constexpr int RUN = Sums::RUN, LINES = Sums::LINES;
+    static_assert(Sums::COLUMNS == RUN && RUN == 4, "one run of each line, 16 bytes of it");
     store_lines(sums, static_cast<const Result&>(result), lines, columns, first_channel, place);
     if (result.finished == nullptr || !comes_last(result.arrivals, result.slices)) return;
 
     const int column = sums.column(0);
     const int left = columns - column;
-    const bool in_fours = columns % 4 == 0;
-    Pack<RUN> total[Sums::LINES] = {};
-    Offset index[Sums::LINES];
+    const int least = sums.line(0);  // if any of the thread's lines exists, this one does
+    if (left <= 0 || least >= lines) return;
+    Pack<RUN> total[LINES] = {};
+    Offset index[LINES];
     UNROLL
-    for (int i = 0; i < Sums::LINES; ++i) {
-        index[i] = sums.line(i) < lines ? place(sums.line(i)) + column : -1;
+    for (int i = 0; i < LINES; ++i) {
+        const int line = sums.line(i);
+        index[i] = place(line < lines ? line : least) + column;
     }
-    if (left <= 0) return;
-#pragma unroll 4
-    for (int slice = 0; slice < result.slices; ++slice) {
-        UNROLL
-        for (int i = 0; i < Sums::LINES; ++i) {
-            if (index[i] >= 0) result.add_slice<RUN>(total[i], slice, index[i], left, in_fours);
-        }
+    if (columns % 4 == 0) {
+        result.add_slices<true>(total, index, left);
+    } else {
+        result.add_slices<false>(total, index, left);
     }
     const Result whole = {result.finished, result.size, 0, 1, result.epilogue};
     UNROLL
-    for (int i = 0; i < Sums::LINES; ++i) {
-        if (index[i] < 0) continue;
-        whole.store_run<false, RUN>(index[i], first_channel + column, total[i], left, columns);
+    for (int i = 0; i < LINES; ++i) {
+        if (sums.line(i) >= lines) continue;
+        whole.store_run<false>(index[i], first_channel + column, total[i], left, columns);
     }
 }

@@ -105,9 +105,10 @@ def test_passes_in_check_mode() -> None:
     if "cuda" in os.environ.get("PYGAN_TEST_DEVICES", ""):
         pytest.skip("check mode is the CPU driver's")
     checked = pygan.device.get("cpu", check=True)
-    together = bind(checked, "generator", branches=True, cooperative=True)
-    assert together.programs
-    assert_same(passes(together), passes(bind(checked, "generator")))
+    for network in ("discriminator", "generator"):
+        together = bind(checked, network, branches=True, cooperative=True)
+        assert together.programs
+        assert_same(passes(together), passes(bind(checked, network)))
 
 
 @pytest.mark.parametrize("network", ["discriminator", "generator"])

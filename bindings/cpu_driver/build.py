@@ -93,6 +93,7 @@ def library(extra_flags: tuple[str, ...] = ()) -> Path:
             def compile_object(source: Path) -> None:
                 target = objects[source]
                 if target.exists():
+                    pruning.mark_used(target)
                     return
                 built = Path(temporary) / target.name
                 _run([compiler, *FLAGS, *extra_flags, "-c", str(source), "-o", str(built)])

@@ -88,16 +88,9 @@ def sigmoid_cross_entropy_forward(
     same = {"labels": labels, "probabilities": probabilities, "dlogits": dlogits}
     same_shape(operator, logits=logits, **same)
     has_shape(operator, "loss", loss, (1,), "a sum")
-    if loss is None:
-        partial, blocks = None, blocks_for(logits.size)
-    else:
-        blocks = _element_blocks(logits.shape)
-        partial = _partial(operator, workspace, blocks)
-    kernel = logits.context.kernel(FILE, operator)
-    outputs = (probabilities, dlogits, partial, loss)
-    kernel(blocks, THREADS, logits, labels, *outputs, logits.size, scale)
-    if loss is not None:
-        _finish(partial, loss, blocks, scale)
+    blocks = blocks_for(logits.size) if loss is None else _element_blocks(logits.shape)
+    arrays = (logits, labels, probabilities, dlogits)
+    _sum(operator, blocks, arrays, loss, (logits.size,), scale, workspace)
 
 
 def sigmoid_cross_entropy_backward(
@@ -133,23 +126,8 @@ def softmax_cross_entropy_forward(
     same_shape(operator, logits=logits, **same)
     has_shape(operator, "loss", loss, (1,), "a sum")
     rows, columns = _rows(operator, logits)
-    blocks = _row_blocks(logits.shape)
-    partial = _partial(operator, workspace, blocks)
-    kernel = logits.context.kernel(FILE, operator)
-    kernel(
-        blocks,
-        THREADS,
-        logits,
-        labels,
-        probabilities,
-        dlogits,
-        partial,
-        loss,
-        rows if columns else 0,
-        columns,
-        scale,
-    )
-    _finish(partial, loss, blocks, scale)
+    arrays, sizes = (logits, labels, probabilities, dlogits), (rows if columns else 0, columns)
+    _sum(operator, _row_blocks(logits.shape), arrays, loss, sizes, scale, workspace)
 
 
 def softmax_cross_entropy_backward(
@@ -183,10 +161,7 @@ def mean_squared_error_forward(
     same_shape(operator, x=x, target=target, dx=dx)
     has_shape(operator, "loss", loss, (1,), "a sum")
     blocks = _element_blocks(x.shape)
-    partial = _partial(operator, workspace, blocks)
-    kernel = x.context.kernel(FILE, operator)
-    kernel(blocks, THREADS, x, target, dx, partial, loss, x.size, scale)
-    _finish(partial, loss, blocks, scale)
+    _sum(operator, blocks, (x, target, dx), loss, (x.size,), scale, workspace)
 
 
 def mean_squared_error_backward(
@@ -212,10 +187,7 @@ def kullback_leibler_forward(
     same_shape(operator, mean=mean, lnsd=lnsd)
     has_shape(operator, "loss", loss, (1,), "a sum")
     blocks = _element_blocks(mean.shape)
-    partial = _partial(operator, workspace, blocks)
-    kernel = mean.context.kernel(FILE, operator)
-    kernel(blocks, THREADS, mean, lnsd, partial, loss, mean.size, scale)
-    _finish(partial, loss, blocks, scale)
+    _sum(operator, blocks, (mean, lnsd), loss, (mean.size,), scale, workspace)
 
 
 def kullback_leibler_backward(
@@ -241,11 +213,21 @@ def _rows(operator: str, array: Any) -> tuple[int, int]:
     return rows, columns
 
 
-def _partial(operator: str, workspace: Any | None, blocks: int) -> Any | None:
-    has_workspace(operator, workspace, _partial_sums(blocks))
-    return workspace if blocks > 1 else None
-
-
-def _finish(partial: Any | None, loss: Any, blocks: int, scale: float) -> None:
-    if blocks > 1:
-        loss.context.kernel(FILE, "loss_sum")(1, THREADS, partial, loss, blocks, scale)
+def _sum(
+    operator: str,
+    blocks: int,
+    arrays: Sequence[Any],
+    loss: Any | None,
+    sizes: Sequence[int],
+    scale: float,
+    workspace: Any | None,
+) -> None:
+    """The launch of a loss's forward, and of what adds the sums of its blocks; loss is None where
+    nobody asks for the sum."""
+    sums = 0 if loss is None else _partial_sums(blocks)
+    has_workspace(operator, workspace, sums)
+    partial = workspace if sums else None
+    context = arrays[0].context
+    context.kernel(FILE, operator)(blocks, THREADS, *arrays, partial, loss, *sizes, scale)
+    if sums:
+        context.kernel(FILE, "loss_sum")(1, THREADS, partial, loss, sums, scale)

@@ -27,6 +27,8 @@ WIDE = 8192
 SMALL = 4096
 # Numbers of a part, at most about twice as many: some arrays of it stay in the cache of a core.
 PART = 1 << 17
+# Deviations from 0 within which a mean need not be subtracted before a product.
+NEAR = 16
 # Numbers from which the centre of the statistics is guessed.
 SAMPLE = 1 << 14
 
@@ -252,11 +254,11 @@ def batch_norm_update_moving(
 class _Normalise:
     """z = gamma (x - mean) / sqrt(var + eps) + beta, the one expression of all passes.
 
-    Where every |mean| is at most twice its deviation, z = x scale + shift is as exact and saves a
-    pass over x. Otherwise the mean is subtracted first, since x scale would round by the size of
-    the mean. `shifted` is the x that is meant, x or x - mean, and `remainder` what is still to be
-    subtracted from it: mean or 0. `inverse` (C,) is 1 / sqrt(var + eps), `per_channel` the scale;
-    gamma None stands for 1.
+    Where every |mean| is at most NEAR deviations, z = x scale + shift is nearly as exact and saves
+    passes over x: it rounds by the size of the mean, and so has x been, where it came from a sum.
+    Otherwise the mean is subtracted first. `shifted` is the x that is meant, x or x - mean, and
+    `remainder` what is still to be subtracted from it: mean or 0. `inverse` (C,) is
+    1 / sqrt(var + eps), `per_channel` the scale; gamma None stands for 1.
     """
 
     def __init__(
@@ -270,7 +272,7 @@ class _Normalise:
     ) -> None:
         self.inverse = 1 / np.sqrt(var + var.dtype.type(eps))
         self.per_channel = self.inverse if gamma is None else gamma * self.inverse
-        small = _mean_is_small(mean, var)
+        small = _mean_is_small(mean, var, NEAR)
         self.centre = None if small else _tiled(mean, repeat)
         self.remainder = mean if small else np.zeros_like(mean)
         self.scale = _tiled(self.per_channel, repeat)
@@ -338,7 +340,7 @@ def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray)
         missed, squares = sums
         np.subtract(squares, missed * missed, out=var)
         np.maximum(var, 0, out=var)
-        small = _mean_is_small(missed, var)
+        small = _mean_is_small(missed, var, 2)
         np.copyto(mean, missed) if centre is None else np.add(missed, centre, out=mean)
         if not small:
             centre = mean.copy()
@@ -364,8 +366,8 @@ def _sums(rows: np.ndarray, centre: np.ndarray | None, channels: int) -> np.ndar
     return _fold(sums, channels)
 
 
-def _mean_is_small(mean: np.ndarray, var: np.ndarray) -> bool:
-    return bool((mean * mean <= 4 * var).all())
+def _mean_is_small(mean: np.ndarray, var: np.ndarray, deviations: int) -> bool:
+    return bool((mean * mean <= deviations**2 * var).all())
 
 
 def _wide(x: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -382,7 +384,7 @@ def _largest_divisor(number: int, limit: int) -> int:
     return next((d for d in range(min(number, limit), 1, -1) if number % d == 0), 1)
 
 
-def _parts(rows: np.ndarray) -> list[slice]:
+def _parts(rows: np.ndarray) -> tuple[slice, ...]:
     return split(len(rows), power_of_two(-(-rows.size // PART)))
 
 

@@ -77,7 +77,7 @@ def image_by_image(large: np.ndarray, height: int, width: int, taps: Taps) -> bo
 
 def blocks(
     large: np.ndarray, small: np.ndarray, taps: Taps, groups: int, least: int = 0
-) -> list[slice]:
+) -> tuple[slice, ...]:
     """Runs of images, a power of two of them, whose patches have `least` numbers at least, and that
     are worth a thread and a matrix product of their own."""
     n, height, width, channels = small.shape

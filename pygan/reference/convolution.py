@@ -16,8 +16,10 @@ They are matrix products with patches (columns.py). In float32 the kernels of DC
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 
@@ -392,9 +394,31 @@ def _check(
     dilation: Pair,
     groups: int,
 ) -> columns.Taps:
-    shapes.check_convolution(
-        operator, large, weight, small, stride=stride, pad=pad, dilation=dilation, groups=groups
-    )
+    sides = (large.shape, weight.shape, small.shape)
+    taps = _checked_taps(operator, *sides, tuple(stride), tuple(pad), tuple(dilation), groups)
     shapes.check_shape(operator, "bias", bias, output.shape[3:], f"the output {output.shape}")
     shapes.check_contiguous(operator, output)
-    return columns.Taps(weight.shape[1:3], tuple(stride), tuple(pad), tuple(dilation))
+    return taps
+
+
+class _Shaped(NamedTuple):
+    shape: tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _checked_taps(
+    operator: str,
+    large: tuple[int, ...],
+    weight: tuple[int, ...],
+    small: tuple[int, ...],
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> columns.Taps:
+    """The taps, once for each set of shapes: a step calls with the same ones for ever."""
+    sides = (_Shaped(shape) for shape in (large, weight, small))
+    shapes.check_convolution(
+        operator, *sides, stride=stride, pad=pad, dilation=dilation, groups=groups
+    )
+    return columns.Taps(weight[1:3], stride, pad, dilation)

@@ -19,6 +19,8 @@ image, and nothing else.
 from __future__ import annotations
 
 import ctypes
+import functools
+import math
 import os
 import threading
 from collections import deque
@@ -127,11 +129,11 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     rows, columns = out.shape[-2:]
     parts = int(min(operations / LEAST_OPERATIONS, max(rows, columns) / LEAST_ROWS, MOST_PARTS))
     wheres = split(max(rows, columns), power_of_two(parts))
+    long = len(wheres) > 1
+    if not _shared(len(wheres) * math.prod(out.shape[:-2]), long):
+        return np.matmul(a, b, out=out)
     whichs = list(np.ndindex(out.shape[:-2]))
     a, b = (np.broadcast_to(each, (*out.shape[:-2], *each.shape[-2:])) for each in (a, b))
-    long = len(wheres) > 1
-    if not _shared(len(wheres) * len(whichs), long):
-        return np.matmul(a, b, out=out)
 
     def part(index: tuple[Any, ...]) -> None:
         *which, where = index
@@ -151,15 +153,17 @@ def _shared(parts: int, long: bool) -> bool:
     return _here.sharing or (long and parts > 1)
 
 
-def split(count: int, parts: int) -> list[slice]:
+@functools.lru_cache(maxsize=1024)
+def split(count: int, parts: int) -> tuple[slice, ...]:
     """0..count in at most so many runs of about the same length, of multiples of 16 where long."""
     length = -(-count // max(1, parts))
     if length > 64:
         length = -(-length // 16) * 16
-    return [slice(start, min(start + length, count)) for start in range(0, count, max(1, length))]
+    starts = range(0, count, max(1, length))
+    return tuple(slice(start, min(start + length, count)) for start in starts)
 
 
-def split_work(count: int, passes: int) -> list[slice]:
+def split_work(count: int, passes: int) -> tuple[slice, ...]:
     """0..count in parts that take at least PASSES of the `passes` over single numbers, a power of
     two of them."""
     return split(count, power_of_two(passes // PASSES))

@@ -10,8 +10,9 @@ same order, then timed. The quickest goes into ``tuning.json`` in the cache fold
 device's name, and later processes launch it; other shapes and devices keep the model's choice.
 Each choice is written as soon as it is measured, and so is ``--json``, a record of all of them.
 On a GPU of compute capability 9.0 each pass is then measured in TF32 and bf16, too: Hopper's own
-instructions (kernels/convolution_wgmma.cu) with the tiles that bindings/operators/wgmma.py predicts
-to be quickest against mma.sync, which they must agree with up to the order of sums. Where they are
+instructions (kernels/convolution_wgmma.cu; ``bf16-stored``, of arrays that hold bf16 numbers:
+kernels/convolution_wgmma_bf16.cu) with the tiles that bindings/operators/wgmma.py predicts to be
+quickest against mma.sync, which they must agree with up to the order of sums. Where they are
 quicker they are written down, and launched from then on; where not, mma.sync stays.
 ``--precision`` names what to measure.
 
@@ -34,12 +35,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import stored as stored_numbers
 from cases import NETWORKS, Network
 from measuring import devices, machine, measure, print_table, write_json
 
 NOT_TAKEN = [0, 0, 0]
 """In the table: measured, and another kernel was quicker."""
 
+PRECISIONS = ("float32", "tf32", "bf16", stored_numbers.STORED)
 KINDS = ("forward", "backward_data", "backward_weight")
 
 
@@ -75,11 +78,13 @@ def layers(network: Network, batch: int, divide: int) -> Iterator[Layer]:
 class Pass:
     """One kind of pass of a layer on a device, with its arrays and its candidates."""
 
-    def __init__(self, device: Any, kind: str, layer: Layer) -> None:
+    def __init__(self, device: Any, kind: str, layer: Layer, stored: bool = False) -> None:
+        """stored: whether its arrays hold bf16 numbers, but gradients of weights."""
         from pygan.bindings.operators import convolution
         from pygan.bindings.operators.shapes import geometry, with_fewer_idle_taps
 
-        self.device, self.kind, self.layer = device, kind, layer
+        self.device, self.kind, self.layer, self.stored = device, kind, layer, stored
+        self.half_result = stored and kind != "backward_weight"
         pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
         shape = geometry(kind, layer.large, layer.weight, layer.small, *pairs, 1)
         if kind == "backward_data":
@@ -92,28 +97,41 @@ class Pass:
             "backward_weight": ((layer.large, layer.small), layer.weight),
         }[kind]
         rng = np.random.default_rng(1)
-        self._inputs = [
-            None if one is None else device.from_numpy(rng.standard_normal(one, np.float32))
-            for one in read
-        ]
+        self._numbers = [None if one is None else self._drawn(rng, one) for one in read]
+        self._inputs = self._uploaded(self._numbers)
 
         self.product = convolution.product_of(kind, shape)
 
     def run(self, plan: Any, absolute: bool = False) -> np.ndarray:
         """What `plan` makes of the inputs, or of their absolute values."""
-        inputs = self._inputs
+        numbers = self._numbers
         if absolute:
-            inputs = [
-                None if one is None else self.device.from_numpy(np.abs(np.asarray(one)))
-                for one in inputs
-            ]
-        out = self.device.from_numpy(np.full(self.result, np.nan, np.float32))
+            numbers = [None if one is None else np.abs(one) for one in numbers]
+        out = self._poisoned()
+        inputs = self._uploaded(numbers) if absolute else self._inputs
         self._launch(plan, inputs, out, self._workspace(plan))
-        return np.asarray(out)
+        return stored_numbers.numbers_of(out)
+
+    def _drawn(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        from pygan.reference.precision import rounded
+
+        numbers = rng.standard_normal(shape, np.float32)
+        return rounded(numbers, "bf16") if self.stored else numbers
+
+    def _uploaded(self, numbers: Sequence[np.ndarray | None]) -> list[Any]:
+        upload = partial(stored_numbers.upload, self.device, half=self.stored)
+        return [None if one is None else upload(one) for one in numbers]
+
+    def _poisoned(self) -> Any:
+        if self.half_result:
+            poison = np.full(self.result, stored_numbers.NOT_A_NUMBER, np.uint16)
+        else:
+            poison = np.full(self.result, np.nan, np.float32)
+        return self.device.from_numpy(poison)
 
     def seconds(self, plan: Any, how: dict[str, Any]) -> float:
         """The median time of a launch, second stage included."""
-        out = self.device.empty(self.result)
+        out = self._poisoned()
         workspace = self._workspace(plan)
         call = partial(self._launch, plan, self._inputs, out, workspace)
         return float(measure(self.device, [call], **how).median)
@@ -173,7 +191,8 @@ class Pipelined:
 
 
 class Warpgroups:
-    """wgmma in a precision of the tensor cores: whether, which tile, and how many slices."""
+    """wgmma in a precision of the tensor cores, of float32 arrays: whether, which tile, and how
+    many slices."""
 
     def __init__(self, one: Pass, precision: str) -> None:
         from pygan.bindings.operators import tensor_core, wgmma
@@ -204,6 +223,51 @@ class Warpgroups:
         """mma.sync, as it is launched where wgmma is not."""
         tiles = self._tensor_core.tiles_for(self.precision, self._pass.product)
         return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
+
+
+class WarpgroupsOfHalves(Warpgroups):
+    """The same of arrays that hold bf16 numbers."""
+
+    def __init__(self, one: Pass) -> None:
+        super().__init__(one, "bf16")
+        self.precision = stored_numbers.STORED
+        self.key = self._wgmma.key_of_halves(one.kind)
+
+    @property
+    def tuned(self) -> bool:
+        shape = self._pass.shape
+        units = (shape.group_large, shape.group_small)
+        return super().tuned and all(count % stored_numbers.CHANNELS == 0 for count in units)
+
+    def candidates(self, most: int) -> list[tuple[Any, int]]:
+        one = self._pass
+        return list(self._wgmma.candidates_of_halves(one.product, one.half_result)[:most])
+
+    def plan(self, tile: Any, slices: int) -> Any:
+        return self._plan(self._wgmma.Tiles(tile, slices))
+
+    def agrees(self, plan: Any) -> bool:
+        """As of float32 arrays; numbers stored in bf16 may be rounded to either neighbour."""
+        one, mma = self._pass, self.other()
+        expected = one.run(mma)
+        allowed = one.product.depth / 4 * 2.0**-23 * one.run(mma, absolute=True)
+        if one.half_result:
+            allowed += stored_numbers.TOLERANCE * (np.abs(expected) + allowed)
+        return bool((np.abs(one.run(plan) - expected) <= allowed).all())
+
+    def other(self) -> Any:
+        one = self._pass
+        return self._plan(self._tensor_core.tiles_of_halves(one.product, one.half_result))
+
+    def _plan(self, tiles: Any) -> Any:
+        one = self._pass
+        return self._tensor_core.plan_of_halves(one.kind, one.shape, tiles, one.half_result)
+
+
+def way_of(precision: str, one: Pass) -> Pipelined | Warpgroups:
+    if precision == "float32":
+        return Pipelined(one)
+    return WarpgroupsOfHalves(one) if one.stored else Warpgroups(one, precision)
 
 
 def tune(
@@ -242,7 +306,7 @@ def has_wgmma(device: Any) -> bool:
 def default_precisions(device: Any) -> tuple[str, ...]:
     """All on a GPU with wgmma; on the CPU driver, whose times mean nothing, the first."""
     every = device.name == "cuda" and has_wgmma(device)
-    return ("float32", "tf32", "bf16") if every else ("float32",)
+    return PRECISIONS if every else PRECISIONS[:1]
 
 
 class Run:
@@ -279,7 +343,9 @@ class Run:
             return
         one = Pass(self.device, kind, layer)
         for precision in self.precisions:
-            way = Pipelined(one) if precision == "float32" else Warpgroups(one, precision)
+            if precision == stored_numbers.STORED:
+                one = Pass(self.device, kind, layer, stored=True)
+            way = way_of(precision, one)
             if not way.tuned:
                 continue
             try:
@@ -344,8 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precision",
         nargs="+",
-        choices=("float32", "tf32", "bf16"),
-        help="default: float32, and all three on a GPU of compute capability 9.0",
+        choices=PRECISIONS,
+        help="default: float32, and all of them on a GPU of compute capability 9.0",
     )
     parser.add_argument("--candidates", type=int, default=12, help="tiles and slices per pass")
     parser.add_argument("--budget", type=float, metavar="S", help="seconds after which none begins")
@@ -359,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table, why_not = table_of(options)
     run = Run(options, device, table)
     if set(run.precisions) != {"float32"} and not has_wgmma(device):
-        parser.error("tf32 and bf16 have tiles to choose from on compute capability 9.0 alone")
+        parser.error("all but float32 have tiles to choose from on compute capability 9.0 alone")
     run.all()
     run.write_json()
     run.print()

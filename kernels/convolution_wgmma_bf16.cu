@@ -9,12 +9,13 @@
 //     backward_weight   k                      r, s, c   pixels of y   k and c: lines, columns
 //
 // Why it is fast: see wgmma_bf16_product.cuh for the products, convolution.cu for the taps of a
-// stride. Tiles as in convolution_wgmma.cu.
+// stride. Tiles as in convolution_wgmma.cu, and 256 x 64 for 64 channels.
 //
 // Not yet run on a GPU: no launcher chooses it by itself (bindings/operators/wgmma.py).
 
 // variants(sm_90a): -DTILE_M=256 -DTILE_N=128 | -DTILE_M=256 -DTILE_N=128 -DRESULT=Bf16
 // variants(sm_90a): -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=128 -DRESULT=Bf16
+// variants(sm_90a): -DTILE_M=256 -DTILE_N=64 | -DTILE_M=256 -DTILE_N=64 -DRESULT=Bf16
 // variants(sm_90a): -DTILE_M=128 -DTILE_N=64 | -DTILE_M=128 -DTILE_N=64 -DRESULT=Bf16
 
 #ifndef RESULT
@@ -102,5 +103,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 //   softplus). Block 256. Channels of a group are multiples of 8, and all arrays (a workspace among
 //   them) start at multiples of 16 bytes; both sides with their padding, and taps * dilation, stay
 //   below MOST_EXTENT. Dynamic shared memory: STAGES * 64 * (TILE_M + TILE_N) numbers of 2 bytes,
-//   and 1024 bytes for their alignment; STAGES is 4 for 256 x 128 and for 128 x 64, 7 for 128 x
-//   128.
+//   and 1024 bytes for their alignment; STAGES is 7 for 128 x 128, 5 for 256 x 64, else 4.

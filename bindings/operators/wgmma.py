@@ -104,6 +104,7 @@ class TileOfHalves(NamedTuple):
 TILES_OF_HALVES = (
     TileOfHalves(256, 128, 1, 276),
     TileOfHalves(128, 128, 1, 201),
+    TileOfHalves(256, 64, 1, 235),
     TileOfHalves(128, 64, 2, 168),
 )
 

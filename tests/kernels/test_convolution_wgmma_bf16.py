@@ -52,15 +52,17 @@ def capable(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(params=CHOICES)
 def result(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
-    """Whether results hold bf16 numbers, with a tile of the test's own for every shape, and slices,
-    of which the last is empty, where the depth of a float32 result has several steps."""
+    """Whether results hold bf16 numbers, with a tile of the test's own for every shape; where they
+    do, without slices, so that there are more steps than stages, and else with some, of which the
+    last may be empty."""
     tile, result = CHOICES[request.param]
 
-    def fixed(kind: str, shape: Any, product: Any, half: bool, device: Any) -> Tiles | None:
+    def fixed(kind: str, shape: Any, product: Any, _: bool, device: Any) -> Tiles | None:
         if not wgmma.can_be_taken(kind, shape, product):
             return None
         steps = -(-product.depth // wgmma.DEPTH_STEP_OF_HALVES)
-        return Tiles(tile, steps + 1 if steps > 1 and not half else 1)
+        slices = 4 if steps > 4 else steps + 1
+        return Tiles(tile, slices if steps > 1 and not result else 1)
 
     monkeypatch.setattr(wgmma, "tiles_of_halves", fixed)
     tensor_core._plan.cache_clear()

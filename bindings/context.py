@@ -99,6 +99,7 @@ class Context:
         self.recording = False
         # A thread, and what it gets in place of kernels: see program.py.
         self.recorder: tuple[int, Callable[..., Any]] | None = None
+        self.arrivals: Any = None  # at barriers of cooperative launches: see cooperative.py
         self._kernels: dict[tuple, Kernel] = {}
         self._modules: dict[tuple, Any] = {}
 

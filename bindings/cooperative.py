@@ -13,6 +13,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import cpu_driver
 from .errors import DeviceUnavailable, LaunchError
 from .kernel import Dimensions, Kernel
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _COOPERATIVE_LAUNCH = 95  # CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
 _MULTIPROCESSOR_COUNT = 16
+_LEAST_BLOCKS = 8  # that the CPU driver holds, however few its multiprocessors
 _DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 
 
@@ -34,6 +37,26 @@ def why_not(context: Context) -> str | None:
         f"{context.device.name()} cannot launch cooperatively "
         f"(CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH is 0)"
     )
+
+
+def arrivals(context: Context, blocks: int) -> DeviceArray | None:
+    """The count of kernels/grid_barrier.cuh for grids of so many blocks, of kernels that run one
+    after the other on the context's stream; None for more blocks than the device holds with two on
+    a multiprocessor, and where it cannot launch cooperatively.
+
+    Made for all sizes at the first call, which no recording allows: `prepare` is that call."""
+    counts = prepare(context)
+    return None if counts is None or blocks >= counts.size else counts[blocks : blocks + 1]
+
+
+def prepare(context: Context) -> DeviceArray | None:
+    """Makes what :func:`arrivals` gives, while nothing is recorded."""
+    if context.arrivals is None and why_not(context) is None:
+        from .array import DeviceArray
+
+        most = max(_LEAST_BLOCKS, 2 * _attribute(context, _MULTIPROCESSOR_COUNT))
+        context.arrivals = DeviceArray.from_numpy(context, np.zeros(most + 1, np.uint64))
+    return context.arrivals
 
 
 class CooperativeKernel(Kernel):

@@ -484,16 +484,15 @@ __device__ __forceinline__ void statistics_of_split(const Block& at, float* shar
 // those are given.
 template <class Block>
 __device__ __forceinline__ void normalize_split(const Block& at, float* shared, const Forward& f,
-                                                const float* partial) {
-    const int c = first_channel_of_thread(at, f.channels);
+                                                const float* partial, const Source& x,
+                                                const Values& first_row, int c) {
     const bool inside = c < f.channels;
-    const Source x = rows_of(f.x, f.channels, c);
     Values centre = {};
     Values variance = {};
     if (partial != nullptr) {
         Moments whole = {};
         if (inside) {
-            centre = x(0);
+            centre = first_row;
             whole = folded(
                 at,
                 [&](int first) {
@@ -519,6 +518,15 @@ __device__ __forceinline__ void normalize_split(const Block& at, float* shared, 
     if (inside) {
         normalize(at, f, x, c, centre, variance);
     }
+}
+
+template <class Block>
+__device__ __forceinline__ void normalize_split(const Block& at, float* shared, const Forward& f,
+                                                const float* partial) {
+    const int c = first_channel_of_thread(at, f.channels);
+    const Source x = rows_of(f.x, f.channels, c);
+    const Values first_row = partial != nullptr && c < f.channels ? x(0) : Values{};
+    normalize_split(at, shared, f, partial, x, first_row, c);
 }
 
 struct Pair {
@@ -717,8 +725,7 @@ __device__ __forceinline__ void gradient_sums(const Block& at, float* shared, co
 template <class Block>
 __device__ __forceinline__ void gradients_of_split(const Block& at, float* shared,
                                                    const Backward& b, const float* partial,
-                                                   int splits) {
-    const int c = first_channel_of_thread(at, b.channels);
+                                                   int splits, const Sources& from, int c) {
     Sums sums = {};
     if (partial != nullptr) {
         if (c < b.channels) {
@@ -737,8 +744,16 @@ __device__ __forceinline__ void gradients_of_split(const Block& at, float* share
         sums = add_block(at, sums, shared);
     }
     if (c < b.channels) {
-        put_gradients(at, b, b.sources(c), c, sums);
+        put_gradients(at, b, from, c, sums);
     }
+}
+
+template <class Block>
+__device__ __forceinline__ void gradients_of_split(const Block& at, float* shared,
+                                                   const Backward& b, const float* partial,
+                                                   int splits) {
+    const int c = first_channel_of_thread(at, b.channels);
+    gradients_of_split(at, shared, b, partial, splits, b.sources(c), c);
 }
 
 }  // namespace batch_norm

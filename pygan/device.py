@@ -248,8 +248,9 @@ class KernelDevice:
 
     def cannot_cooperate(self) -> str | None:
         """Why calls cannot run as programs (cooperative launches) here, or None where they can."""
-        from pygan.bindings.program import why_not
+        from pygan.bindings.cooperative import prepare, why_not
 
+        prepare(self.context)  # here, at bind time, as no recording could
         return why_not(self.context)
 
     def jobs_of(

@@ -121,8 +121,9 @@ class Executor:
     cooperative: small layers that follow each other run as one cooperative launch, a program
     (pygan.bindings.program; kernels/program.cu). Sums are those of separate launches; batch norm
     may group them otherwise, which differs by roundings. What a program takes is not put on
-    branches: it shares the program's blocks instead. None: as the `cooperative_scope` says, and not
-    outside of any, until a GPU has shown that it pays.
+    branches: it shares the program's blocks instead. A batch norm of many rows, in no program, is
+    one cooperative launch in place of two where the device holds it at once. None: as the
+    `cooperative_scope` says, and not outside of any, until a GPU has shown that it pays.
     cooperative_limit: microseconds that a layer's products, or rows, may take in a program for it
     to be part of one, by the model in pygan.bindings.job: a larger layer is quicker with tiles and
     threads of its own, but a larger limit makes fewer launches. None: as the `cooperative_scope`
@@ -430,7 +431,9 @@ class Executor:
 
     def _attributes(self, call: Call) -> dict[str, Any]:
         chosen = call.precision and self.precision != "float32"
-        return call.attributes | ({"precision": self.precision} if chosen else {})
+        attributes = call.attributes | ({"precision": self.precision} if chosen else {})
+        together = call.cooperative and self._jobs_of is not None
+        return attributes | ({"cooperative": True} if together else {})
 
     def _resolve(self, array: Array) -> Any:
         found = self._memory.get(array)

@@ -3,22 +3,27 @@ slices of a sum; the maths is in pygan.reference.batch_norm."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+from .. import cooperative as cooperative_launches
 from .activation import check_kind
 from .storage import is_half, types
 from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
 
 FILE = "batch_norm.cu"
 SLICES_FILE = "batch_norm_slices.cu"
+TOGETHER_FILE = "batch_norm_together.cu"
 WHOLE = 512
 """Most threads of a block that has its channels to itself."""
 WHOLE_FLOATS = 32768
 """Most numbers (128 kB) that such a block may read in a pass; beyond, its rows are split."""
 SPLIT_BLOCKS = 264
 """Blocks of a pass whose rows are split: two for each multiprocessor of the largest GPUs."""
+RESIDENT = 2
+"""Of kernels/batch_norm_together.cu: blocks on a multiprocessor."""
 MERGED_FLOATS = 2048
 """Most means (and as many squares) that each block of the second launch may have to merge."""
 
@@ -144,14 +149,16 @@ def batch_norm_forward_training(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    cooperative: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics. Each of
     x and y may hold bf16 numbers.
 
     var is the biased variance. fix_gamma overwrites gamma with 1. slices (n, ..., C), where given:
-    x is their sum, + bias (C,) if any, and is written. ValueError where shapes misfit, the
-    activation is unknown, or the workspace is too small.
+    x is their sum, + bias (C,) if any, and is written. cooperative: many rows of float32 take one
+    cooperative launch in place of two where the device holds all of it at once; same bits.
+    ValueError where shapes misfit, the activation is unknown, or the workspace is too small.
     """
     operator = "batch_norm_forward_training"
     rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
@@ -171,6 +178,12 @@ def batch_norm_forward_training(
         kernel(operator, plan, plan.columns, *arrays, *sizes)
         return
     plan = split_plan(rows, channels, width)
+    alike = slices is None and not is_half(x) and not is_half(y)
+    if cooperative and alike and (one := _together(x.context, operator, plan, variant, 1)):
+        arrays = (x, gamma, beta, y, mean, var, workspace, one.arrivals)
+        sizes = (rows, channels, plan.rows_per_split, plan.columns, eps, int(fix_gamma), slope)
+        one.launch(*arrays, *sizes)
+        return
     sizes = (*count, rows, channels, plan.rows_per_split)
     grid = (plan.columns, plan.splits)
     kernel("batch_norm_statistics", plan, grid, *start, workspace, *sizes)
@@ -246,6 +259,7 @@ def batch_norm_backward(
     accumulate: bool = False,
     accumulate_gamma: bool = False,
     accumulate_beta: bool = False,
+    cooperative: bool = False,
     workspace: Any | None = None,
 ) -> None:
     """Gradients of x (..., C), gamma and beta (C,) from dy (..., C), the activated output's.
@@ -255,7 +269,8 @@ def batch_norm_backward(
     constants. moving_mean, moving_var (C,), where given, move as batch_norm_update_moving has it,
     which costs no launch here. slices (n, ..., C), where given: their sum is meant in place of dy,
     which is None, rounded if x holds bf16 numbers; neither accumulate nor use_global_stats then.
-    ValueError as forward, or where the moving statistics have no momentum.
+    cooperative as in forward. ValueError as forward, or where the moving statistics have no
+    momentum.
     """
     operator = "batch_norm_backward"
     check_one(operator, "dy", dy, slices)
@@ -307,6 +322,13 @@ def batch_norm_backward(
     plan = split_plan(rows, channels, width)
     grid = (plan.columns, plan.splits)
     sizes = (rows, channels, plan.rows_per_split)
+    alike = slices is None and not is_half(x) and not is_half(dy)
+    if cooperative and alike and needs_sums and dx is not None:
+        for kept in (2, 1):  # arrays whose rows stay in shared memory
+            if one := _together(x.context, operator, plan, variant, kept):
+                arrays = (*operands, dy, *outputs, workspace, one.arrivals)
+                one.launch(*arrays, *sizes, plan.columns, kept - 1, *attributes, *modes)
+                return
     partial = None
     if needs_sums:
         partial = workspace
@@ -336,6 +358,40 @@ def _kernel_for(like: Any, slices: Any | None, variant: dict[str, Any]) -> Calla
         kernel(grid, plan.block, *arguments, shared_bytes=nbytes)
 
     return launch
+
+
+class Together(NamedTuple):
+    """A cooperative launch of batch_norm_together.cu that the device holds at once: `launch` of the
+    kernel's arguments, and the count of blocks at its barrier."""
+
+    launch: Callable[..., None]
+    arrivals: Any
+
+
+def _together(
+    context: Any, operator: str, plan: Plan, variant: dict[str, Any], arrays: int
+) -> Together | None:
+    """The launch that keeps the rows of `arrays` arrays, or None where it does not fit, or where a
+    program asks what would be launched: it knows the two launches."""
+    if context.recorder is not None:
+        return None
+    return _fitting(context, operator, plan, tuple(sorted(variant.items())), arrays)
+
+
+@functools.lru_cache(maxsize=256)
+def _fitting(
+    context: Any, operator: str, plan: Plan, variant: tuple[tuple[str, Any], ...], arrays: int
+) -> Together | None:
+    blocks, nbytes = plan.columns * plan.splits, 4 * arrays * plan.numbers
+    threads = plan.block[0] * plan.block[1]
+    arrivals = cooperative_launches.arrivals(context, blocks)
+    if arrivals is None or nbytes > context.limits.shared_bytes_opt_in // RESIDENT:
+        return None  # before anything is compiled for it
+    kernel = context.cooperative_kernel(TOGETHER_FILE, f"{operator}_together", **dict(variant))
+    if blocks > kernel.most_blocks(threads, nbytes):
+        return None
+    launch = functools.partial(kernel, blocks, plan.block)
+    return Together(functools.partial(launch, shared_bytes=nbytes), arrivals)
 
 
 def batch_norm_update_moving(

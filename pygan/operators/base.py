@@ -58,7 +58,8 @@ class Array:
 class Call:
     """One call of the kernel interface: positional arrays, keyword attributes.
 
-    workspace, precision: whether it takes the executor's scratch memory, and its precision. apart:
+    workspace, precision, cooperative: whether it takes the executor's scratch memory, its
+    precision, and whether it may launch cooperatively. apart:
     nothing else in its pass reads or writes what it writes, so it may run beside the calls that
     follow it.
     """
@@ -69,6 +70,7 @@ class Call:
     workspace: bool = False
     apart: bool = False
     precision: bool = False
+    cooperative: bool = False
 
 
 @dataclass(slots=True)

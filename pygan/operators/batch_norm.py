@@ -81,7 +81,7 @@ class BatchNorm(Operator):
             if arrays.data_slices is not None:
                 operands += (arrays.data_slices, arrays.data_bias)
             function = "batch_norm_forward_training"
-            return [Call(function, operands, self._attributes(), workspace=True)]
+            return [Call(function, operands, self._attributes(), workspace=True, cooperative=True)]
         operands = (data, gamma, beta, *arrays.auxiliary, y)
         if arrays.data_slices is not None:  # data itself is for backward alone
             operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
@@ -111,7 +111,8 @@ class BatchNorm(Operator):
             attributes["momentum"] = self.momentum
             if arrays.gradient_slices is not None:
                 operands += (arrays.gradient_slices,)
-        return [Call("batch_norm_backward", operands, attributes, workspace=True)]
+        function = "batch_norm_backward"
+        return [Call(function, operands, attributes, workspace=True, cooperative=True)]
 
     def update_statistics(self, arrays: Arrays) -> list[Call]:
         if self.use_global_stats:

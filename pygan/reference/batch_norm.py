@@ -47,13 +47,15 @@ def batch_norm_forward_training(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    cooperative: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics.
 
     var is the biased variance, taken around the mean: a mean of 1e4 with deviation 1 survives.
     slices (n, ..., C), where given: x is their sum, + bias (C,) if any, and is written.
-    Raises ValueError where shapes misfit or the activation is unknown.
+    cooperative: how kernels may launch. Raises ValueError where shapes misfit or the activation is
+    unknown.
     """
     operator = "batch_norm_forward_training"
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
@@ -130,6 +132,7 @@ def batch_norm_backward(
     accumulate: bool = False,
     accumulate_gamma: bool = False,
     accumulate_beta: bool = False,
+    cooperative: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """Gradients of x (..., C), gamma and beta (C,) from dy (..., C), the activated output's.

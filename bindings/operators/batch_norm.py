@@ -212,7 +212,7 @@ def batch_norm_forward_inference(
     where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_inference"
-    check_one(operator, "x", x, slices)
+    _check_one(operator, "x", x, slices)
     rows, channels = _check(
         operator,
         y if x is None else x,
@@ -273,7 +273,7 @@ def batch_norm_backward(
     momentum.
     """
     operator = "batch_norm_backward"
-    check_one(operator, "dy", dy, slices)
+    _check_one(operator, "dy", dy, slices)
     if slices is not None and (accumulate or use_global_stats):
         raise ValueError(
             f"{operator}: slices take neither accumulate nor use_global_stats; add them first "
@@ -447,7 +447,7 @@ def _check(
     return rows, shape[-1]
 
 
-def check_one(operator: str, name: str, array: Any | None, slices: Any | None) -> None:
+def _check_one(operator: str, name: str, array: Any | None, slices: Any | None) -> None:
     if (array is None) == (slices is None):
         raise ValueError(f"{operator}: give {name}, or the slices whose sum it would be")
 

@@ -172,8 +172,11 @@ class Program:
         arguments = (self._table, len(self.jobs), self._arrivals)
         try:
             self._kernel(self.grid, THREADS, *arguments, behind=self._arrays)
-        except LaunchError:  # which ended blocks that others counted on: a GPU would be lost
-            self._counts.fill(0)
+        except LaunchError:
+            if (
+                self._kernel.context.name == "cpu"
+            ):  # a GPU's context is lost, and the counts with it
+                self._counts.fill(0)  # blocks have ended that others counted on
             raise
 
     def __repr__(self) -> str:

@@ -58,9 +58,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<Warpgroups, Bf16, ResultOf<RESULT>>(
+    forward<Warpgroups, Bf16, WholeRunsOf<RESULT>>(
         layer, x, w,
-        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
+        {{y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}}});
 }
 
 // dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
@@ -77,9 +77,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<Warpgroups, Bf16, ResultOf<RESULT>>(
+    backward_data<Warpgroups, Bf16, WholeRunsOf<RESULT>>(
         layer, dy, w,
-        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
+        {{dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}}});
 }
 
 // dw (or, with slices > 1, partials of it) from x and dy: of weights, whose gradients stay float32.
@@ -93,8 +93,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_weight<Warpgroups, Bf16>(
-        layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
+    backward_weight<Warpgroups, Bf16, WholeRunsOf<float>>(
+        layer, x, dy, {{dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}}});
 }
 
 // Launch contract

@@ -158,6 +158,33 @@ struct Sums {
     }
 };
 
+// A result whose channels come, per group, in multiples of 8: no run of sums is cut, and the code
+// that stores single ones, half of all code of a thread with so many, is left out.
+template <class Number>
+struct WholeRunsOf : ResultOf<Number> {};
+
+template <class Sums, class Number, class Place>
+__device__ __forceinline__ void store_lines(const Sums& sums, const WholeRunsOf<Number>& result,
+                                            int lines, int columns, int first_channel,
+                                            const Place& place) {
+    constexpr int RUN = Sums::RUN;
+    UNROLL
+    for (int i = 0; i < Sums::LINES; ++i) {
+        const int line = sums.line(i);
+        if (line >= lines) continue;
+        const Offset start = place(line);
+        UNROLL
+        for (int j = 0; j < Sums::COLUMNS; j += RUN) {
+            const int column = sums.column(j);
+            Pack<RUN> run;
+            UNROLL
+            for (int k = 0; k < RUN; ++k) run.at[k] = sums.at(i, j + k);
+            result.template store_run<false>(start + column, first_channel + column, run,
+                                             columns - column, RUN);
+        }
+    }
+}
+
 // Adds the products of a step. By all threads of the block.
 template <class LeftSlab, class RightSlab, class Products>
 __device__ GPU_INLINE void multiply_slabs(Sums& sums, Products& products, unsigned left,

@@ -131,12 +131,17 @@ class Program:
     how often the grid waits, `grid` how many blocks it has, `microseconds` what the model expects
     of a launch on a large GPU.
     Raises DeviceUnavailable where the device has no cooperative launches, ValueError for no jobs or
-    more than MOST_JOBS.
+    more than MOST_JOBS, LaunchError while launches are being recorded.
     """
 
     def __init__(self, context: Context, jobs: Sequence[Job]) -> None:
         if not 0 < len(jobs) <= MOST_JOBS:
             raise ValueError(f"a program has 1 to {MOST_JOBS} jobs, not {len(jobs)}")
+        if context.recording:
+            raise LaunchError(
+                "a program copies its table to the device when it is made, which no recording "
+                "allows; run the pass once before it is recorded"
+            )
         self.jobs = list(jobs)
         self._kernel = context.cooperative_kernel(FILE, ENTRY, MOST_JOBS=MOST_JOBS)
         phases = in_phases(jobs)

@@ -127,7 +127,8 @@ class Executor:
     cooperative_limit: microseconds that a layer's products, or rows, may take in a program for it
     to be part of one, by the model in pygan.bindings.job: a larger layer is quicker with tiles and
     threads of its own, but a larger limit makes fewer launches. None: as the `cooperative_scope`
-    says, and 7 outside of any.
+    says, and 7 outside of any. Programs are made with the executor, and those of a backward when it
+    runs for the first time, which no recording allows: run it once before it is recorded.
 
     Attributes: `arg_dict`, `grad_dict`, `aux_dict` (name to array), `outputs` (list of arrays,
     the same memory every step), `head_gradients` (for each output, where backward copies its
@@ -159,8 +160,8 @@ class Executor:
         cooperative_limit: float | None = None,
     ) -> None:
         device = _device(device)
-        precision = precision or _precision.get()
-        storage = storage or _storage.get()
+        precision = _precision.get() if precision is None else precision
+        storage = _storage.get() if storage is None else storage
         dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 is "float32" too
         if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
             raise GraphError(
@@ -519,7 +520,7 @@ class Executor:
     ) -> Callable[..., list[Any] | None] | None:
         """What makes jobs of calls, or None where programs were not asked for."""
         limit = _cooperative_limit.get() if limit is None else limit
-        if not limit > 0:
+        if not (isinstance(limit, int | float | np.number) and limit > 0):
             raise GraphError(
                 f"cooperative_limit is {limit!r}; it is the microseconds that a layer of a program "
                 f"may take, above 0 ({COOPERATIVE_LIMIT} unless given)"

@@ -10,6 +10,7 @@ import pytest
 
 import pygan.device
 from pygan import networks, symbol
+from pygan.bindings.errors import LaunchError
 from pygan.errors import GraphError
 from pygan.executor import cooperative_scope
 from pygan.working_memory import WorkingMemory
@@ -148,8 +149,9 @@ def test_the_limit_says_which_layers_are_small(kernels: Any) -> None:
     with cooperative_scope(limit=0.5):
         executor = bind(kernels, "discriminator")
     assert sum(len(program.jobs) for program in executor.programs) == most[0.5]
-    with pytest.raises(GraphError, match="cooperative_limit is 0"):
-        bind(kernels, "discriminator", cooperative=True, cooperative_limit=0)
+    for limit in (0, "7", float("nan")):
+        with pytest.raises(GraphError, match="cooperative_limit is"):
+            bind(kernels, "discriminator", cooperative=True, cooperative_limit=limit)
 
 
 def test_recorded_passes(kernels: Any) -> None:
@@ -177,6 +179,15 @@ def test_recorded_passes(kernels: Any) -> None:
     recorded.launch()
     for name, gradient in executor.grad_dict.items():
         np.testing.assert_array_equal(gradient, expected[f"gradient {name}"], err_msg=name)
+
+
+def test_a_backward_that_never_ran_is_not_recorded(kernels: Any) -> None:
+    if (reason := kernels.cannot_record()) is not None:
+        pytest.skip(reason)
+    executor = bind(kernels, "discriminator", cooperative=True)
+    executor.forward(is_train=True)
+    with pytest.raises(LaunchError, match="run the pass once before it is recorded"):
+        kernels.record(executor.backward)
 
 
 def test_scope_and_refusal(kernels: Any) -> None:

@@ -246,6 +246,8 @@ def test_a_recorded_pass_has_the_bits_of_calls(device: Any) -> None:
         ({"storage": "bf16"}, "storage 'bf16' is not available with precision 'float32'"),
         ({"storage": "bf16", "precision": "tf32"}, "with precision 'tf32'"),
         ({"storage": "half", "precision": "bf16"}, "'half'.*float32, bf16"),
+        ({"storage": "", "precision": "bf16"}, "storage ''.*float32, bf16"),
+        ({"precision": ""}, "precision ''"),
         ({**HALF, "cooperative": True}, "cooperative=True is not available with storage 'bf16'"),
     ],
 )

@@ -372,8 +372,9 @@ def _together(
     context: Any, operator: str, plan: Plan, variant: dict[str, Any], arrays: int
 ) -> Together | None:
     """The launch that keeps the rows of `arrays` arrays, or None where it does not fit, or where a
-    program asks what would be launched: it knows the two launches."""
-    if context.recorder is not None:
+    program asks what would be launched: it knows the two launches. None too where a recording is
+    under way and nothing was prepared for the barrier before it."""
+    if context.recorder is not None or (context.recording and context.arrivals is None):
         return None
     return _fitting(context, operator, plan, tuple(sorted(variant.items())), arrays)
 

@@ -153,3 +153,28 @@ def test_what_does_not_fit_takes_two_launches(device: Any, launches: Launches) -
     assert_same_bits(one, two)
     if device.name == "cpu":
         assert not +launches
+
+
+def test_a_recording_without_preparation_has_two_launches(
+    device: Any, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (reason := device.cannot_record()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(device.context, "arrivals", None)
+    batch_norm._fitting.cache_clear()
+    x = upload(device, numbers(np.random.default_rng(1), 3000, 8))
+    vectors = [upload(device, numbers(np.random.default_rng(2), 8)) for _ in range(4)]
+    y = poisoned(device, 3000, 8)
+    name = "batch_norm_forward_training"
+    workspace = workspace_for(device, name, x.shape)
+
+    def forward() -> None:
+        operands = (x, *vectors[:2], y, *vectors[2:])
+        device.ops.batch_norm_forward_training(
+            *operands, **ATTRIBUTES, cooperative=True, workspace=workspace
+        )
+
+    assert device.record(forward).nodes == 2
+    forward()
+    assert launches[name] == 1
+    assert device.record(forward).nodes == 1

@@ -28,7 +28,7 @@ from pygan.operators import (
     TransposedConvolution,
 )
 from pygan.reference.activation import FROM_OUTPUT
-from pygan.storage import half_arrays, takes_copies
+from pygan.storage import AT_ONCE, half_arrays, may_be_half, takes_copies
 from pygan.symbol import InferredShapes, Node, Symbol
 
 # What only an optimizer reads after the pass, and always the last array of its call.
@@ -100,6 +100,12 @@ class LoweredGraph:
         head_keys = [(id(node), index) for node, index in symbol.heads]
         self._consumers = _count_consumers(nodes, head_keys)
         fused = _fused(nodes, self._consumers) if fuse else {}
+        if half_dtype is not None:
+            fused = {
+                source: node
+                for source, node in fused.items()
+                if (id(node), 0) in head_keys or not _rounds_twice(node, shapes.of[id(node), 0])
+            }
         for node in nodes:
             self._lower(node, shapes, fused, set(head_keys))
         if fuse:
@@ -412,6 +418,13 @@ def _fused(nodes: list[Node], consumers: Mapping[Key, int]) -> dict[int, Node]:
             if takes and consumers[id(parent), 0] == 1:
                 fused[id(parent)] = node
     return fused
+
+
+def _rounds_twice(node: Node, shape: Shape) -> bool:
+    """Whether a convolution that takes this activation along might round to bf16 before it, and
+    again behind it; `shape`: of its output."""
+    takes = node.operator.function()[0] in AT_ONCE
+    return isinstance(node.inputs[0][0].operator, CONVOLUTIONS) and not takes and may_be_half(shape)
 
 
 def _fuse_derivatives(steps: list[Step], consumers: Mapping[Key, int]) -> None:

@@ -29,6 +29,10 @@ STORAGES = ("float32", "bf16")
 CHANNELS = 8
 """Of a unit: 16 bytes."""
 
+AT_ONCE = ("relu", "leaky_relu")
+"""Activations that every kernel of a convolution applies to its sums before it stores them. Others
+are a launch behind some of them, and would read what was rounded already."""
+
 IMAGE_CHANNELS = 4
 IMAGE_COLUMNS = 64
 """Channels, and taps times channels, of an image that has kernels of its own; at most."""
@@ -51,7 +55,7 @@ def half_arrays(
         key
         for step in steps
         for key, array in zip(step.output_keys, step.arrays.outputs, strict=True)
-        if array is not None and array.shape[-1:] and array.shape[-1] % CHANNELS == 0
+        if array is not None and may_be_half(array.shape)
     }
     halves -= set(float_keys)
     while True:
@@ -62,6 +66,11 @@ def half_arrays(
         if not refused:
             return halves
         halves -= refused
+
+
+def may_be_half(shape: Shape) -> bool:
+    """Whether an array of this shape comes in whole units."""
+    return bool(shape) and shape[-1] % CHANNELS == 0
 
 
 def takes_copies(step: Step, halves: Collection[Key]) -> bool:

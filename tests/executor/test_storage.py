@@ -179,6 +179,34 @@ def test_numbers_are_those_of_layers_rounded_one_by_one(numpy_device: Any) -> No
             assert np.array_equal(memory, rounded(memory, "bf16")), array.label
 
 
+@pytest.mark.parametrize("kind", ("relu", "sigmoid", "tanh"))
+def test_an_activation_behind_a_convolution_is_rounded_once(
+    device: Any, numpy_device: Any, kind: str
+) -> None:
+    """What both devices store behind it differs no more often than float32 sums lie at ties."""
+
+    def graph() -> sym.Symbol:
+        x = sym.Variable("x")
+        for i in (1, 2):
+            x = sym.Convolution(x, kernel=3, num_filter=16, pad=1, name=f"c{i}")
+        x = sym.Activation(x, kind=kind, name="t")
+        return sym.BatchNorm(sym.Convolution(x, kernel=3, num_filter=8, pad=1), name="b")
+
+    found = []
+    for each in (device, numpy_device):
+        executor = bound(each, graph(), {"x": IMAGE}, **HALF)
+        executor.forward(is_train=True)
+        (array,) = (
+            memory for array, memory in executor._memory.items() if array.label == "t_output"
+        )
+        assert "t_output" in half_labels(executor)
+        stored = np.array(array)
+        if stored.dtype == np.uint16:
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        found.append(stored)
+    assert np.mean(found[0] != found[1]) < 0.01
+
+
 def test_results_are_near_those_of_float32(device: Any) -> None:
     """A loss to the precision of its numbers, and gradients that point the same way."""
     half, plain = (

@@ -19,8 +19,8 @@ them, and the first set of each file for sm_75, which lacks most.
 The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
 where there is no nvcc. Products of warpgroups that ptxas cannot leave under way (its remarks C7510
 and following) count as warnings. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked)
-into the cache folder; nothing is installed. Results are cached by content: a second run takes a
-moment.
+into the cache folder; nothing is installed. Results are cached by content and folder: a second
+run takes a moment, another clone's first one does not.
 """
 
 from __future__ import annotations

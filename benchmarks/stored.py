@@ -18,13 +18,18 @@ rounded to either neighbour."""
 
 NOT_A_NUMBER = 0x7FC0
 CHANNELS, IMAGE_CHANNELS = 8, 4
+SLICES = {
+    "batch_norm_forward_training": 6,
+    "batch_norm_forward_inference": 6,
+    "batch_norm_backward": 11,
+}
+"""The index of the slices of a sum, by function, where a case has them."""
 
 
 def stored(case: Case) -> Case | None:
-    """The case with bf16 numbers in some of its arrays; None where its function takes none, and for
-    a batch norm whose gradient comes in slices: it rounds their sum first, as its twin does not."""
-    halves = _halves(case)
-    if not halves or any(case.arrays[index] is None for index in halves):
+    """The case with bf16 numbers in some of its arrays; None where its function takes none."""
+    halves = tuple(index for index in _halves(case) if case.arrays[index] is not None)
+    if not halves:
         return None
     from pygan.reference.precision import rounded
 
@@ -35,6 +40,8 @@ def stored(case: Case) -> Case | None:
     attributes = dict(case.attributes)
     if "convolution_" in case.function:
         attributes["precision"] = "bf16"
+    if len(case.arrays) > SLICES.get(case.function, len(case.arrays)):
+        attributes["half_sum"] = True
     return replace(case, arrays=tuple(arrays), attributes=attributes, halves=halves)
 
 

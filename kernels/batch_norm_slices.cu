@@ -3,7 +3,7 @@
 //
 //   slices (count, rows, C) -> x = sum over slices (+ bias),  and then as batch_norm.cu has it:
 //   forward    y = f(gamma * (x - mean) / sqrt(var + eps) + beta);  x is written too, for backward
-//   inference  the same with the moving statistics; x is not written
+//   inference  the same with the moving statistics; x is not written, INPUT what it would hold
 //   backward   dy = sum over slices, which is never written: nothing else reads it
 //
 // Saved are the launch of the second stage, its write of the sum and the first read of it. A block
@@ -224,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT)
                         rows_per_split, c);
 }
 
-// ---- Inference: mean and var are given. The sum is not stored, and not rounded.
+// ---- Inference: mean and var are given. The sum is not stored, but rounded as if it were.
 extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT)
     batch_norm_normalize_of_slices(const float* __restrict__ slices, const float* __restrict__ bias,
                                    float* gamma, const float* __restrict__ beta, float* mean,
@@ -240,7 +240,8 @@ extern "C" __global__ void __launch_bounds__(SPLIT, RESIDENT)
     if (fix_gamma && at.split == 0 && at.y == 0) set_to_one(gamma, c);
     const Rows mine = rows_of_block(at, rows, rows_per_split);
     for_added(given, mine, c, [&](int row, const Values& values) {
-        store<VECTOR>(y + place(row, channels, c), activated(values, own, KIND, slope));
+        const Values sums = as_stored<INPUT>(values);
+        store<VECTOR>(y + place(row, channels, c), activated(sums, own, KIND, slope));
     });
 }
 

@@ -149,6 +149,7 @@ def batch_norm_forward_training(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    half_sum: bool = False,
     cooperative: bool = False,
     workspace: Any | None = None,
 ) -> None:
@@ -156,13 +157,14 @@ def batch_norm_forward_training(
     x and y may hold bf16 numbers.
 
     var is the biased variance. fix_gamma overwrites gamma with 1. slices (n, ..., C), where given:
-    x is their sum, + bias (C,) if any, and is written. cooperative: many rows of float32 take one
-    cooperative launch in place of two where the device holds all of it at once; same bits.
-    ValueError where shapes misfit, the activation is unknown, or the workspace is too small.
+    x is their sum, + bias (C,) if any, and is written; half_sum: rounded to bf16 first, as x holds
+    it. cooperative: many rows of float32 take one cooperative launch in place of two where the
+    device holds all of it at once; same bits. ValueError where shapes misfit, the activation is
+    unknown, half_sum is not what x says, or the workspace is too small.
     """
     operator = "batch_norm_forward_training"
     rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
-    _check_slices(operator, slices, x, bias)
+    _check_slices(operator, slices, x, bias, half_sum, x)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
@@ -204,12 +206,13 @@ def batch_norm_forward_inference(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    half_sum: bool = False,
 ) -> None:
     """y (..., C) = x (..., C) normalised by the moving statistics (C,).
 
     fix_gamma overwrites gamma with 1. slices (n, ..., C), where given: their sum, + bias (C,) if
-    any, is meant in place of x, which is None; it is not rounded, whatever x would hold. ValueError
-    where shapes misfit or the activation is unknown.
+    any, is meant in place of x, which is None; half_sum: rounded to bf16 first. ValueError where
+    shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_inference"
     _check_one(operator, "x", x, slices)
@@ -223,11 +226,12 @@ def batch_norm_forward_inference(
         moving_var=moving_var,
         bias=bias,
     )
-    _check_slices(operator, slices, y, bias)
+    _check_slices(operator, slices, y, bias, half_sum)
     kind = check_kind(operator, activation)
     plan = split_plan(rows, channels, _width(channels, x, y, slices))
     if slices is not None:
-        variant = {"ACTIVATION": kind, "VECTOR": plan.width} | _types(None, y)
+        sums = {"INPUT": "Bf16"} if half_sum else {}
+        variant = {"ACTIVATION": kind, "VECTOR": plan.width} | sums | types(OUTPUT=y)
         kernel = _kernel_for(y, slices, variant)
         arrays = (slices, bias, gamma, beta, moving_mean, moving_var, y)
         sizes = (slices.shape[0], rows, channels, plan.rows_per_split, eps, int(fix_gamma), slope)
@@ -259,6 +263,7 @@ def batch_norm_backward(
     accumulate: bool = False,
     accumulate_gamma: bool = False,
     accumulate_beta: bool = False,
+    half_sum: bool = False,
     cooperative: bool = False,
     workspace: Any | None = None,
 ) -> None:
@@ -268,7 +273,7 @@ def batch_norm_backward(
     fix_gamma: dgamma is 0, or unchanged if accumulating. use_global_stats: mean and var are
     constants. moving_mean, moving_var (C,), where given, move as batch_norm_update_moving has it,
     which costs no launch here. slices (n, ..., C), where given: their sum is meant in place of dy,
-    which is None, rounded if x holds bf16 numbers; neither accumulate nor use_global_stats then.
+    which is None; half_sum as in forward; neither accumulate nor use_global_stats then.
     cooperative as in forward. ValueError as forward, or where the moving statistics have no
     momentum.
     """
@@ -293,7 +298,7 @@ def batch_norm_backward(
         moving_mean=moving_mean,
         moving_var=moving_var,
     )
-    _check_slices(operator, slices, x, None)
+    _check_slices(operator, slices, x, None, half_sum, x)
     kind = check_kind(operator, activation)
     has_workspace(operator, workspace, backward_workspace(x.shape))
     _check_moving(operator, moving_mean, moving_var, momentum)
@@ -453,12 +458,27 @@ def _check_one(operator: str, name: str, array: Any | None, slices: Any | None) 
         raise ValueError(f"{operator}: give {name}, or the slices whose sum it would be")
 
 
-def _check_slices(operator: str, slices: Any | None, whole: Any, bias: Any | None) -> None:
+def _check_slices(
+    operator: str,
+    slices: Any | None,
+    whole: Any,
+    bias: Any | None,
+    half_sum: bool,
+    stored: Any | None = None,
+) -> None:
+    """stored: the array whose numbers are such sums, or gradients of its shape."""
     if slices is not None:
         shape = (max(1, slices.shape[0]) if slices.shape else 1, *whole.shape)
         has_shape(operator, "slices", slices, shape, f"an array {tuple(whole.shape)}")
-    elif bias is not None:
-        raise ValueError(f"{operator}: a bias comes with slices, to be added to their sum")
+        if stored is not None and half_sum != is_half(stored):
+            holds = "bf16" if is_half(stored) else "float32"
+            raise ValueError(
+                f"{operator}: half_sum is {half_sum}, but x holds {holds} numbers; sums are "
+                f"rounded as x holds them, so pass half_sum={not half_sum}"
+            )
+    elif bias is not None or half_sum:
+        what = "half_sum" if bias is None else "a bias"
+        raise ValueError(f"{operator}: {what} comes with slices, and says how they are added")
 
 
 def _check_moving(

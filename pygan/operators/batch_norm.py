@@ -75,17 +75,20 @@ class BatchNorm(Operator):
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, gamma, beta = arrays.inputs
         y = arrays.outputs[0]
+        attributes = self._attributes()
+        if arrays.data_slices is not None:
+            attributes["half_sum"] = data.half
         if training and not self.use_global_stats:
             statistics = (arrays.residuals["mean"], arrays.residuals["var"])
             operands = (data, gamma, beta, y, *statistics)
             if arrays.data_slices is not None:
                 operands += (arrays.data_slices, arrays.data_bias)
             function = "batch_norm_forward_training"
-            return [Call(function, operands, self._attributes(), workspace=True, cooperative=True)]
+            return [Call(function, operands, attributes, workspace=True, cooperative=True)]
         operands = (data, gamma, beta, *arrays.auxiliary, y)
         if arrays.data_slices is not None:  # data itself is for backward alone
             operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
-        return [Call("batch_norm_forward_inference", operands, self._attributes())]
+        return [Call("batch_norm_forward_inference", operands, attributes)]
 
     def backward(
         self,
@@ -111,6 +114,7 @@ class BatchNorm(Operator):
             attributes["momentum"] = self.momentum
             if arrays.gradient_slices is not None:
                 operands += (arrays.gradient_slices,)
+                attributes["half_sum"] = arrays.outputs[0].half
         function = "batch_norm_backward"
         return [Call(function, operands, attributes, workspace=True, cooperative=True)]
 

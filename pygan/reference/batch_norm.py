@@ -19,6 +19,7 @@ import numpy as np
 from . import activation as activations
 from . import shapes
 from .parallel import power_of_two, run, split
+from .precision import to_bf16
 from .scratch import frame
 from .store import store
 
@@ -47,21 +48,22 @@ def batch_norm_forward_training(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    half_sum: bool = False,
     cooperative: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (..., C) = normalised x (..., C); mean and var (C,) receive the batch's statistics.
 
     var is the biased variance, taken around the mean: a mean of 1e4 with deviation 1 survives.
-    slices (n, ..., C), where given: x is their sum, + bias (C,) if any, and is written.
-    cooperative: how kernels may launch. Raises ValueError where shapes misfit or the activation is
-    unknown.
+    slices (n, ..., C), where given: x is their sum, + bias (C,) if any, and is written; with
+    half_sum rounded to bf16, before anything reads it. cooperative: how kernels may launch. Raises
+    ValueError where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_training"
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
-    _check_slices(operator, slices, x.shape, bias)
+    _check_slices(operator, slices, x.shape, bias, half_sum)
     if slices is not None:
-        _add_slices(slices, bias, x)
+        _add_slices(slices, bias, x, half_sum)
     shapes.check_contiguous(operator, y)
     x_rows, y_rows, repeat = _wide(x, y)
     _statistics(x_rows, x.size // x.shape[-1], mean, var)
@@ -85,19 +87,21 @@ def batch_norm_forward_inference(
     fix_gamma: bool,
     activation: str | None = None,
     slope: float = 0.0,
+    half_sum: bool = False,
 ) -> None:
     """y (..., C) = x (..., C) normalised by the moving statistics (C,).
 
     slices (n, ..., C), where given: their sum, + bias (C,) if any, is meant in place of x, which is
-    None. Raises ValueError where shapes misfit or the activation is unknown.
+    None; with half_sum rounded to bf16. Raises ValueError where shapes misfit or the activation is
+    unknown.
     """
     operator = "batch_norm_forward_inference"
     _check_one(operator, "x", x, slices)
-    _check_slices(operator, slices, y.shape, bias)
+    _check_slices(operator, slices, y.shape, bias, half_sum)
     if slices is not None:
         shapes.check_contiguous(operator, y)
         shapes.check_shape(operator, "bias", bias, y.shape[-1:], f"y {y.shape}")
-        _add_slices(slices, bias, y)
+        _add_slices(slices, bias, y, half_sum)
         x = y  # normalised in place
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta)
     _check(operator, x, activation, moving_mean=moving_mean, moving_var=moving_var)
@@ -132,6 +136,7 @@ def batch_norm_backward(
     accumulate: bool = False,
     accumulate_gamma: bool = False,
     accumulate_beta: bool = False,
+    half_sum: bool = False,
     cooperative: bool = False,
     workspace: np.ndarray | None = None,
 ) -> None:
@@ -143,11 +148,11 @@ def batch_norm_backward(
     Each of dx, dgamma, dbeta may be None; dx may be dy. fix_gamma: dgamma is 0, or unchanged if
     accumulating. moving_mean, moving_var (C,), where given with momentum, move as
     batch_norm_update_moving has it. slices (n, ..., C), where given: their sum is meant in place of
-    dy, which is None; neither accumulate nor use_global_stats then.
+    dy, which is None, with half_sum rounded to bf16; neither accumulate nor use_global_stats then.
     """
     operator = "batch_norm_backward"
     _check_one(operator, "dy", dy, slices)
-    _check_slices(operator, slices, x.shape, None)
+    _check_slices(operator, slices, x.shape, None, half_sum)
     if slices is not None:
         if accumulate or use_global_stats:
             raise ValueError(
@@ -155,7 +160,7 @@ def batch_norm_backward(
                 "(in_slices=False of the operator that leaves them)"
             )
         dy = np.empty_like(slices[0])
-        _add_slices(slices, None, dy)
+        _add_slices(slices, None, dy, half_sum)
     _check(
         operator,
         x,
@@ -422,11 +427,15 @@ def _fold(sums: np.ndarray, channels: int) -> np.ndarray:
     return _sum_rows(sums, np.empty((len(sums), channels), sums.dtype))
 
 
-def _add_slices(slices: np.ndarray, bias: np.ndarray | None, out: np.ndarray) -> None:
-    """out (..., C) = the sum of slices (n, ..., C) + bias (C,)"""
+def _add_slices(
+    slices: np.ndarray, bias: np.ndarray | None, out: np.ndarray, half_sum: bool
+) -> None:
+    """out (..., C) = the sum of slices (n, ..., C) + bias (C,), rounded to bf16 if asked."""
     np.add.reduce(slices, axis=0, out=out)
     if bias is not None:
         out += bias
+    if half_sum:
+        to_bf16(out, out)
 
 
 def _check_one(
@@ -437,13 +446,18 @@ def _check_one(
 
 
 def _check_slices(
-    operator: str, slices: np.ndarray | None, whole: tuple[int, ...], bias: np.ndarray | None
+    operator: str,
+    slices: np.ndarray | None,
+    whole: tuple[int, ...],
+    bias: np.ndarray | None,
+    half_sum: bool,
 ) -> None:
     if slices is not None:
         needed = (max(1, len(slices)) if slices.ndim else 1, *whole)
         shapes.check_shape(operator, "slices", slices, needed, f"an array {whole}")
-    elif bias is not None:
-        raise ValueError(f"{operator}: a bias comes with slices, to be added to their sum")
+    elif bias is not None or half_sum:
+        what = "half_sum" if bias is None else "a bias"
+        raise ValueError(f"{operator}: {what} comes with slices, and says how they are added")
 
 
 def _check(

@@ -91,6 +91,8 @@ def test_kernels_of_arrays_in_bf16(run_script, tmp_path: Path, context) -> None:
     }
     assert ("transposed_convolution_forward", "G5") in rows  # beside an image
     assert ("convolution_forward", "D5") not in rows  # one channel
+    labels = [row["label"] for row in record["kernels"] if row["function"] == "batch_norm_backward"]
+    assert any("slices" in label for label in labels)
     layer = rows["convolution_forward", "D3"]
     weights, *sides = layer["shapes"][1], layer["shapes"][0], layer["shapes"][3]
     assert layer["bytes"] == 2 * sum(math.prod(shape) for shape in (weights, *sides))

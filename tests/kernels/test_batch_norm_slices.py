@@ -11,6 +11,7 @@ from halves import half_numbers, poisoned_as, upload_half
 from hypothesis import strategies as st
 
 from pygan import reference
+from pygan.reference.precision import rounded
 from support import (
     assert_close,
     assert_same_bits,
@@ -81,11 +82,12 @@ def check_forward(device: Any, case: Sum, with_bias: bool = True) -> None:
     def run(x: Any, used_x: Any, *added: Any) -> list[Any]:
         mean, var = poisoned(device, channels), poisoned(device, channels)
         y, used = (poisoned_as(device, case.halves[1], *shape) for _ in range(2))
+        options = case.attributes | ({"half_sum": case.halves[0]} if added else {})
         device.ops.batch_norm_forward_training(
-            x, scale, beta, y, mean, var, *added, **case.attributes, workspace=workspace
+            x, scale, beta, y, mean, var, *added, **options, workspace=workspace
         )
         device.ops.batch_norm_forward_inference(
-            used_x, scale, beta, *moving, used, *added, **case.attributes
+            used_x, scale, beta, *moving, used, *added, **options
         )
         return [x, y, mean, var, used]
 
@@ -94,7 +96,7 @@ def check_forward(device: Any, case: Sum, with_bias: bool = True) -> None:
     for name, one, two in zip(
         ("x", "y", "mean", "var", "inference"),
         run(poisoned_as(device, case.halves[0], *shape), None, slices, bias),
-        run(x, whole),
+        run(x, x),
         strict=True,
     ):
         assert_same_bits(np.asarray(one), np.asarray(two), f"{name} of {case}")
@@ -121,6 +123,7 @@ def check_backward(device: Any, case: Sum) -> None:
         device.ops.batch_norm_backward(
             *(x, *operands, dy, dx, *parameters, *moving, added),
             **case.attributes,
+            **({} if added is None else {"half_sum": half}),
             **{"use_global_stats": False, "momentum": MOMENTUM},
             **{"accumulate_beta": True, "workspace": workspace},
         )
@@ -184,36 +187,45 @@ def test_smooth_activation(device: Any) -> None:
     check_backward(device, Sum(6, 37, 12, "tanh"))
 
 
+def stored_as(kept: str, sums: np.ndarray) -> np.ndarray:
+    return rounded(sums, kept) if kept == "bf16" else sums
+
+
+@pytest.mark.parametrize("half_sum", [False, True])
 @pytest.mark.parametrize("backward", [False, True])
-def test_twin(backward: bool) -> None:
-    """The twin's sum is the slices' sum."""
+def test_twin(backward: bool, half_sum: bool) -> None:
+    """The twin's sum is the slices' sum, rounded where asked, before anything reads it."""
     rng = np.random.default_rng(4)
     slices, x = rng.standard_normal((3, 2, 5, 4)), rng.standard_normal((2, 5, 4))
     c = [rng.standard_normal(4) for _ in range(2)] + [np.abs(rng.standard_normal(4)) + 1]
     attributes = {"eps": EPS, "fix_gamma": False, "activation": "tanh"}
-    bias, whole = rng.standard_normal(4), slices.sum(axis=0)
+    bias, kept = rng.standard_normal(4), "bf16" if half_sum else "float32"
     if backward:
         one, two = np.empty_like(x), np.empty_like(x)
+        whole = stored_as(kept, slices.sum(axis=0))
         for dy, added, dx in ((None, slices, one), (whole, None, two)):
             reference.batch_norm_backward(
                 *(x, *c[:2], c[0], c[2], dy, dx, None, None, None, None, added),
                 **attributes,
                 use_global_stats=False,
+                half_sum=half_sum and dy is None,
             )
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-12)
         return
+    whole = stored_as(kept, slices.sum(axis=0) + bias)
     for function, statistics in (
         (reference.batch_norm_forward_training, (np.empty(4), np.empty(4))),
         (reference.batch_norm_forward_inference, None),
     ):
         one, two, total = np.empty_like(x), np.empty_like(x), np.empty_like(x)
+        options = attributes | {"half_sum": half_sum}
         if statistics is None:
-            function(None, *c[:2], c[0], c[2], one, slices, bias, **attributes)
-            function(whole + bias, *c[:2], c[0], c[2], two, **attributes)
+            function(None, *c[:2], c[0], c[2], one, slices, bias, **options)
+            function(whole, *c[:2], c[0], c[2], two, **attributes)
         else:
-            function(total, *c[:2], one, *statistics, slices, bias, **attributes)
-            np.testing.assert_allclose(total, whole + bias, rtol=1e-12, atol=1e-12)
-            function(whole + bias, *c[:2], two, *statistics, **attributes)
+            function(total, *c[:2], one, *statistics, slices, bias, **options)
+            np.testing.assert_allclose(total, whole, rtol=1e-12, atol=1e-12)
+            function(whole, *c[:2], two, *statistics, **attributes)
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-12)
 
 
@@ -313,6 +325,11 @@ def test_what_does_not_go_together_is_refused(device: Any) -> None:
         ops.batch_norm_forward_training(short, c, c, short, c, c, slices, **attributes)
     with pytest.raises(ValueError, match=r"bias comes with slices"):
         ops.batch_norm_forward_training(x, c, c, x, c, c, None, c, **attributes)
+    with pytest.raises(ValueError, match=r"half_sum comes with slices"):
+        ops.batch_norm_forward_training(x, c, c, x, c, c, **attributes, half_sum=True)
+    with pytest.raises(ValueError, match=r"half_sum is True, but x holds float32"):
+        options = attributes | {"half_sum": True}
+        ops.batch_norm_forward_training(x, c, c, x, c, c, slices, **options)
     for both in ((x, slices), (None, None)):
         with pytest.raises(ValueError, match=r"give x, or the slices"):
             ops.batch_norm_forward_inference(both[0], c, c, c, c, x, both[1], **attributes)

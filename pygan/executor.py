@@ -109,8 +109,9 @@ class Executor:
     precision: of the operands of convolutions and fully connected layers, forward and backward:
     "float32"; or "tf32" or "bf16", which keep 11 or 8 significant bits and are made for the tensor
     cores of a GPU (compute capability 8.0). Arrays, parameters and sums stay float32. Device numpy
-    rounds alike, which takes it longer than float32 does. None: as the `precision_scope` says, and
-    float32 outside of any.
+    rounds alike, which takes it longer than float32 does; but a sum that lies at a tie may be
+    rounded to either neighbour, and behind the kink of a ReLU single channels of a gradient then
+    differ by a part of their size. None: as the `precision_scope` says, and float32 outside of any.
     storage: of activations and their gradients within the executor: "float32", or "bf16", with
     precision="bf16", where they lie in half the bytes: those of convolutions, batch norms and
     activations with channels in multiples of 8 (pygan.storage has the rule). A number is rounded

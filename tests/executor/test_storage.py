@@ -133,7 +133,8 @@ def test_layers_beside_images_have_kernels_where_the_rule_says_so(device: Any) -
 def assert_near(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
     """float32 sums of two devices differ by some 1e-6; where such a sum lies that near to a tie, a
     stored number is rounded the other way, by 2^-8 of itself: few numbers, so that results differ
-    by a small part of that on the whole, and nowhere by more than a few of it."""
+    by a small part of that on the whole, and nowhere by more than a few of it, where no kink
+    follows (test_side_by_side.py has what one does, and a closer look at each call)."""
     for name, array in found.items():
         difference, size = np.abs(array - wanted[name]), np.abs(wanted[name]).max()
         assert difference.max() <= 4 * 2.0**-8 * size + 1e-6, name

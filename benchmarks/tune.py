@@ -9,12 +9,14 @@ predicts to be quickest are run: first compared bit for bit with the general pat
 same order, then timed. The quickest goes into ``tuning.json`` in the cache folder, under the
 device's name, and later processes launch it; other shapes and devices keep the model's choice.
 Each choice is written as soon as it is measured, and so is ``--json``, a record of all of them.
-On a GPU of compute capability 9.0 each pass is then measured in TF32 and bf16, too: Hopper's own
-instructions (kernels/convolution_wgmma.cu; ``bf16-stored``, of arrays that hold bf16 numbers:
+Of arrays that hold bf16 numbers (``bf16-stored``, from compute capability 8.0 on) the same is done
+for the tiles of kernels/convolution_tensor_core.cu, which must agree with those of float32 arrays
+up to the order of sums. On a GPU of compute capability 9.0 each pass is then measured in TF32 and
+bf16, too: Hopper's own instructions (kernels/convolution_wgmma.cu; of bf16 arrays
 kernels/convolution_wgmma_bf16.cu) with the tiles that bindings/operators/wgmma.py predicts to be
-quickest against mma.sync, which they must agree with up to the order of sums. Where they are
-quicker they are written down, and launched from then on; where not, mma.sync stays.
-``--precision`` names what to measure.
+quickest against mma.sync, which they must agree with likewise. Where they are quicker they are
+written down, and launched from then on; where not, mma.sync stays. ``--precision`` names what to
+measure.
 
 ``--table FILE`` writes the choices there instead, and ``--dry`` nowhere. Other work on the GPU
 while this runs makes the choices worse, not wrong: every choice gives right results, and none
@@ -30,7 +32,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,54 +227,102 @@ class Warpgroups:
         return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
 
 
-class WarpgroupsOfHalves(Warpgroups):
-    """The same of arrays that hold bf16 numbers."""
+class Halves:
+    """mma.sync of arrays that hold bf16 numbers: which tile and how many slices."""
+
+    precision = stored_numbers.STORED
 
     def __init__(self, one: Pass) -> None:
-        super().__init__(one, "bf16")
-        self.precision = stored_numbers.STORED
-        self.key = self._wgmma.key_of_halves(one.kind)
+        from pygan.bindings.operators import tensor_core
+
+        self._pass, self._tensor_core = one, tensor_core
+        self.key = tensor_core.key_of_halves(one.kind)
 
     @property
     def tuned(self) -> bool:
-        shape = self._pass.shape
-        units = (shape.group_large, shape.group_small)
-        return super().tuned and all(count % stored_numbers.CHANNELS == 0 for count in units)
+        return bool(self._tensor_core.can_take_halves(self._pass.shape, self._pass.product))
+
+    def candidates(self, most: int) -> list[tuple[Any, int]]:
+        one = self._pass
+        return list(self._tensor_core.candidates_of_halves(one.product, one.half_result)[:most])
+
+    def plan(self, tile: Any, slices: int) -> Any:
+        one, tiles = self._pass, self._tensor_core.Tiles(tile, slices)
+        return self._tensor_core.plan_of_halves(one.kind, one.shape, tiles, one.half_result)
+
+    def agrees(self, plan: Any) -> bool:
+        """With mma.sync of float32 arrays, which rounds them to the same operands; numbers stored
+        in bf16 may be rounded to either neighbour."""
+        expected, allowed = self._expected
+        return bool((np.abs(self._pass.run(plan) - expected) <= allowed).all())
+
+    @cached_property
+    def _expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """Results, and how far others may be from them."""
+        one = self._pass
+        plain = Pass(one.device, one.kind, one.layer)
+        tiles = self._tensor_core.tiles_for("bf16", one.product)
+        mma = self._tensor_core.plan_with(one.kind, "bf16", one.shape, tiles)
+        expected = plain.run(mma)
+        allowed = one.product.depth / 4 * 2.0**-23 * plain.run(mma, absolute=True)
+        if one.half_result:
+            allowed += stored_numbers.TOLERANCE * (np.abs(expected) + allowed)
+        return expected, allowed
+
+    def other(self) -> Any:
+        """Nothing else takes such arrays everywhere."""
+
+
+class WarpgroupsOfHalves(Halves):
+    """wgmma of the same: whether, which tile, and how many slices."""
+
+    def __init__(self, one: Pass, mma: list[int] | None) -> None:
+        """mma: tile and slices that were measured to be mma.sync's quickest."""
+        from pygan.bindings.operators import wgmma
+
+        super().__init__(one)
+        self._wgmma, self._mma = wgmma, mma
+        self.key = wgmma.key_of_halves(one.kind)
+
+    @property
+    def tuned(self) -> bool:
+        one = self._pass
+        return super().tuned and self._wgmma.can_be_taken(one.kind, one.shape, one.product)
 
     def candidates(self, most: int) -> list[tuple[Any, int]]:
         one = self._pass
         return list(self._wgmma.candidates_of_halves(one.product, one.half_result)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        return self._plan(self._wgmma.Tiles(tile, slices))
-
-    def agrees(self, plan: Any) -> bool:
-        """As of float32 arrays; numbers stored in bf16 may be rounded to either neighbour."""
-        one, mma = self._pass, self.other()
-        expected = one.run(mma)
-        allowed = one.product.depth / 4 * 2.0**-23 * one.run(mma, absolute=True)
-        if one.half_result:
-            allowed += stored_numbers.TOLERANCE * (np.abs(expected) + allowed)
-        return bool((np.abs(one.run(plan) - expected) <= allowed).all())
-
-    def other(self) -> Any:
-        one = self._pass
-        return self._plan(self._tensor_core.tiles_of_halves(one.product, one.half_result))
-
-    def _plan(self, tiles: Any) -> Any:
-        one = self._pass
+        one, tiles = self._pass, self._wgmma.Tiles(tile, slices)
         return self._tensor_core.plan_of_halves(one.kind, one.shape, tiles, one.half_result)
 
+    def other(self) -> Any:
+        """mma.sync, as it is launched where wgmma is not."""
+        if self._mma is None:
+            return super().plan(*super().candidates(1)[0])
+        tiles = self._tensor_core.TILES_OF_HALVES
+        found = (tile for tile in tiles if [tile.lines, tile.columns] == self._mma[:2])
+        return super().plan(next(found), self._mma[2])
 
-def way_of(precision: str, one: Pass) -> Pipelined | Warpgroups:
+
+Way = Pipelined | Warpgroups | Halves
+
+
+def ways_of(precision: str, one: Pass, wgmma: bool, chosen: dict[str, list[int]]) -> Iterator[Way]:
+    """What a pass has to choose from, one after the other. wgmma: whether this device has it;
+    chosen: by key, what was measured before."""
     if precision == "float32":
-        return Pipelined(one)
-    return WarpgroupsOfHalves(one) if one.stored else Warpgroups(one, precision)
+        yield Pipelined(one)
+    elif one.stored:
+        yield (mma := Halves(one))
+        if wgmma:
+            yield WarpgroupsOfHalves(one, chosen.get(mma.key))
+    else:
+        yield Warpgroups(one, precision)
 
 
-def tune(
-    one: Pass, way: Pipelined | Warpgroups, most: int, how: dict[str, Any]
-) -> tuple[list[int], list[str]]:
+def tune(one: Pass, way: Way, most: int, how: dict[str, Any]) -> tuple[list[int], list[str]]:
     """(what goes into the table, a row for people)."""
     candidates = way.candidates(most)
     times = []
@@ -303,10 +353,19 @@ def has_wgmma(device: Any) -> bool:
     return bool(device.context.device.compute_capability() == wgmma.CAPABILITY)
 
 
+def measurable(device: Any) -> tuple[str, ...]:
+    """The precisions that have tiles to choose from on this device."""
+    from pygan.bindings.operators import tensor_core
+
+    if has_wgmma(device):
+        return PRECISIONS
+    narrow = device.context.device.compute_capability() >= tensor_core.LEAST_CAPABILITY
+    return ("float32", stored_numbers.STORED) if narrow else ("float32",)
+
+
 def default_precisions(device: Any) -> tuple[str, ...]:
-    """All on a GPU with wgmma; on the CPU driver, whose times mean nothing, the first."""
-    every = device.name == "cuda" and has_wgmma(device)
-    return PRECISIONS if every else PRECISIONS[:1]
+    """All that a GPU has; on the CPU driver, whose times mean nothing, the first."""
+    return measurable(device) if device.name == "cuda" else PRECISIONS[:1]
 
 
 class Run:
@@ -342,30 +401,32 @@ class Run:
             self.waiting.append(f"{network} {batch} {layer.name} {kind}")
             return
         one = Pass(self.device, kind, layer)
+        chosen: dict[str, list[int]] = {}
         for precision in self.precisions:
             if precision == stored_numbers.STORED:
                 one = Pass(self.device, kind, layer, stored=True)
-            way = way_of(precision, one)
-            if not way.tuned:
-                continue
-            try:
-                choice, row = tune(one, way, *self._how())
-            except AssertionError as error:
-                self.wrong.append(str(error))
-                continue
-            self.rows.append([network, str(batch), *row])
-            self._measured.append(
-                {"network": network, "batch": batch, "layer": layer.name, "pass": way.key}
-                | {"choice": choice, "row": row}
-            )
-            self._write(way, one, choice)
+            for way in ways_of(precision, one, has_wgmma(self.device), chosen):
+                if not way.tuned:
+                    continue
+                try:
+                    choice, row = tune(one, way, *self._how())
+                except AssertionError as error:
+                    self.wrong.append(str(error))
+                    continue
+                chosen[way.key] = choice
+                self.rows.append([network, str(batch), *row])
+                self._measured.append(
+                    {"network": network, "batch": batch, "layer": layer.name, "pass": way.key}
+                    | {"choice": choice, "row": row}
+                )
+                self._write(way, one, choice)
 
     def _how(self) -> tuple[int, dict[str, Any]]:
         if self.options.quick:
             return min(2, self.options.candidates), {"samples": 3, "seconds": 0.0}
         return self.options.candidates, {"samples": 7, "seconds": 0.01}
 
-    def _write(self, way: Pipelined | Warpgroups, one: Pass, choice: list[int]) -> None:
+    def _write(self, way: Way, one: Pass, choice: list[int]) -> None:
         from pygan.bindings.operators import tuning
 
         if self.table is not None:
@@ -411,7 +472,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--precision",
         nargs="+",
         choices=PRECISIONS,
-        help="default: float32, and all of them on a GPU of compute capability 9.0",
+        help="default: float32, and on a GPU bf16-stored from compute capability 8.0 on, all of "
+        "them on 9.0",
     )
     parser.add_argument("--candidates", type=int, default=12, help="tiles and slices per pass")
     parser.add_argument("--budget", type=float, metavar="S", help="seconds after which none begins")
@@ -424,8 +486,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (device,) = devices([options.device])
     table, why_not = table_of(options)
     run = Run(options, device, table)
-    if set(run.precisions) != {"float32"} and not has_wgmma(device):
-        parser.error("all but float32 have tiles to choose from on compute capability 9.0 alone")
+    if lacking := sorted(set(run.precisions) - set(measurable(device))):
+        parser.error(
+            f"nothing to choose for {', '.join(lacking)} on this device: tf32 and bf16 have tiles "
+            f"to choose from on compute capability 9.0 alone, bf16-stored from 8.0 on"
+        )
     run.all()
     run.write_json()
     run.print()

@@ -17,7 +17,7 @@ from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 from ..context import device_name
-from . import convolution, fully_connected, wgmma
+from . import convolution, fully_connected, tuning, wgmma
 from .convolution import Plan, Product, aligned, few_channels, product_of
 from .epilogue import NOTHING, of_gradient, of_output
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
@@ -178,15 +178,38 @@ def tiles_for(precision: str, product: Product) -> Tiles:
     return min(choices, key=lambda tiles: predicted_microseconds(tiles, precision, product))
 
 
-def tiles_of_halves(product: Product, result: bool) -> Tiles:
+def tiles_of_halves(
+    kind: str, shape: Geometry, product: Product, result: bool, device: str | None
+) -> Tiles:
     """As :func:`tiles_for`, for operands of which memory holds bf16, and `result`: whether it does
-    of what is written."""
+    of what is written; or what was measured to be quickest on `device`."""
+    measured = tuning.chosen(key_of_halves(kind), shape, device, TILES_OF_HALVES)
+    return candidates_of_halves(product, result)[0] if measured is None else Tiles(*measured)
+
+
+def candidates_of_halves(product: Product, result: bool) -> list[Tiles]:
+    """All choices, what is predicted to be quickest first."""
     choices = [Tiles(tile, slices) for tile in TILES_OF_HALVES for slices in _slices(product)]
     number_bytes = {"operand_bytes": 2, "result_bytes": 2 if result else 4}
-    return min(
+    return sorted(
         choices,
         key=lambda tiles: predicted_microseconds(tiles, "bf16", product, **number_bytes),
     )
+
+
+def key_of_halves(kind: str) -> str:
+    """In tables of measured choices."""
+    return f"bf16 arrays mma {kind}"
+
+
+def can_take_halves(shape: Geometry, product: Product) -> bool:
+    """Whether both sides come in whole units of bf16 numbers, on a grid of blocks."""
+    units = all(count % CHANNELS == 0 for count in (shape.group_large, shape.group_small))
+    return units and _fits_a_grid(product)
+
+
+def _fits_a_grid(product: Product) -> bool:
+    return max(product.count, -(-product.columns // 64)) <= MOST_BLOCKS
 
 
 def _slices(product: Product) -> list[int]:
@@ -273,10 +296,10 @@ def _plan_of_halves(
         units = ["large", "small"]  # of weights that are read, both are contiguous somewhere
     channels = [getattr(shape, f"group_{name}") for name in units]
     fits = precision == "bf16" and all(count % CHANNELS == 0 for count in channels)
-    fits = fits and max(product.count, -(-product.columns // 64)) <= MOST_BLOCKS
+    fits = fits and _fits_a_grid(product)
     if fits and left and right and not (result and kind == "backward_weight"):
         warpgroups = wgmma.tiles_of_halves(kind, shape, product, result, device)
-        tiles = warpgroups or tiles_of_halves(product, result)
+        tiles = warpgroups or tiles_of_halves(kind, shape, product, result, device)
         return plan_of_halves(kind, shape, tiles, result)
     if fits and not (left or right) and kind != "backward_weight":
         tiles = tiles_for(precision, product)

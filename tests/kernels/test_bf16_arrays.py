@@ -55,7 +55,7 @@ IMAGE_OF_ONE = Case(2, (13, 10), (3, 3), (1, 1), (0, 0), (1, 1), 1, 1, 8)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Every tile, with slices where the depth allows them."""
 
-    def fixed(of: Any, result: bool) -> Tiles:
+    def fixed(kind: str, shape: Any, of: Any, result: bool, device: Any) -> Tiles:
         return Tiles(request.param, 3 if of.depth > 4 * request.param.depth else 1)
 
     monkeypatch.setattr(tensor_core, "tiles_of_halves", fixed)
@@ -378,7 +378,7 @@ def test_half_the_bytes_are_predicted_to_take_less_time() -> None:
     layer = tensor_core.Product(64 * 64, 256, 16 * 128, 1)
     predicted = tensor_core.predicted_microseconds
     floats = predicted(tensor_core.tiles_for("bf16", layer), "bf16", layer)
-    tiles = tensor_core.tiles_of_halves(layer, result=True)
+    tiles = tensor_core.candidates_of_halves(layer, result=True)[0]
     assert predicted(tiles, "bf16", layer, operand_bytes=2, result_bytes=2) < 0.7 * floats
 
 

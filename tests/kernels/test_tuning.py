@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pygan.bindings.operators import convolution, tuning, wgmma
+from pygan.bindings.operators import convolution, tensor_core, tuning, wgmma
 from pygan.bindings.operators.shapes import geometry
 from pygan.bindings.operators.tiling import TILES
 
@@ -134,16 +134,53 @@ def test_wgmma_is_measured_against_mma_sync(
     table.unlink()
     assert tune.main(options) == 0
     (choices,) = json.loads(table.read_text()).values()
-    assert choices and all(
-        key.startswith(wgmma.key_of_halves("backward_weight")) for key in choices
-    )
+    keys = [each.key_of_halves("backward_weight") for each in (tensor_core, wgmma)]
+    assert [key[: len(begins)] for key, begins in zip(choices, keys, strict=True)] == keys
 
     # A kernel that computes something else is not written down, however quick it is.
-    monkeypatch.setattr(tune.WarpgroupsOfHalves, "agrees", lambda *_: False)
+    monkeypatch.setattr(tune.Halves, "agrees", lambda *_: False)
     table.unlink()
     assert tune.main(options) == 1
     assert "differs from what it must agree with" in capsys.readouterr().err
     assert not table.exists()
+
+
+def test_every_tile_of_bf16_arrays_is_searched_and_agrees(
+    monkeypatch: pytest.MonkeyPatch, device: Any
+) -> None:
+    """Those of 256 lines among them; a tile that computes something else does not."""
+    if device.check:
+        pytest.skip("the script takes device cpu or cuda")
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import tune
+
+    layer = tune.Layer("E", (2, 9, 9, 16), (24, 3, 3, 16), (2, 7, 7, 24), 1, 0)
+    for kind in tune.KINDS:
+        way = tune.Halves(tune.Pass(device, kind, layer, stored=True))
+        assert way.tuned
+        found = way.candidates(100)
+        assert all(any(each is tile for each, _ in found) for tile in tensor_core.TILES_OF_HALVES)
+        for tile in tensor_core.TILES_OF_HALVES:
+            assert way.agrees(way.plan(tile, 1)), f"{kind} {tile}"
+    wrong = way.plan(tensor_core.TILES_OF_HALVES[0], 1)
+    assert not way.agrees(wrong._replace(arguments=(1, *wrong.arguments[1:])))  # of 2 images
+
+
+def test_a_measured_tile_of_bf16_arrays_goes_before_the_model(table: Path) -> None:
+    sides = ((2, 8, 8, 16), (16, 4, 4, 16), (2, 4, 4, 16))
+    shape = geometry("x", *sides, *ATTRIBUTES)
+    halves = tensor_core.Halves(True, True, True)
+
+    def plan(device: str | None) -> Any:
+        tensor_core._plan.cache_clear()
+        return tensor_core._plan("convolution_forward", "bf16", *sides, *ATTRIBUTES, device, halves)
+
+    model = plan("Some GPU")
+    key = tuning.key(tensor_core.key_of_halves("forward"), shape)
+    tuning.write(table, "Some GPU", {key: [256, 128, 2]})
+    chosen = plan("Some GPU")
+    assert (chosen.defines["TILE_M"], chosen.defines["TILE_N"], chosen.slices) == (256, 128, 2)
+    assert chosen != model == plan("Another GPU")
 
 
 def test_what_was_measured_to_be_slower_is_not_taken(table: Path) -> None:

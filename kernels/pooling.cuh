@@ -7,6 +7,7 @@
 
 enum class Pooling { max, avg };
 
+// The maximum of no pixel at all; that of pixels which all are -infinity is -infinity.
 constexpr float LOWEST = -3.402823466e+38f;
 
 // One axis of a window, clipped to the image, and the cells it counts for the average.
@@ -64,10 +65,12 @@ __device__ __forceinline__ Pack<W> pooled(const float* x, const Windows& windows
     const float* const image = x + sample * windows.height * width * channels + c;
 
     const Span rows = windows.rows(p), columns = windows.columns(q);
+    const bool has_pixels = rows.begin < rows.end && columns.begin < columns.end;
+    const float lowest = has_pixels ? -INFINITY : LOWEST;
     Pack<W> result;
 #pragma unroll
     for (int k = 0; k < W; ++k) {
-        result.at[k] = KIND == Pooling::max ? LOWEST : 0.0f;
+        result.at[k] = KIND == Pooling::max ? lowest : 0.0f;
     }
     for (int h = rows.begin; h < rows.end; ++h) {
         for (int w = columns.begin; w < columns.end; ++w) {
@@ -101,7 +104,7 @@ __device__ __forceinline__ void add_where_maximal(const float* image, const Span
     int winner[W];
 #pragma unroll
     for (int k = 0; k < W; ++k) {
-        best.at[k] = LOWEST;
+        best.at[k] = -INFINITY;
         winner[k] = -1;
     }
     for (int h = rows.begin; h < rows.end; ++h) {

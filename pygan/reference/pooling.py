@@ -2,7 +2,8 @@
 
 Window (p, q) covers rows p stride - pad .. + kernel of the padded image. The number of windows
 comes from y's shape, so both conventions ("valid" and "full", shapes.pooling_output_size) are
-served; a window wholly in the padding gives the most negative number for max and 0 for average.
+served; a window wholly in the padding gives the most negative finite number for max and 0 for
+average.
 """
 
 from __future__ import annotations
@@ -176,7 +177,10 @@ def _maximum(x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair
         np.maximum(*first, out=y)
         taps = taps[2:]
     else:
-        y[...] = np.finfo(y.dtype).min
+        y[...] = -np.inf
+        for axis in (1, 2):  # the last windows may begin beyond the image
+            with_pixels = -(-(x.shape[axis] + pad[axis - 1]) // stride[axis - 1])
+            y[(slice(None),) * axis + (slice(with_pixels, None),)] = np.finfo(y.dtype).min
     for x_part, y_part in taps:
         np.maximum(y[y_part], x[x_part], out=y[y_part])
 

@@ -130,6 +130,23 @@ def test_arrays_between_multiples_of_16_bytes(device: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("kernel, pad", [(1, 0), (2, 0), (2, 1)])
+def test_maximum_of_minus_infinities(device: Any, channels: int, kernel: int, pad: int) -> None:
+    """It is minus infinity, at the window's first pixel; a window without pixels is another case."""
+    attributes = {"kernel": (kernel,) * 2, "stride": (kernel,) * 2, "pad": (pad,) * 2}
+    x = np.full((1, 2, 2, channels), -np.inf, np.float32)
+    # one window, or four of a pixel each
+    windows = 1 if (kernel, pad) == (2, 0) else 2
+    y, dx = poisoned(device, 1, windows, windows, channels), poisoned(device, *x.shape)
+    device.ops.pooling_forward(upload(device, x), y, kind="max", **attributes)
+    assert (np.asarray(y) == -np.inf).all()
+    dy = upload(device, np.ones(y.shape, np.float32))
+    device.ops.pooling_backward(upload(device, x), dy, dx, kind="max", **attributes)
+    firsts = [1, 0, 0, 0] if windows == 1 else [1] * 4
+    assert np.asarray(dx).reshape(4, channels).T.tolist() == [firsts] * channels
+
+
+@pytest.mark.parametrize("channels", [1, 4])
 def test_nan_in_a_window_shows(device: Any, channels: int) -> None:
     values = np.array([1, np.nan, 3, np.nan], np.float32).reshape(1, 2, 2, 1)
     x = np.ascontiguousarray(np.broadcast_to(values, (1, 2, 2, channels)))

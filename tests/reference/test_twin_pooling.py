@@ -96,6 +96,18 @@ def test_windows_wholly_in_the_padding():
     assert dx.ravel().tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("kernel, pad", [(1, 0), (2, 0), (2, 1)])
+def test_maximum_of_minus_infinities(kernel, pad):
+    x = np.full((1, 2, 2, 1), -np.inf, np.float32)
+    options = {"kernel": (kernel,) * 2, "stride": (kernel,) * 2, "pad": (pad,) * 2}
+    windows = 1 if (kernel, pad) == (2, 0) else 2
+    y, dx = np.full((1, windows, windows, 1), np.nan, np.float32), np.full_like(x, np.nan)
+    reference.pooling_forward(x, y, kind="max", **options)
+    assert (y == -np.inf).all()
+    reference.pooling_backward(x, np.ones_like(y), dx, kind="max", **options)
+    assert dx.ravel().tolist() == ([1, 0, 0, 0] if windows == 1 else [1] * 4)
+
+
 def test_a_nan_in_a_window_is_not_hidden():
     x = np.array([[1.0, np.nan], [np.nan, 2.0]], np.float32).reshape(1, 2, 2, 1)
     y, dx = np.zeros((1, 1, 1, 1), np.float32), np.zeros_like(x)

@@ -132,7 +132,7 @@ def test_arrays_between_multiples_of_16_bytes(device: Any, kind: str) -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("kernel, pad", [(1, 0), (2, 0), (2, 1)])
 def test_maximum_of_minus_infinities(device: Any, channels: int, kernel: int, pad: int) -> None:
-    """It is minus infinity, at the window's first pixel; a window without pixels is another case."""
+    """It is minus infinity, at the window's first pixel; without a pixel it is a finite number."""
     attributes = {"kernel": (kernel,) * 2, "stride": (kernel,) * 2, "pad": (pad,) * 2}
     x = np.full((1, 2, 2, channels), -np.inf, np.float32)
     # one window, or four of a pixel each

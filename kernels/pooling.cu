@@ -6,7 +6,8 @@
 // Conventions of MXNet's Pooling: P and Q are free (so both its "valid" and "full" rounding are
 // served); the average divides by the window clipped to the padded image, or, without
 // count_include_pad, to the image; a window wholly in the padding gives the most negative finite
-// float as maximum and 0 as average; of equal maxima the first in row-major order gets the gradient.
+// float as maximum and 0 as average; of equal maxima the first in row-major order gets the
+// gradient.
 //
 // Forward: one thread per output; channels are the fast axis, so a warp reads whole lines and the
 // windows' overlap is served by the caches. Backward gathers: one thread per input pixel visits the

@@ -3,12 +3,13 @@
     python benchmarks/gpu_record.py [--out DIR] [--only PART ...] [--within S] [--device cuda]
                                     [--quick]
 
-The parts, in this order: ``machine`` (driver, compiler, packages), ``tests`` (kernels, executors,
-bindings and training on the GPU), ``memcheck``, ``racecheck``, ``initcheck`` and ``synccheck`` (a
-few tests of the kernels under compute-sanitizer), ``step`` and ``kernels`` (the benchmarks, with
-their peers), ``tune`` (which tiles are quickest, as a table in the folder), ``nvcc`` (registers and
-spills of every kernel, which needs no GPU), ``figures``. Each runs in a process of its own, with a
-time limit, and leaves a log and its files in one folder,
+The parts, in this order: ``machine`` (driver, compiler, packages), ``compile`` (every kernel, on
+all cores at once, into the cache that the others read), ``tests`` (kernels, executors, bindings and
+training on the GPU), ``step`` and ``kernels`` (the benchmarks, with their peers), ``memcheck``,
+``racecheck``, ``initcheck`` and ``synccheck`` (a few tests of the kernels under compute-sanitizer),
+``tune`` (which tiles are quickest, as a table in the folder), ``nvcc`` (registers and spills of
+every kernel, which needs no GPU), ``figures``. Each runs in a process of its own, with a time
+limit, and leaves a log and its files in one folder,
 ``benchmarks/records/<date>-<gpu>-<commit>/``; ``summary.md`` there is brought up to date after
 each, so that a run that was broken off keeps what it has. A part that fails does not stop the
 others. The packages are those of the Python that runs this script; what the parts lack, they say.
@@ -45,6 +46,7 @@ from measuring import REPOSITORY, commit, machine, write_json
 # Parts run in this folder, not in the repository's root: there `python -m` would find the folder
 # pygan, which lacks the packages that an installation adds to it, before an installed one.
 BENCHMARKS = REPOSITORY / "benchmarks"
+REPORT_TEST = "test_nvcc_report.py"  # of tests/bindings: what the part ``nvcc`` does
 SANITIZER = "compute-sanitizer"
 SANITIZER_ERROR = 86  # its exit code when it found something
 TESTED = ("kernels", "executor", "bindings")
@@ -110,21 +112,27 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     report += ["--arch", "sm_90a", "--", "elementwise.cu"] if quick else []
     lacks_tests = _lacks("pytest", "hypothesis")
     made = [Part("machine", "machine", [python, "gpu_record.py", "--describe", str(out)], 120)]
-    # Side by side where that is installed: compiling, which is most of it, takes all cores then.
-    beside = ["-n", str(min(8, os.cpu_count() or 1))] if _has("xdist") and not quick else []
+    ahead = [python, "-m", "pygan.bindings.precompile"]
+    made.append(Part("compile", "compile", ahead, limit, only_cuda=True, needs=_lacks_nvcc))
+    # Side by side where that is installed: the numpy twins, which are most of it, take all cores.
+    workers = ["-n", str(min(8, os.cpu_count() or 1)), "--dist", "worksteal"]
+    beside = workers if _has("xdist") and not quick else []
     for folder in folders:
         name = "tests" if quick else f"tests-{Path(folder).name}"
-        made.append(Part(name, "tests", [*pytest, *beside, folder], limit, needs=lacks_tests))
+        command = [*pytest, *beside, folder, "--ignore", str(tests / "bindings" / REPORT_TEST)]
+        made.append(Part(name, "tests", command, limit, needs=lacks_tests))
     if not quick:
         trained = [str(tests / "training" / name) for name in TRAINED]
         command = [*pytest, *beside, *trained]
         made.append(Part("tests-training", "tests", command, limit, needs=lacks_tests))
+    made += _benchmarks(device, quick, out, limit)
     for tool in ("memcheck", "racecheck", "initcheck", "synccheck"):
         command = [SANITIZER, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR)]
+        # What a call of the driver says goes to the tests, some of which expect a refusal.
+        command += ["--report-api-errors", "no"] if tool == "memcheck" else []
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
         most = min(limit, SANITIZER_LIMIT)
         made.append(Part(tool, tool, command, most, only_cuda=True, needs=_lacks_sanitizer))
-    made += _benchmarks(device, quick, out, limit)
     tune = [python, "tune.py", "--device", device, "--json", str(out / "tune.json")]
     tune += ["--table", str(out / "tuning.json"), "--budget", str(0.8 * limit)]
     tune += ["--quick", "--network", "lesson", "--only", "D4"] if quick else []

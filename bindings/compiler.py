@@ -21,7 +21,10 @@ from . import cache, probe
 from .cpu_driver import pruning
 from .errors import CompileError, DeviceUnavailable
 
-NVCC_FLAGS = ("-std=c++17", "-lineinfo")
+# Products and sums are fused where a kernel writes fmaf, and nowhere else: nvcc fuses others as
+# they happen to stand, and two kernels that compute the same expression would differ in bits.
+ARITHMETIC_FLAGS = ("-fmad=false",)
+NVCC_FLAGS = ("-std=c++17", "-lineinfo", *ARITHMETIC_FLAGS)
 
 
 def kernels_dir() -> Path:
@@ -67,8 +70,14 @@ def compile_for_gpu(
     nvcc = require_nvcc()
     flags = ["-cubin", f"-arch={arch}", *NVCC_FLAGS, *extra_flags, *define_flags(defines)]
     include_dirs = [kernels_dir()]
-    key = content_key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc))
+    key = content_key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc), anywhere=True)
     return cached(key, lambda: run_nvcc(nvcc, path, flags, include_dirs)[0])
+
+
+def arch_of(capability: tuple[int, int]) -> str:
+    """What nvcc compiles for; 9.0 with the `a` that the warp-group instructions need."""
+    major, minor = capability
+    return "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
 
 
 def define_flags(defines: Mapping[str, object]) -> list[str]:
@@ -105,11 +114,17 @@ def included_files(path: Path, include_dirs: Iterable[Path]) -> list[Path]:
 
 
 def content_key(
-    path: Path, include_dirs: Sequence[Path], flags: Sequence[str], compiler: str
+    path: Path,
+    include_dirs: Sequence[Path],
+    flags: Sequence[str],
+    compiler: str,
+    anywhere: bool = False,
 ) -> str:
-    """A cache key of everything that an image depends on."""
+    """A cache key of everything that an image depends on. anywhere: but for the folder that the
+    sources lie in, which images name only to find lines (check mode tells them to people)."""
     digest = hashlib.sha256()
-    parts = [compiler.encode(), "\0".join(flags).encode(), str(path).encode(), path.read_bytes()]
+    place = path.name if anywhere else str(path)
+    parts = [compiler.encode(), "\0".join(flags).encode(), place.encode(), path.read_bytes()]
     for each in included_files(path, include_dirs):
         parts += [each.name.encode(), each.read_bytes()]
     for part in parts:

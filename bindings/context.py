@@ -53,6 +53,7 @@ class Driver:
             self.thread = threading.get_ident()
             self.primary.push()
         self.orphans: list[Any] = []
+        self.left = False
         atexit.register(self._leave)
 
     @contextlib.contextmanager
@@ -75,6 +76,7 @@ class Driver:
                 self.primary.push()
             self.stream.synchronize()
         self.orphans.clear()
+        self.left = True
         try:
             self.primary.detach()
         except self.cuda.Error:  # a fault on the GPU has ended the context before us
@@ -232,6 +234,12 @@ class Context:
         """Whether the calling thread is the one that keeps the context current."""
         return threading.get_ident() == self._driver.thread
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the interpreter is ending and the CUDA context was given back: what the driver
+        made in it is gone, and must not be named to it any more."""
+        return self._driver.left
+
     def synchronize(self) -> None:
         """Wait for all launched work. An error of an earlier launch is raised as LaunchError."""
         self.run(self.stream.synchronize)
@@ -242,9 +250,8 @@ class Context:
 
     @cached_property
     def arch(self) -> str:
-        """What nvcc compiles for; 9.0 with the `a` that the warp-group instructions need."""
-        major, minor = self.device.compute_capability()
-        return "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
+        """What nvcc compiles for."""
+        return compiler.arch_of(self.device.compute_capability())
 
     @cached_property
     def limits(self) -> Limits:

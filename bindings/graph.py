@@ -81,8 +81,9 @@ class Graph:
 
     def __del__(self) -> None:
         executable, self._executable = getattr(self, "_executable", None), None
-        if executable is not None:
-            with contextlib.suppress(Exception):  # at interpreter exit the driver may be gone
+        # At interpreter exit the CUDA context goes first, and its graphs with it.
+        if executable is not None and not self.context.is_over:
+            with contextlib.suppress(Exception):
                 self._driver.cuGraphExecDestroy(executable)
 
 

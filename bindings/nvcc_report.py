@@ -19,8 +19,8 @@ them, and the first set of each file for sm_75, which lacks most.
 The exit code is 0 if nothing warned and no entry point spills registers, 1 if something did, and 2
 where there is no nvcc. Products of warpgroups that ptxas cannot leave under way (its remarks C7510
 and following) count as warnings. ``--fetch`` gets nvcc from PyPI (about 130 MB, 320 MB unpacked)
-into the cache folder; nothing is installed. Results are cached by content and folder: a second
-run takes a moment, another clone's first one does not.
+into the cache folder; nothing is installed. Results are cached by content: a second run takes a
+moment.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ WHEEL_VERSION = ">=13,<14"
 REPORT_FLAGS = (
     *("-std=c++17", "-Werror", "all-warnings", "-Xptxas", "-v"),
     "-D_GLIBCXX_BITS_SPECFUN_H=1",
+    *compiler.ARITHMETIC_FLAGS,
 )
 SERIALIZED = re.compile(r"\(C75\d\d\)")
 """ptxas's remarks about products of warpgroups."""
@@ -190,7 +191,8 @@ def _compile(nvcc: Path, path: Path, defines: Sequence[str], arch: str) -> list[
     """The usages, or the compiler's text where it refused."""
     flags = ["-cubin", f"-arch={arch}", *REPORT_FLAGS, *defines]
     include_dirs = [path.parent, compiler.kernels_dir()]
-    key = compiler.content_key(path, include_dirs, flags, "report " + compiler.nvcc_version(nvcc))
+    version = "report " + compiler.nvcc_version(nvcc)
+    key = compiler.content_key(path, include_dirs, flags, version, anywhere=True)
 
     def build() -> bytes:
         return compiler.run_nvcc(nvcc, path, flags, include_dirs)[1].encode()

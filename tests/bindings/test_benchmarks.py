@@ -357,8 +357,10 @@ def test_parts_of_a_gpus_record_fit_ten_minutes(repository: Path, monkeypatch) -
         step.make_parser().parse_args(part.command[2:])
     assert all(part.limit <= 540 for part in made)
     groups = list(dict.fromkeys(part.group for part in made))
-    assert groups[:2] == ["machine", "tests"]  # what is wrong need not be timed
-    assert groups[-5:] == ["step", "kernels", "tune", "nvcc", "figures"]
+    assert groups[:3] == ["machine", "compile", "tests"]  # what is wrong need not be timed
+    checks = ["memcheck", "racecheck", "initcheck", "synccheck"]
+    assert groups[3:] == ["step", "kernels", *checks, "tune", "nvcc", "figures"]
+    assert (repository / "tests" / "bindings" / gpu_record.REPORT_TEST).exists()
 
 
 def test_a_record_ends_in_time(run_script, tmp_path: Path) -> None:

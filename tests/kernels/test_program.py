@@ -424,6 +424,8 @@ def counted(device: Any) -> tuple[Arrays, program.Program]:
 
 def test_a_count_that_is_not_0_again_shows(device: Any) -> None:
     """One too many: a block that is not the last adds slices that are not there."""
+    if device.name != "cpu":
+        pytest.skip("on a GPU they may be there: the block that was left out may have been quicker")
     launched, (together, made) = Arrays(device), counted(device)
     for call in deep_layer(launched):
         call()
@@ -482,8 +484,8 @@ def test_the_block_that_comes_last(device: Any, tmp_path: Path, waits: int) -> N
     checks = getattr(device, "check", False)
     for _ in range(3):
         x.fill(np.nan)
-        cpu_driver.take_reports()
         if checks and not waits:
+            cpu_driver.take_reports()
             with pytest.raises(LaunchError, match="race"):
                 kernel(7, 32, x, y, arrivals, waits)
             assert {report.kind for report in cpu_driver.take_reports()} == {"race"}

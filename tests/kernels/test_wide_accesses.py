@@ -6,8 +6,7 @@ import re
 from collections.abc import Mapping
 
 import pytest
-
-from pygan.bindings import compiler
+from compiled import intermediate_code
 
 LOAD, STORE = r"ld\.global(\.nc)?\.v4\.\w+", r"st\.global\.v4\.\w+"
 
@@ -49,19 +48,6 @@ FILES: dict[str, tuple[Mapping[str, str], Mapping[str, tuple[str, ...]]]] = {
         },
     ),
 }
-
-
-def intermediate_code(file: str, defines: Mapping[str, str]) -> dict[str, str]:
-    """PTX by entry point."""
-    nvcc, path = compiler.find_nvcc(), compiler.source_path(file)
-    if nvcc is None:
-        pytest.skip("no nvcc; `pip install pygan[nvcc]` or nvcc_report --fetch brings one")
-    folders = [compiler.kernels_dir()]
-    flags = ["-ptx", "-arch=sm_90a", *compiler.NVCC_FLAGS, *compiler.define_flags(defines)]
-    key = compiler.content_key(path, folders, flags, "nvcc " + compiler.nvcc_version(nvcc))
-    text = compiler.cached(key, lambda: compiler.run_nvcc(nvcc, path, flags, folders)[0]).decode()
-    _, *parts = re.split(r"^\.visible \.entry ", text, flags=re.M)
-    return {re.match(r"\w+", part)[0]: part for part in parts}
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -9,6 +9,9 @@ a line separated by ``|``; a file without such a line is compiled once, without 
 
     // variants: -DTILE=16 -DVECTOR=4 | -DTILE=32
 
+What launchers always name, and a set leaves out because the file has it so by itself, a line tells
+besides: ``// variants, unless they say: -DVECTOR=4``.
+
 Sets that need newer hardware name the oldest architecture in brackets, ``// variants(sm_80): ...``;
 older ones pass them over. One with an ``a``, ``sm_90a``, has instructions that no later one has:
 such sets are compiled for it alone.
@@ -104,6 +107,19 @@ def variants(source: str, arch: str | None = None) -> list[tuple[str, ...]]:
         if not re.fullmatch(r"-D[A-Za-z_]\w*(=\S+)?", flag):
             raise ValueError(f"a variants line holds {flag!r}; only -DNAME or -DNAME=value may be")
     return list(dict.fromkeys(found)) if lines else [()]
+
+
+def launched(source: str, arch: str | None = None) -> list[dict[str, str]]:
+    """The sets as launchers give them: macros by name."""
+    always = re.findall(r"^[ \t]*//[ \t]*variants, unless they say:(.*)$", source, re.M)
+    named = [_macros(line.split()) for line in always]
+    given = {name: value for macros in named for name, value in macros.items()}
+    return [given | _macros(flags) for flags in variants(source, arch)]
+
+
+def _macros(flags: Sequence[str]) -> dict[str, str]:
+    pairs = (flag.removeprefix("-D").partition("=") for flag in flags)
+    return {name: value or "1" for name, _, value in pairs}
 
 
 def _has(arch: str, needed: str) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from . import compiler, probe
 from .errors import CompileError, DeviceUnavailable
-from .nvcc_report import variants
+from .nvcc_report import launched
 
 
 def precompile(files: Sequence[Path], arch: str, workers: int) -> tuple[int, list[str]]:
@@ -34,9 +34,9 @@ def precompile(files: Sequence[Path], arch: str, workers: int) -> tuple[int, lis
     """
     compiler.require_nvcc()
     jobs = [
-        (path, macros(flags))
+        (path, defines)
         for path in files
-        for flags in variants(path.read_text(encoding="utf-8"), arch)
+        for defines in launched(path.read_text(encoding="utf-8"), arch)
     ]
     # What takes longest first, of which the length of a source with all it includes tells enough,
     # so that no long one is begun last.
@@ -48,18 +48,12 @@ def precompile(files: Sequence[Path], arch: str, workers: int) -> tuple[int, lis
     return len(jobs) - len(failures), failures
 
 
-def macros(flags: Sequence[str]) -> dict[str, object]:
-    """The -D flags of a set as a launcher gives them, by name."""
-    pairs = (flag.removeprefix("-D").partition("=") for flag in flags)
-    return {name: value if given else 1 for name, given, value in pairs}
-
-
 def _length(path: Path) -> int:
     sources = (path, *compiler.included_files(path, [compiler.kernels_dir()]))
     return sum(source.stat().st_size for source in sources)
 
 
-def _compile(path: Path, defines: dict[str, object], arch: str) -> str | None:
+def _compile(path: Path, defines: dict[str, str], arch: str) -> str | None:
     try:
         compiler.compile_for_gpu(path, defines, arch)
     except CompileError as error:

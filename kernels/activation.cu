@@ -9,6 +9,7 @@
 //
 // -DELEMENT=Bf16: all arrays hold bf16; arithmetic is float32.
 //
+// variants, unless they say: -DFROM_INPUT=0
 // variants: -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu | -DACTIVATION=sigmoid
 // variants: -DACTIVATION=tanh | -DACTIVATION=softplus
 // variants: -DACTIVATION=leaky_relu -DFROM_INPUT=1 | -DACTIVATION=elu -DFROM_INPUT=1

@@ -43,6 +43,7 @@
 // per thread; the moving statistics on the way of backward; merging in the pass over x; one launch
 // where a block can do it; four channels per thread.
 //
+// variants, unless they say: -DACTIVATION=none -DVECTOR=4
 // variants: | -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu
 // variants: -DACTIVATION=sigmoid | -DACTIVATION=tanh | -DACTIVATION=softplus
 // variants: -DVECTOR=1 | -DACTIVATION=relu -DVECTOR=1 | -DACTIVATION=leaky_relu -DVECTOR=1

@@ -22,6 +22,7 @@
 // A thread adds LINES rows at once, TOGETHER slices of each: 8 loads of 16 bytes are under way,
 // 64 kB in a block of 512 threads.
 //
+// variants, unless they say: -DACTIVATION=none -DVECTOR=4
 // variants: | -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu
 // variants: -DACTIVATION=sigmoid | -DACTIVATION=tanh | -DACTIVATION=softplus
 // variants: -DVECTOR=1 | -DACTIVATION=relu -DVECTOR=1 | -DACTIVATION=leaky_relu -DVECTOR=1

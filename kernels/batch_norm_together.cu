@@ -9,6 +9,7 @@
 // The block's part, the order of every sum and the last expressions are those of the two launches,
 // and so are the bits.
 //
+// variants, unless they say: -DACTIVATION=none -DVECTOR=4
 // variants: | -DACTIVATION=relu | -DACTIVATION=leaky_relu | -DACTIVATION=elu
 // variants: -DACTIVATION=sigmoid | -DACTIVATION=tanh | -DACTIVATION=softplus
 // variants: -DVECTOR=1 | -DACTIVATION=relu -DVECTOR=1 | -DACTIVATION=leaky_relu -DVECTOR=1

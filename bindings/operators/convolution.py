@@ -454,7 +454,9 @@ def _direct_plan(kind: str, shape: Geometry, elements: int) -> Plan:
     """One thread per element of the result: for results that leave almost all columns of a tile
     idle, and for more groups, phases or columns than a grid has blocks."""
     grid = (-(-elements // THREADS), 1, 1)
-    return Plan(FILE, f"convolution_{kind}_direct", {}, grid, THREADS, shape.arguments(), 1)
+    # Tiles are nothing to it, but name a compilation that other launches share.
+    defines = {"TILE_M": 64, "TILE_N": 64}
+    return Plan(FILE, f"convolution_{kind}_direct", defines, grid, THREADS, shape.arguments(), 1)
 
 
 def few_channels(kind: str, shape: Geometry) -> tuple[Plan, float] | None:

@@ -11,7 +11,11 @@ import numpy as np
 from .validation import THREADS, blocks_for, countable, device_array, has_rank, has_shape
 
 FILE = "data.cu"
-TABLE_TYPES = {np.dtype(np.uint8): "unsigned char", np.dtype(np.float32): "float"}
+TABLE_TYPES: dict[Any, dict[str, str]] = {
+    np.dtype(np.uint8): {},
+    np.dtype(np.float32): {"TABLE_TYPE": "float"},
+}
+"""Macros of kernels/data.cu."""
 MAX_CHUNKS = 65535
 PARTS = 6
 """Arrays that one launch of store_row takes."""
@@ -35,7 +39,7 @@ def gather_rows(
         raise ValueError(f"{operator}: table has dtype {table.dtype}; it must be uint8 or float32")
     row_size = prod(table.shape[1:])
     if y.size:
-        kernel = y.context.kernel(FILE, operator, TABLE_TYPE=TABLE_TYPES[table.dtype])
+        kernel = y.context.kernel(FILE, operator, **TABLE_TYPES[table.dtype])
         grid = (samples, blocks_for(row_size, most=MAX_CHUNKS))
         kernel(grid, THREADS, table, order, cursor, y, rows, order.size, row_size, scale, shift)
 

@@ -9,7 +9,8 @@ import pytest
 
 from pygan.bindings import compiler, precompile, probe
 
-SOURCE = """// variants: -DN=1 | -DTILE=8 -DN=2
+SOURCE = """// variants, unless they say: -DTILE=4
+// variants: -DN=1 | -DTILE=8 -DN=2
 extern "C" __global__ void k(float* y) { y[threadIdx.x] = N; }
 """
 
@@ -36,16 +37,16 @@ def test_launches_find_what_was_compiled_ahead(
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(compiler, "run_nvcc", compiles)
-    images = {compiler.compile_for_gpu(file, {"N": 1}, "sm_90a")}
+    images = {compiler.compile_for_gpu(file, {"N": 1, "TILE": 4}, "sm_90a")}
     images.add(compiler.compile_for_gpu(file, {"N": 2, "TILE": 8}, "sm_90a"))
     assert len(images) == 2 and all(image.startswith(b"\x7fELF") for image in images)
     # a copy of the sources elsewhere, another clone, has the same images
     elsewhere = file.parent / "clone" / file.name
     elsewhere.parent.mkdir()
     elsewhere.write_text(SOURCE)
-    assert compiler.compile_for_gpu(elsewhere, {"N": 1}, "sm_90a") in images
+    assert compiler.compile_for_gpu(elsewhere, {"N": 1, "TILE": 4}, "sm_90a") in images
     with pytest.raises(AssertionError, match="compiled again"):
-        compiler.compile_for_gpu(file, {"N": 1}, "sm_80")
+        compiler.compile_for_gpu(file, {"N": 1, "TILE": 4}, "sm_80")
 
 
 def test_what_does_not_compile_is_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

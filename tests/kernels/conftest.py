@@ -9,11 +9,15 @@ time on ``cuda`` where a GPU answers.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pygan.device
+from pygan.bindings import compiler, nvcc_report
+from pygan.bindings.context import Context
 
 KNOWN = ("cpu", "cpu-check", "cuda")
 
@@ -33,3 +37,23 @@ def chosen_devices() -> list[str]:
 def device(request: pytest.FixtureRequest) -> Any:
     name, _, mode = request.param.partition("-")
     return pygan.device.get(name, check=mode == "check")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_launched_set_is_listed() -> Iterator[None]:
+    """What was compiled for a launch stands in the file's `// variants:` lines: that is what the
+    compile report covers, and what is compiled ahead on a GPU."""
+    image = Context.image
+    unknown: set[tuple[str, str]] = set()
+
+    def watched(context: Context, path: Path, defines: dict[str, Any]) -> bytes:
+        if path.parent == compiler.kernels_dir():
+            named = {name: str(value) for name, value in defines.items()}
+            if named not in nvcc_report.launched(path.read_text(encoding="utf-8")):
+                unknown.add((path.name, " ".join(compiler.define_flags(defines))))
+        return image(context, path, defines)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Context, "image", watched)
+        yield
+    assert not unknown, f"launched, but not listed as variants: {sorted(unknown)}"

@@ -89,7 +89,8 @@ def test_the_first_versions_agree_with_the_twin(device: Any, operator: str) -> N
             inputs.append(None)  # the bias that a transposed convolution's forward has
         sides = (case.large, case.weight, case.small)
         sizes = geometry(operator, *sides, *case.attributes.values()).arguments()
-        kernel = device.context.kernel("convolution.cu", f"{operator}_direct")
+        tile = {"TILE_M": 64, "TILE_N": 64}
+        kernel = device.context.kernel("convolution.cu", f"{operator}_direct", **tile)
         blocks = -(-int(np.prod(problem.result)) // 256)
 
         def launch(out: Any, accumulate: bool) -> None:

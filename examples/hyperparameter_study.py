@@ -48,7 +48,8 @@ JUDGE = replace(SYSTEMS["classifier"], epochs=2, least_batches=2000)
 DPI = 120
 IMAGE_WIDTH = COLUMNS * (28 * SCALE + pictures.GAP) + pictures.GAP
 IMAGE_HEIGHT = ROWS * (28 * SCALE + pictures.GAP) + pictures.GAP
-PITCH, FIGURE_WIDTH = IMAGE_HEIGHT + 56, 410 + IMAGE_WIDTH + 130
+CURVES_LEFT, IMAGES_LEFT = 60, 410  # tick labels stand left of the curves
+PITCH, FIGURE_WIDTH = IMAGE_HEIGHT + 56, IMAGES_LEFT + IMAGE_WIDTH + 150
 
 
 @dataclass(frozen=True)
@@ -543,17 +544,17 @@ def draw(
             title, images = SETTINGS[name].title, samples[name]
             keys = numbers
             numbers = {key: float(np.mean([run[key] for run in results[name]])) for key in keys}
-            _draw_losses(place(row, 40, 330), curves[name], legend=row == 0)
-        middle = place(row, 390, IMAGE_WIDTH)
+            _draw_losses(place(row, CURVES_LEFT, 330), curves[name], legend=row == 0)
+        middle = place(row, IMAGES_LEFT, IMAGE_WIDTH)
         middle.axis("off")
         grid = np.asarray(pictures.grid(images, ROWS, COLUMNS, SCALE))
         middle.imshow(grid, "gray", vmin=0, vmax=255, aspect="auto", interpolation="nearest")
         lines = [f"{head} {form.format(numbers[key])}" for head, key, form in HEADINGS[-4:]]
         top = 1 - (row * PITCH + PITCH - IMAGE_HEIGHT - 6) / height
-        figure.text(40 / width, top, title, fontsize=9, va="bottom")
+        figure.text(CURVES_LEFT / width, top, title, fontsize=9, va="bottom")
         text = {"fontsize": 8, "va": "center", "linespacing": 1.5}
         bottom = height - (row + 1) * PITCH
-        beside = 400 + IMAGE_WIDTH
+        beside = IMAGES_LEFT + IMAGE_WIDTH + 10
         figure.text(beside / width, (bottom + IMAGE_HEIGHT / 2) / height, "\n".join(lines), **text)
     pictures.save_figure(figure, path)
 

@@ -77,6 +77,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         LookupError,
         TypeError,
         AttributeError,
+        RecursionError,
     ) as error:
         raise CheckpointError(
             f"{path}: damaged, or not a checkpoint ({len(content):,} bytes; {error}); "

@@ -363,9 +363,13 @@ def add_run_options(
 ) -> None:
     """The options that every run has, as ``pygan.training.command`` reads them. data: which images
     it takes."""
-    parser.add_argument("--data", metavar="DIR", help=data)
+    parser.add_argument("--data", type=_named, metavar="DIR", help=data)
     parser.add_argument(
-        "--out", default=f"runs/{name}", metavar="DIR", help="folder of the run (%(default)s)"
+        "--out",
+        type=_named,
+        default=f"runs/{name}",
+        metavar="DIR",
+        help="folder of the run (%(default)s)",
     )
     parser.add_argument("--epochs", type=positive, metavar="N", help=f"epochs in all ({epochs})")
     parser.add_argument(
@@ -483,7 +487,11 @@ def _add_quality(commands) -> None:
         "trained on CIFAR-10, of 'pygan train colour-classifier'",
     )
     measure.add_argument(
-        "--data", default="auto", metavar="DIR", help="the real images, as for training"
+        "--data",
+        type=_named,
+        default="auto",
+        metavar="DIR",
+        help="the real images, as for training",
     )
     measure.add_argument(
         "--count", type=positive, default=10_000, metavar="N", help="images (%(default)s)"
@@ -528,6 +536,12 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("its value is empty; name a folder")
+    return text
+
+
 def positive(text: str) -> int:
     return _integer(text, 1, 10**9)
 
@@ -568,8 +582,8 @@ def _digits(text: str) -> list[int]:
 
 
 def _grid(text: str) -> tuple[int, int]:
-    rows, cross, columns = text.lower().partition("x")
-    if not cross:
+    rows, _, columns = text.lower().partition("x")
+    if not (rows.isdecimal() and columns.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxCOLUMNS, such as 6x10")
     shape = _integer(rows, 1, GRID_LIMIT), _integer(columns, 1, GRID_LIMIT)
     if shape[0] * shape[1] > GRID_LIMIT:

@@ -85,8 +85,13 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over what `state_dict` gave, to the bit.
 
-        Raises CheckpointError, before anything is changed, where names or shapes do not fit.
+        Raises CheckpointError, before anything is changed, where names or shapes do not fit, or the
+        step count is none.
         """
+        if not isinstance(state, Mapping):
+            raise CheckpointError(
+                f"a state is a dictionary of arrays, as state_dict() gives it, not {state!r}"
+            )
         expected = {name: array.shape for name, array in self.state_dict().items()}
         given = {name: np.asarray(array).shape for name, array in state.items()}
         if given != expected:
@@ -103,7 +108,10 @@ class Optimizer:
                 f"the state is not of this optimizer and network: {listed}"
                 + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
             )
-        self._step[...] = np.full(STEP_SLOTS, int(np.asarray(state["step"])[0]), np.int32)
+        step = np.asarray(state["step"])[0]
+        if not isinstance(step, np.integer) or not 0 <= step < 2**31:
+            raise CheckpointError(f"the step count of the state is {step}, no int32 from 0 on")
+        self._step[...] = np.full(STEP_SLOTS, step, np.int32)
         self._learning_rate[...] = np.asarray(state["learning_rate"], self.executor.dtype)
         for buffer, array in self._state.items():
             host = np.zeros(array.shape, self.executor.dtype)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pygan import operators
+from pygan.checkpoint import atomic_write
 from pygan.errors import GraphError, ShapeError
 from pygan.operators import OPERATORS, Operator, Shape
 
@@ -263,11 +264,8 @@ class Symbol:
         return json.dumps(document, indent=1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the graph as JSON, beside the place and then renamed."""
-        path = Path(path)
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(self.to_json(), encoding="utf-8")
-        os.replace(beside, path)
+        """Writes the graph as JSON, whole or not at all. Raises OSError where that fails."""
+        atomic_write(path, self.to_json().encode())
 
 
 def from_json(text: str) -> Symbol:
@@ -305,7 +303,7 @@ def from_json(text: str) -> Symbol:
         return symbol
     except GraphError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise GraphError(f"this is no graph written by pygan: {error!r}") from None
 
 
@@ -356,7 +354,7 @@ def name_scope(prefix: str = "") -> Iterator[None]:
 
 
 def _automatic_name(kind: str) -> str:
-    base = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind).lower()
+    base = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", kind).lower()  # LeakyReLU: leaky_relu
     number = _counters[-1][base]
     _counters[-1][base] += 1
     return f"{_prefixes[-1]}{base}{number}"

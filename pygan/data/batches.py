@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pygan.data.image_set import ImageSet
+from pygan.errors import DataError
 
 
 class ResidentImages:
@@ -17,7 +18,7 @@ class ResidentImages:
     The order of epoch e is the permutation drawn from the numpy generator seeded by (seed, e): it
     depends on nothing that happened before, and it is saved with a checkpoint all the same.
     pixel_range: what the bytes 0 and 255 become.
-    Memory: one byte a pixel, plus five bytes an image.
+    Memory: one byte a pixel, plus five bytes an image. Raises DataError for a batch size below 1.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class ResidentImages:
         seed: int,
         pixel_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
+        if batch_size < 1:
+            raise DataError(f"a batch holds at least 1 image, not {batch_size}")
         self.device = device
         self.batch_size = batch_size
         self.count = len(images)

@@ -108,7 +108,9 @@ def _files(where: str | os.PathLike, split: str) -> list[Path]:
         where = named
     folder = Path(where)
     if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}")
+        raise DataError(
+            f"no such folder: {folder}; CIFAR-10 is read from the one that holds {FOLDER}"
+        )
     for place in (folder, folder / FOLDER):
         files = sorted(place.glob(PATTERNS[split]))
         if files:

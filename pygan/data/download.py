@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from pygan.errors import DataError
@@ -27,8 +28,8 @@ def download_mnist(names: tuple[str, ...]) -> Path:
     """The cache folder, holding the named MNIST files; those not there yet are fetched.
 
     The folder is ``$PYGAN_CACHE/data`` or the user's cache folder. Every file is checked on every
-    call, so a damaged one is fetched again. Raises DataError, with each mirror's own failure, where
-    a file cannot be had.
+    call, so a damaged one is fetched again; standard error says what is being fetched. Raises
+    DataError, with each mirror's own failure, where a file cannot be had.
     """
     try:
         import pooch
@@ -43,6 +44,8 @@ def download_mnist(names: tuple[str, ...]) -> Path:
     folder = Path(root) / "data"
     try:
         for name in names:
+            if not (folder / name).exists():
+                print(f"downloading MNIST's {name}", file=sys.stderr, flush=True)
             _retrieve(pooch, name, folder)
     finally:
         logger.setLevel(level)
@@ -50,7 +53,7 @@ def download_mnist(names: tuple[str, ...]) -> Path:
 
 
 def _retrieve(pooch, name: str, folder: Path) -> None:
-    failures = []
+    failures: dict[str, list[str]] = {}
     for mirror in MIRRORS:
         try:
             pooch.retrieve(
@@ -63,8 +66,9 @@ def _retrieve(pooch, name: str, folder: Path) -> None:
             return
         # pooch lets exceptions of requests, urllib3 and ssl through; each means "not from here".
         except Exception as error:
-            failures.append(f"{mirror.split('/')[2]}: {_short(error)}")
-    raise DataError(f"{name} could not be downloaded: " + "; ".join(failures))
+            failures.setdefault(_short(error), []).append(mirror.split("/")[2])
+    reasons = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in failures.items())
+    raise DataError(f"{name} could not be downloaded: {reasons}")
 
 
 def _short(error: Exception) -> str:

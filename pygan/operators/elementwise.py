@@ -26,14 +26,15 @@ class _Pairwise(Operator):
     inputs: ClassVar[tuple[str, ...]] = ("left", "right")
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0), (1, 0))
     function: ClassVar[str]
+    hint: ClassVar[str] = ""
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
         known = data_shape([shape for shape in inputs if shape is not None] or [None])
         for shape in inputs:
             if shape is not None and shape != known:
                 raise ShapeError(
-                    f"left has shape {inputs[0]} and right {inputs[1]}; they must be equal "
-                    "(BroadcastMultiply broadcasts)"
+                    f"left has shape {inputs[0]} and right {inputs[1]}; they must be equal"
+                    + self.hint
                 )
         return Shapes((known, known), (known,))
 
@@ -65,6 +66,7 @@ class Multiply(_Pairwise):
     """left * right, equal shapes."""
 
     function: ClassVar[str] = "multiply_forward"
+    hint: ClassVar[str] = " (BroadcastMultiply broadcasts)"
     backward_function: ClassVar[str] = "multiply_backward"
 
     def backward(

@@ -55,6 +55,8 @@ class RunFolder:
                 f"{path} already holds a run: --resume goes on with it, --overwrite starts anew, "
                 f"or choose another folder than --out {quoted}"
             )
+        if self.path.exists() and not self.path.is_dir():
+            raise TrainingError(f"{path} cannot be written: it is a file; name a folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Held until the process ends, however it ends.
@@ -120,7 +122,8 @@ class JsonLog:
             if self._file.tell() < keep_bytes:
                 raise TrainingError(
                     f"{path} is shorter ({self._file.tell():,} bytes) than when the checkpoint was "
-                    f"taken ({keep_bytes:,}); it was changed, so the run cannot go on from here"
+                    f"taken ({keep_bytes:,}); it was changed, so the run cannot go on from here: "
+                    "put the file back, or start a run in another folder"
                 )
             self._file.truncate(keep_bytes)
             self._file.seek(keep_bytes)

@@ -124,6 +124,11 @@ class Run:
             progress.say(said)
         self.per_epoch = self.model.data.batches_per_epoch
         self.epochs = options.epochs or saved.get("epochs", self.system.epochs_of(self.per_epoch))
+        if self.epochs != (options.epochs or saved.get("epochs", self.system.epochs)):
+            progress.say(
+                f"epochs: {self.epochs}, as one is {self.per_epoch} batches; --epochs asks for "
+                "another number"
+            )
         self.length = options.length or (None if options.epochs else saved.get("length"))
         self.total = self.length or self.epochs * self.per_epoch
         self.report = self.system.report(self.model, self.where)
@@ -163,7 +168,8 @@ class Run:
                 self.report.samples(self.folder, model.batches_done)
             if model.batches_done % self.per_epoch == 0:
                 self._end_epoch(epoch + 1)
-            self._show()
+            else:
+                self._show()
         self._finish(stop, total, model.batches_done - first, time.monotonic() - began)
 
     def _finish(self, stop: StopRequest, total: int, batches: int, seconds: float) -> None:
@@ -174,8 +180,9 @@ class Run:
             self._save()
         if batches:
             self.progress.say(
-                f"{batches:,} batches in {seconds:.1f} s: {1000 * seconds / batches:.1f} ms a "
-                f"batch, {batches * self.settings.batch_size / seconds:,.0f} images/s"
+                f"{batches:,} batch{'es' if batches > 1 else ''} in {seconds:.1f} s: "
+                f"{1000 * seconds / batches:.1f} ms a batch, "
+                f"{batches * self.settings.batch_size / seconds:,.0f} images/s"
             )
             if not ended:
                 self.report.samples(self.folder, self.model.batches_done)
@@ -227,9 +234,10 @@ class Run:
         path = self.folder.checkpoint
         expected = {name: array.shape for name, array in self.model.state_dict().items()}
         if saved["fingerprint"] != self.fingerprint:
+            named = "digits" if "scikit-learn" in saved["source"] else saved["data"]
             raise CheckpointError(
                 f"{path} was trained on other data: {saved['source']}, not {self.source}; name "
-                "the folder of that data with --data"
+                f"that with --data ({named}), or start a run in another folder with --out"
             )
         checkpoint.require_shapes(path, state, expected)
         self.model.load_state_dict(state, saved["batches_done"])
@@ -266,6 +274,7 @@ class Run:
 
     def _end_epoch(self, epoch: int) -> None:
         self._read_losses()
+        self._show()
         seconds = self.pace.lap()
         numbers = self.report.measure()
         self.log.write(

@@ -150,6 +150,8 @@ def test_state_of_another_network_changes_nothing(device: Any) -> None:
     for change, message in (
         ({"m/fc1_weight": np.zeros((70, 6), np.float32)}, r"m/fc1_weight \(70, 6\).*\(70, 5\)"),
         ({"m/fc9_bias": np.zeros(3, np.float32)}, "m/fc9_bias"),
+        ({"step": np.full(1, np.nan)}, "step count of the state is nan"),
+        ({"step": np.full(1, -1)}, "step count of the state is -1"),
     ):
         with pytest.raises(CheckpointError, match=message):
             stepper.load_state_dict(state | change)

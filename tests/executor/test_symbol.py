@@ -71,8 +71,9 @@ def test_weights_are_stored_by_the_small_side() -> None:
 def test_shape_errors_name_the_operator_and_both_shapes() -> None:
     x = sym.Variable("x")
     joined = sym.Add(x, sym.Variable("y"), name="total")
-    with pytest.raises(ShapeError, match=r"Add 'total'.*\(2, 3\).*\(3, 2\).*Variable 'y'"):
+    with pytest.raises(ShapeError, match=r"Add 'total'.*\(2, 3\).*\(3, 2\).*Variable 'y'") as said:
         joined.infer_shape(x=(2, 3), y=(3, 2))
+    assert "BroadcastMultiply" not in str(said.value)
     layer = sym.FullyConnected(x, num_hidden=4, name="fc")
     with pytest.raises(ShapeError, match=r"'fc'.*weight has shape \(4, 5\).*needs \(4, 3\)"):
         layer.infer_shape(x=(2, 3), fc_weight=(4, 5))
@@ -99,6 +100,7 @@ def test_names_are_unique_and_automatic_where_not_given() -> None:
         hidden = sym.FullyConnected(first, num_hidden=1)
     assert first.list_outputs() == ["net_flatten0_output"]
     assert second.list_outputs() == ["net_flatten1_output"]
+    assert sym.LeakyReLU(x, slope=0.2).list_outputs()[0].startswith("leaky_relu")
     assert hidden.list_arguments() == [
         *("x", "net_fully_connected0_weight", "net_fully_connected0_bias"),
     ]
@@ -175,6 +177,7 @@ def test_a_file_gives_the_same_graph(tmp_path: Path) -> None:
         ('"nodes"', '"knots"', "no graph"),
         ("{", "", "no graph"),
         ('"format"', '"attrs"', "no graph written by pygan.*'format'"),
+        ("{", "[" * 10**6, "no graph"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -233,7 +233,7 @@ def test_scikit_digits_look_like_mnist():
     assert (nearest == found.labels).mean() > 0.85
 
 
-def test_without_network_the_choice_is_said_with_its_reason(monkeypatch, tmp_path):
+def test_without_network_the_choice_is_said_with_its_reason(monkeypatch, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("pooch")
     monkeypatch.delenv("PYGAN_DATA", raising=False)
@@ -241,6 +241,7 @@ def test_without_network_the_choice_is_said_with_its_reason(monkeypatch, tmp_pat
     monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/", "http://localhost:9/"))
     text = load_digits("auto").describe()
     assert "not MNIST" in text and "127.0.0.1:9" in text and "localhost:9" in text
+    assert "downloading MNIST's train-images" in capsys.readouterr().err
     with pytest.raises(DataError, match="could not be downloaded"):
         load_digits("download")
 
@@ -296,6 +297,8 @@ def numbered_set(count: int) -> ImageSet:
 
 
 def test_an_epoch_visits_every_image_once_in_a_new_order():
+    with pytest.raises(DataError, match="at least 1 image, not 0"):
+        ResidentImages(device.get("numpy"), numbered_set(12), batch_size=0, seed=3)
     data = ResidentImages(device.get("numpy"), numbered_set(12), batch_size=4, seed=3)
     assert data.batches_per_epoch == 3
     out = np.full((4, 2, 2, 1), np.nan, np.float32)

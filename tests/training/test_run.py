@@ -192,7 +192,7 @@ def test_resume_with_other_settings_or_data_is_refused(trainer, tmp_path, small_
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
         (other / file.name).write_bytes(content)
-    with pytest.raises(CheckpointError, match="trained on other data"):
+    with pytest.raises(CheckpointError, match=f"trained on other data.*--data .{small_data}"):
         trainer(tmp_path / "run", resume=True, data=str(other))
 
 
@@ -291,7 +291,7 @@ def test_a_folder_that_cannot_be_written(trainer, tmp_path):
 
 def test_a_file_in_the_place_of_the_folder(trainer, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match="cannot be written"):
+    with pytest.raises(TrainingError, match="cannot be written: it is a file"):
         trainer(tmp_path / "file", max_batches=1)
 
 

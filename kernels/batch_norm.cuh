@@ -3,6 +3,7 @@
 #pragma once
 
 #include "activation.cuh"
+#include "normalisation.cuh"
 #include "stored.cuh"
 
 namespace batch_norm {
@@ -347,10 +348,10 @@ struct Channels {
     Values beta;
 
     __device__ __forceinline__ float normalised(int k, float x) const {
-        return (x - mean.at[k]) * inverse_deviation.at[k];
+        return ::normalised(x, mean.at[k], inverse_deviation.at[k]);
     }
     __device__ __forceinline__ float scaled(int k, float xhat) const {
-        return fmaf(gamma.at[k], xhat, beta.at[k]);
+        return ::scaled(xhat, gamma.at[k], beta.at[k]);
     }
 };
 
@@ -362,7 +363,7 @@ __device__ __forceinline__ Channels channels_with(const Values& mean, const Valu
     own.beta = values_at(beta, c);
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) {
-        own.inverse_deviation.at[k] = 1.0f / sqrtf(var.at[k] + eps);
+        own.inverse_deviation.at[k] = ::inverse_deviation(var.at[k], eps);
         own.gamma.at[k] = fix_gamma ? 1.0f : gamma[c + k];
     }
     return own;

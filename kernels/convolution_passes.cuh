@@ -69,11 +69,19 @@ struct Played {
     __device__ int column(int j) const { return Sums::column(j) + columns_on; }
 };
 
+// A product within a group. What a Way of its own kind needs of the group it learns in an overload
+// (normalised_sources.cuh).
+template <class Way, class Left, class Right>
+__device__ __forceinline__ auto product_of_group(const Way&, const Left& left, const Right& right,
+                                                 DepthRange range, int) {
+    return Way::product(left, right, range);
+}
+
 // y from x and w.
 template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void forward(const Layer& layer, const Element* __restrict__ x,
                                         const Element* __restrict__ w, End result,
-                                        uint3 block = blockIdx) {
+                                        uint3 block = blockIdx, const Way& way = Way()) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();
@@ -88,7 +96,7 @@ __device__ __forceinline__ void forward(const Layer& layer, const Element* __res
                                      range.begin);
     const typename Way::FilterRows right(w + static_cast<Offset>(group) * group_y * depth,
                                          block.y * TILE_N, group_y, depth, range.begin);
-    const auto sums = Way::product(left, right, range);
+    const auto sums = product_of_group(way, left, right, range, group);
     result.epilogue.activation = read_late(result.epilogue.activation);
     store_lines(Played(sums, block), result, lines, group_y, group * group_y,
                 Rows{group * group_y, layer.y_channels});
@@ -98,7 +106,7 @@ __device__ __forceinline__ void forward(const Layer& layer, const Element* __res
 template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void backward_data(const Layer& layer, const Element* __restrict__ dy,
                                               const Element* __restrict__ w, End result,
-                                              uint3 block = blockIdx) {
+                                              uint3 block = blockIdx, const Way& way = Way()) {
     const int phases = layer.stride_h * layer.stride_w;
     const int phase = block.z / result.slices % phases;
     const int group = block.z / result.slices / phases;
@@ -124,7 +132,7 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const Element*
     const typename Way::PhaseWeights right(w + group * group_weights, layer.kernel_h,
                                            layer.kernel_w, group_x, group_y, vertical, horizontal,
                                            block.y * TILE_N, range.begin);
-    const auto sums = Way::product(left, right, range);
+    const auto sums = product_of_group(way, left, right, range, group);
     result.epilogue.activation = read_late(result.epilogue.activation);
     store_lines(Played(sums, block), result, lines, group_x, group * group_x,
                 PhasePixels{layer, vertical, horizontal, group * group_x});
@@ -135,7 +143,7 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const Element*
 template <class Way, class Element, class End = Result>
 __device__ __forceinline__ void backward_weight(const Layer& layer, const Element* __restrict__ x,
                                                 const Element* __restrict__ dy, End result,
-                                                uint3 block = blockIdx) {
+                                                uint3 block = blockIdx, const Way& way = Way()) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;
     const int group_x = layer.group_x(), group_y = layer.group_y();
@@ -152,10 +160,10 @@ __device__ __forceinline__ void backward_weight(const Layer& layer, const Elemen
         layer.y_width, layer.vertical(), layer.horizontal(), tap_tile, range.begin);
     const Rows rows = {static_cast<Offset>(group) * group_y * taps, taps};
     if constexpr (Way::TRANSPOSED) {
-        const auto sums = Way::product(patches, filters, range);
+        const auto sums = product_of_group(way, patches, filters, range, group);
         store_lines(Transposed(Played(sums, block)), result, group_y, taps, 0, rows);
     } else {
-        const auto sums = Way::product(filters, patches, range);
+        const auto sums = product_of_group(way, filters, patches, range, group);
         store_lines(Played(sums, block), result, group_y, taps, 0, rows);
     }
 }

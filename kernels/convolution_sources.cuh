@@ -10,6 +10,12 @@
 //                                  calling thread's, and whether they are of floats or Bf16: a
 //                                  layout of pipeline.cuh or tensor_core.cuh
 //
+// `copies` are Copies, or what starts copies like them. Where lines or depths are channels of an
+// image, a source tells
+//     of_group()                   how many channels its group has
+//     channel(), further()         the first channel, in the group, of this thread's next slab, and
+//                                  how much further that of the slab after it is, around the group
+//
 // A thread's share are units of UNIT neighbours in memory, and a copy moves CopyWidth::numbers of
 // them: all at once, or one after the other where memory does not allow 16 bytes at a time.
 // Addresses need no division: a position is kept as digits (tap row, tap column, channel) and moves
@@ -78,7 +84,12 @@ struct Patches {
         }
     }
 
-    __device__ void fill(Copies& copies, Element* slab, int depths) {
+    __device__ int of_group() const { return channels; }
+    __device__ int channel() const { return tap.w; }
+    __device__ int further() const { return step.w; }
+
+    template <class Started>
+    __device__ void fill(Started& copies, Element* slab, int depths) {
         Position looking = tap;
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += copied.numbers) {
@@ -132,7 +143,12 @@ struct PatchColumns {
         step = position(Slab::STEP, grid_h, grid_w);
     }
 
-    __device__ void fill(Copies& copies, Element* slab, int depths) {
+    __device__ int of_group() const { return channels; }
+    __device__ int channel() const { return tap.w; }
+    __device__ int further() const { return 0; }
+
+    template <class Started>
+    __device__ void fill(Started& copies, Element* slab, int depths) {
         const Position first = at;
         Position of_line = tap;
 #pragma unroll 1
@@ -180,7 +196,8 @@ struct MatrixRows {
         }
     }
 
-    __device__ void fill(Copies& copies, Element* slab, int depths) {
+    template <class Started>
+    __device__ void fill(Started& copies, Element* slab, int depths) {
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += copied.numbers) {
             const bool within = Slab::depth() + part < depths;
@@ -202,19 +219,26 @@ struct MatrixColumns {
     using Slab = Layout;
     using Element = typename Slab::Element;
     const Element* next;  // at this thread's next depth; its depths are Slab::STEP apart
-    int rows_pitch, left;
+    int lines, rows_pitch, left;
     CopyWidth copied;
 
     __device__ MatrixColumns(const Element* __restrict__ matrix, int first_line, int lines,
                              int pitch, int first_depth)
-        : rows_pitch(Slab::STEP * pitch),
+        : lines(lines),
+          rows_pitch(Slab::STEP * pitch),
           left(lines - first_line - Slab::line()),
           copied(matrix, lines | pitch) {  // multiples of 4, both of them
         next = matrix + static_cast<Offset>(first_depth + Slab::depth(0)) * pitch +
                (first_line + Slab::line());
     }
 
-    __device__ void fill(Copies& copies, Element* slab, int depths) {
+    // Where lines are the channels of a group.
+    __device__ int of_group() const { return lines; }
+    __device__ int channel() const { return left > 0 ? lines - left : 0; }
+    __device__ int further() const { return 0; }
+
+    template <class Started>
+    __device__ void fill(Started& copies, Element* slab, int depths) {
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += copied.numbers) {
             const Element* const from = next + part;
@@ -255,7 +279,8 @@ struct PhaseWeights {
         step = position(Slab::STEP, taps_w, y_channels);
     }
 
-    __device__ void fill(Copies& copies, Element* slab, int depths) {
+    template <class Started>
+    __device__ void fill(Started& copies, Element* slab, int depths) {
         const Position first = at;
 #pragma unroll 1
         for (int part = 0; part < UNIT; part += copied.numbers) {

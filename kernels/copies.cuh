@@ -4,6 +4,10 @@
 // before. Waiting makes a group visible to the thread that started it; a barrier then makes it
 // visible to the block.
 //
+// A source may want more of a slab than its copies (normalised_sources.cuh): finish() is called
+// when the calling thread's copies of the oldest slab have arrived, before the barrier that shows
+// them to the block, and skip() where there is no slab left to fill. Most sources want nothing.
+//
 // The CPU driver has no copies under way. There every other thread makes its copies at once, as
 // early as a GPU could, and the others when they are waited for, as late as it could: a slab that
 // is overwritten while it is read shows, and so does one that is read before it was waited for.
@@ -89,3 +93,9 @@ class CopiesUnderWay {
     int oldest = 0, newest = 0, started = 0;
 #endif
 };
+
+template <class Source, class Number>
+__device__ __forceinline__ void finish(Source&, Number*) {}
+
+template <class Source>
+__device__ __forceinline__ void skip(Source&) {}

@@ -250,6 +250,8 @@ __device__ __forceinline__ Sums pipelined_product(Left left, Right right, DepthR
         if (ahead * TILE_K < depth) {
             left.fill(copies, slabs.lines[ahead], depth - ahead * TILE_K);
             right.fill(copies, slabs.columns[ahead], depth - ahead * TILE_K);
+        } else {
+            skip(left), skip(right);
         }
         copies.end_group();
     }
@@ -258,12 +260,15 @@ __device__ __forceinline__ Sums pipelined_product(Left left, Right right, DepthR
     int stage = 0;
     for (; depth > 0; depth -= TILE_K) {
         copies.wait_for_oldest();
+        finish(left, slabs.lines[stage]), finish(right, slabs.columns[stage]);
         __syncthreads();  // this step's slabs are complete, and the step before is done with its
         const int ahead = depth - (STAGES - 1) * TILE_K;
         if (ahead > 0) {
             const int before = stage == 0 ? STAGES - 1 : stage - 1;
             left.fill(copies, slabs.lines[before], ahead);
             right.fill(copies, slabs.columns[before], ahead);
+        } else {
+            skip(left), skip(right);
         }
         copies.end_group();
         add_products<typename Left::Slab, typename Right::Slab>(sums, slabs.lines[stage],

@@ -419,6 +419,8 @@ __device__ __forceinline__ Sums tile_product(Left left, Right right, DepthRange 
     for (int step = -AHEAD; step < steps; ++step) {
         if (step >= 0) {
             copies.wait_for_oldest();
+            ELEMENT* const arrived = stages + from * STAGE;
+            finish(left, arrived), finish(right, arrived + LeftSlab::SIZE);
             // Everybody's copies of this step have arrived, and nobody reads any more what the next
             // copies overwrite: the stage of the step before.
             __syncthreads();
@@ -428,6 +430,8 @@ __device__ __forceinline__ Sums tile_product(Left left, Right right, DepthRange 
             left.fill(copies, stages + to * STAGE, depths);
             right.fill(copies, stages + to * STAGE + LeftSlab::SIZE, depths);
             to = to + 1 == STAGES ? 0 : to + 1;
+        } else {
+            skip(left), skip(right);
         }
         copies.end_group();  // also where it is empty: groups are counted
         if (step >= 0) {

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,9 @@ class Executor:
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution
     before or after them leaves, where a model of the GPU gains by it (not in programs).
+    lean: with fuse, a batch norm that one convolution alone reads leaves its normalising pass to it
+    wherever a kernel can normalise on the way in, which leaves the normalised array out of memory;
+    without, where a model of the GPU loses no time by it.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
@@ -152,6 +156,7 @@ class Executor:
         output_gradients: Mapping[str, Any] | None = None,
         working_memory: WorkingMemory | None = None,
         fuse: bool = True,
+        lean: bool = False,
         keep_forward: bool = False,
         branches: bool = False,
         dtype: str = "float32",
@@ -200,13 +205,24 @@ class Executor:
         apart = self._branch is not None and self._branch.overlaps
         self._jobs_of = self._recorder(cooperative, cooperative_limit)
         # A program's jobs are launches that it knows; those that add slices are not among them.
-        slices = None if self._jobs_of is not None else self._left_slices
+        apart_from_programs = self._jobs_of is None
+        slices = self._left_slices if apart_from_programs else None
+        normalises = partial(self._normalises, lean) if apart_from_programs else None
         halves = None
         if storage == "bf16":
             halves = "float32" if device.name == "numpy" else "uint16"
         parameters = [name for name in self.requests if name not in self.input_names]
         self._graph = LoweredGraph(
-            symbol, inferred, self.requests, dtype, fuse, apart, slices, halves, parameters
+            symbol,
+            inferred,
+            self.requests,
+            dtype,
+            fuse,
+            apart,
+            slices,
+            normalises,
+            halves,
+            parameters,
         )
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
@@ -421,6 +437,18 @@ class Executor:
             return self.device.ops.left_slices(call.function, *shapes, **attributes)
         except ValueError:  # more than one launch can take; _workspace_sizes says so
             return 1
+
+    def _normalises(self, lean: bool, shape: Shape, calls: list[Call], slices: int) -> bool:
+        """Whether a batch norm of that shape leaves its normalising pass to these calls."""
+        described = []
+        for call in calls:
+            shapes, attributes = self._described(call)
+            described.append((call.function, shapes, attributes))
+        try:
+            gain = self.device.ops.normalisation_gain(shape, described, slices=slices)
+        except ValueError:  # more than one launch can take; _workspace_sizes says so
+            return False
+        return gain > -inf if lean else gain >= 0
 
     def _described(self, call: Call) -> tuple[list[Shape | None], dict[str, Any]]:
         """Shapes and attributes by which the device says what memory a call takes."""

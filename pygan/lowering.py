@@ -22,6 +22,7 @@ from pygan.operators import (
     FullyConnected,
     Gradient,
     LeakyReLU,
+    Normalised,
     Operator,
     Shape,
     Shapes,
@@ -31,8 +32,11 @@ from pygan.reference.activation import FROM_OUTPUT
 from pygan.storage import AT_ONCE, half_arrays, may_be_half, takes_copies
 from pygan.symbol import InferredShapes, Node, Symbol
 
-# What only an optimizer reads after the pass, and always the last array of its call.
-FINAL = ("_backward_weight", "bias_backward")
+# What only an optimizer reads after the pass: the array of this place, by how functions' names end.
+FINAL = {"_backward_weight": 2, "bias_backward": 1}
+
+# Activations behind a batch norm that a convolution can apply to what it reads.
+ON_THE_WAY = (None, "relu", "leaky_relu")
 
 CONVOLUTIONS = (Convolution, TransposedConvolution)
 PRODUCTS = (*CONVOLUTIONS, FullyConnected)
@@ -71,6 +75,8 @@ class LoweredGraph:
     branches: set those of backward apart that may run beside the ones that follow.
     left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
     that reads it, 1 for none; asked where it could.
+    normalises: whether a batch norm of a shape, whose data comes in so many slices (1: whole),
+    should leave its normalising pass to these calls, all that read its result.
     half_dtype: what bf16 numbers lie in, where activations are stored so (pygan.storage), or None;
     parameters are then the arguments of whose bf16 copies convolutions may read: `copies`, each
     with its parameter.
@@ -85,6 +91,7 @@ class LoweredGraph:
         fuse: bool,
         branches: bool = False,
         left_slices: Callable[[Call], int] | None = None,
+        normalises: Callable[[Shape, list[Call], int], bool] | None = None,
         half_dtype: str | None = None,
         parameters: Collection[str] = (),
     ) -> None:
@@ -117,6 +124,8 @@ class LoweredGraph:
         self._gradients_in_slices: dict[Key, Array] = {}
         if fuse and left_slices is not None:
             self._leave_slices(left_slices)
+        if fuse and normalises is not None:
+            self._normalise_late(normalises)
         self.heads = self._make_heads(symbol, head_keys)
         self._let_losses_run_ahead()
         self._final: set[Array] = set()
@@ -261,6 +270,34 @@ class LoweredGraph:
                     slices = _sliced(gradient.array, count)
                     step.arrays.gradient_slices = self._gradients_in_slices[made] = slices
 
+    def _normalise_late(self, normalises: Callable[[Shape, list[Call], int], bool]) -> None:
+        """Lets convolutions normalise what they read, where a batch norm made it for one of them
+        alone: what it would have made is nowhere in memory then."""
+        readers = {key: step for step in self.steps for key in step.input_keys}
+        for step in self.steps:
+            made, made_by = step.output_keys[0], step.operator
+            reader = readers.get(made)
+            if not isinstance(made_by, BatchNorm) or made_by.activation not in ON_THE_WAY:
+                continue
+            if reader is None or self._consumers[made] != 1 or reader.input_keys[0] != made:
+                continue
+            if not isinstance(reader.operator, CONVOLUTIONS):
+                continue
+            calls = reader.operator.forward(reader.arrays, training=True)
+            weight = self._gradients.get(reader.input_keys[1])
+            if weight is not None:
+                own = (self._gradients[reader.output_keys[0]],)
+                wanted = (None, Gradient(weight, False), None)
+                calls.append(reader.operator.backward(reader.arrays, own, wanted)[-1])
+            data, slices = step.arrays.inputs[0], step.arrays.data_slices
+            if normalises(data.shape, calls, 1 if slices is None else slices.shape[0]):
+                label = f"normalisation of {data.label}"
+                found = Array(label, (data.shape[-1], 4), self.dtype)
+                step.arrays.normalisation = found
+                reader.arrays.normalised = Normalised(
+                    data, found, made_by.activation, made_by.slope
+                )
+
     def _gradient_like(self, key: Key) -> Array:
         array = self._arrays[key]
         return Array(f"gradient of {array.label}", array.shape, array.dtype, half=array.half)
@@ -319,8 +356,8 @@ class LoweredGraph:
         calls = [arrival]
         for step in reversed(self.steps):
             calls.append(self._step_backward(step, needed, written, reached))
-        for call in (call for group in calls for call in group if call.function.endswith(FINAL)):
-            call.apart = call.arrays[-1].root in self._final
+        for call in (call for group in calls for call in group if _final(call) is not None):
+            call.apart = _final(call).root in self._final
         for name in wanted:
             key = self._argument_keys[name]
             if key not in written:
@@ -382,11 +419,18 @@ def _written_apart(calls: list[list[Call]]) -> set[Array]:
     final: set[Array] = set()
     others: set[Array] = set()
     for call in (call for group in calls for call in group):
-        mentioned = [array.root for array in call.arrays if array is not None]
-        if call.function.endswith(FINAL):
-            final.add(mentioned.pop())
-        others.update(mentioned)
+        written = _final(call)
+        if written is not None:
+            final.add(written.root)
+        given = [array for array in call.arrays if array is not None and array is not written]
+        others.update(array.root for array in given)
     return final - others
+
+
+def _final(call: Call) -> Array | None:
+    """The array of a call that FINAL names."""
+    place = next((i for end, i in FINAL.items() if call.function.endswith(end)), None)
+    return None if place is None else call.arrays[place]
 
 
 def _differentiable(step: Step) -> list[Key]:

@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import batch_norm, convolution, fully_connected, loss, tensor_core
+from . import batch_norm, batch_norm_statistics, convolution, fully_connected, loss, tensor_core
 from .activation import activation_backward, activation_forward
 from .batch_norm import (
     batch_norm_backward,
     batch_norm_forward_inference,
     batch_norm_forward_training,
     batch_norm_update_moving,
+)
+from .batch_norm_statistics import (
+    batch_norm_normalisation_inference,
+    batch_norm_normalisation_training,
 )
 from .convolution import bias_backward
 from .data import advance_cursor, gather_one_hot, gather_rows, store_row
@@ -49,6 +53,7 @@ from .loss import (
     softmax_cross_entropy_forward,
     softmax_forward,
 )
+from .normalisation import normalisation_gain
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
 from .random import random_normal, random_uniform
@@ -76,6 +81,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward_inference",
     "batch_norm_forward_training",
+    "batch_norm_normalisation_inference",
+    "batch_norm_normalisation_training",
     "batch_norm_update_moving",
     "bias_backward",
     "broadcast_multiply_backward",
@@ -101,6 +108,7 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
+    "normalisation_gain",
     "pooling_backward",
     "pooling_forward",
     "random_normal",
@@ -126,6 +134,7 @@ __all__ = [
 
 _WORKSPACE = {
     **batch_norm.WORKSPACE,
+    **batch_norm_statistics.WORKSPACE,
     **convolution.WORKSPACE,
     **fully_connected.WORKSPACE,
     **loss.WORKSPACE,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ..context import device_name
 from . import tuning
 from .epilogue import NOTHING, Epilogue, of_gradient, of_output
+from .prologue import Prologue, normalising, of_input
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import types
 from .tiling import (
@@ -98,6 +99,7 @@ def convolution_forward(
     w: Any,
     bias: Any | None,
     y: Any,
+    normalisation: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -107,19 +109,24 @@ def convolution_forward(
     slope: float = 0.0,
     accumulate: bool = False,
     in_slices: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: Any | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups),
     + bias (C_out,), and then activation of that (and of what y held where accumulating). in_slices:
-    y (slices, N, P, Q, C_out) gets parts of the sum, as many as left_slices() says. Raises
-    ValueError where shapes do not fit or the activation is unknown."""
+    y (slices, N, P, Q, C_out) gets parts of the sum, as many as left_slices() says.
+    normalisation (C_in, 4), where given: x is normalised by it on the way in, with x_activation
+    (None, relu or leaky_relu) behind it; see batch_norm_normalisation_training. Raises ValueError
+    where shapes do not fit, the activation is unknown, or no kernel normalises these shapes."""
     operator = "convolution_forward"
     if in_slices:
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "forward", x, w, y, stride, pad, dilation, groups)
+    start = of_input(operator, normalisation, x, x_activation, x_slope)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices, start)
 
 
 def convolution_backward_data(
@@ -155,20 +162,25 @@ def convolution_backward_weight(
     x: Any,
     dy: Any,
     dw: Any,
+    normalisation: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
     accumulate: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: Any | None = None,
 ) -> None:
     """dw (C_out, kh, kw, C_in / groups) from x (N, H, W, C_in) and dy (N, P, Q, C_out).
+    normalisation and x_activation as in convolution_forward.
 
     Raises ValueError where shapes do not fit."""
     operator = "convolution_backward_weight"
     plan = _plan_of(operator, "backward_weight", x, dw, dy, stride, pad, dilation, groups)
-    _launch(operator, plan, (x, dy), dw, None, accumulate, workspace)
+    start = of_input(operator, normalisation, x, x_activation, x_slope)
+    _launch(operator, plan, (x, dy), dw, None, accumulate, workspace, start=start)
 
 
 def transposed_convolution_forward(
@@ -176,6 +188,7 @@ def transposed_convolution_forward(
     w: Any,
     bias: Any | None,
     y: Any,
+    normalisation: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -185,20 +198,24 @@ def transposed_convolution_forward(
     slope: float = 0.0,
     accumulate: bool = False,
     in_slices: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: Any | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in) with
     w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation and in_slices as in
-    convolution_forward. y's size implies the output padding.
+    convolution_forward. y's size implies the output padding. normalisation and x_activation as in
+    convolution_forward.
 
     Raises ValueError where shapes do not fit or the activation is unknown."""
     operator = "transposed_convolution_forward"
     if in_slices:
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "backward_data", y, w, x, stride, pad, dilation, groups)
+    start = of_input(operator, normalisation, x, x_activation, x_slope)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices)
+    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices, start)
 
 
 def transposed_convolution_backward_data(
@@ -231,20 +248,25 @@ def transposed_convolution_backward_weight(
     x: Any,
     dy: Any,
     dw: Any,
+    normalisation: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
     accumulate: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: Any | None = None,
 ) -> None:
     """dw (C_in, kh, kw, C_out / groups) from x (N, P, Q, C_in) and dy (N, H, W, C_out).
+    normalisation and x_activation as in convolution_forward.
 
     Raises ValueError where shapes do not fit."""
     operator = "transposed_convolution_backward_weight"
     plan = _plan_of(operator, "backward_weight", dy, dw, x, stride, pad, dilation, groups)
-    _launch(operator, plan, (dy, x), dw, None, accumulate, workspace)
+    start = of_input(operator, normalisation, x, x_activation, x_slope)
+    _launch(operator, plan, (dy, x), dw, None, accumulate, workspace, start=start)
 
 
 def bias_backward(
@@ -605,8 +627,12 @@ def _launch(
     workspace: Any | None,
     end: Epilogue = NOTHING,
     in_slices: bool = False,
+    start: Prologue | None = None,
 ) -> None:
     written = target(operator, out, workspace, plan.slices, in_slices)
+    if start is not None:
+        arrays = (*inputs, written, end.activated, start.normalisation)
+        plan = normalising(operator, plan, *arrays)
     if not out.size:
         return
     if plan.unaligned is not None and not aligned(*inputs, written, end.activated):
@@ -617,6 +643,8 @@ def _launch(
     arguments = (*inputs, written, *plan.arguments, int(accumulate))
     if "backward_weight" not in plan.kernel:  # whose sums are stored as they are
         arguments += within.arguments
+    if start is not None:
+        arguments += start.arguments
     kernel(plan.grid, plan.threads, *arguments, shared_bytes=plan.shared_bytes)
     if plan.slices > 1 and not in_slices:
         sum_partials(workspace, bias, out, plan.slices, accumulate, end)

@@ -20,6 +20,7 @@ from ..context import device_name
 from . import convolution, fully_connected, tuning, wgmma
 from .convolution import Plan, Product, aligned, few_channels, product_of
 from .epilogue import NOTHING, of_gradient, of_output
+from .prologue import Prologue, normalising, of_input
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import CHANNELS, HALF, is_half, whole_units
 from .tiling import (
@@ -445,9 +446,12 @@ def _launch(
     slope: float = 0.0,
     accumulate: bool = False,
     in_slices: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: Any | None = None,
     **attributes: Any,
 ) -> None:
+    arrays, start = _with_prologue(operator, arrays, x_activation, x_slope)
     kind, order = FAMILY[operator]
     if in_slices:
         result = order[{"forward": 2, "backward_data": 0}[kind]]
@@ -480,11 +484,15 @@ def _launch(
         inputs = (arrays[order[0]], arrays[order[2]])
     else:
         inputs = (first, second, bias)
+    if start is not None:
+        plan = normalising(operator, plan, *inputs, end.activated, written, start.normalisation)
     if plan.unaligned is not None and not aligned(*inputs, *end.arguments[:1], written):
         plan = plan.unaligned
     alone = plan.slices == 1 and not end.fits(plan.sums)
     within = NOTHING if alone or plan.slices > 1 else end
     last = () if kind == "backward_weight" else within.arguments
+    if start is not None:
+        last += start.arguments
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
     kernel(
         plan.grid,
@@ -500,6 +508,18 @@ def _launch(
         sum_partials(workspace, bias, out, plan.slices, accumulate, end)
     elif alone:
         end.run(out)
+
+
+def _with_prologue(
+    operator: str, arrays: Sequence[Any], activation: str | None, slope: float
+) -> tuple[Sequence[Any], Prologue | None]:
+    """The arrays without the normalisation that may follow the result, and what becomes of x."""
+    if operator.startswith("fully") or operator.endswith("backward_data"):
+        return arrays, None
+    count = 4 if operator.endswith("forward") else 3
+    normalisation = arrays[count] if len(arrays) > count else None
+    start = of_input(operator, normalisation, arrays[0], activation, slope)
+    return arrays[:count], start
 
 
 @lru_cache(maxsize=256)
@@ -519,7 +539,7 @@ def _workspace(operator: str, float32_size: Callable[..., int]) -> Callable[...,
     def size(*shapes: Sequence[int] | None, precision: str = "float32", **attributes: Any) -> int:
         if precision == "float32":
             return float32_size(*shapes, **attributes)
-        for name in ("accumulate", "activation", "slope"):
+        for name in ("accumulate", "activation", "slope", "x_activation", "x_slope"):
             attributes.pop(name, None)
         halves = [dtype == HALF.name for dtype in attributes.pop("dtypes", ())]
         elements = 1

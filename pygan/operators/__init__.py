@@ -1,7 +1,16 @@
 """The operators of graphs, one module per family."""
 
 from pygan.operators.activation import Activation, LeakyReLU
-from pygan.operators.base import Array, Arrays, Call, Gradient, Operator, Shape, Shapes
+from pygan.operators.base import (
+    Array,
+    Arrays,
+    Call,
+    Gradient,
+    Normalised,
+    Operator,
+    Shape,
+    Shapes,
+)
 from pygan.operators.batch_norm import BatchNorm
 from pygan.operators.convolution import Convolution, TransposedConvolution
 from pygan.operators.dropout import Dropout
@@ -59,6 +68,7 @@ __all__ = [
     "Arrays",
     "Call",
     "Gradient",
+    "Normalised",
     "Operator",
     "Shape",
     "Shapes",

@@ -84,6 +84,17 @@ class Gradient:
 
 
 @dataclass(slots=True)
+class Normalised:
+    """A batch norm that a convolution does on the way in: what it reads in place of its data, and
+    the activation behind it."""
+
+    data: Array
+    normalisation: Array
+    activation: str | None
+    slope: float
+
+
+@dataclass(slots=True)
 class Arrays:
     """The arrays of one operator in a bound graph.
 
@@ -92,7 +103,8 @@ class Arrays:
     write it in forward already, since nothing else adds to it. `left`: where a convolution leaves
     the slices of its output, bias not added, instead of writing it; `data_slices`, `data_bias`: the
     same for the batch norm that reads them; `gradient_slices`: the slices in which the gradient of
-    its output arrives.
+    its output arrives. `normalisation`: what a batch norm leaves of each channel instead of writing
+    its output; `normalised`: the same for the convolution that reads it.
     """
 
     inputs: tuple[Array, ...]
@@ -105,6 +117,8 @@ class Arrays:
     data_slices: Array | None = None
     data_bias: Array | None = None
     gradient_slices: Array | None = None
+    normalisation: Array | None = None
+    normalised: Normalised | None = None
 
 
 @dataclass(slots=True)

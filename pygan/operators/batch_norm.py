@@ -74,6 +74,8 @@ class BatchNorm(Operator):
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, gamma, beta = arrays.inputs
+        if arrays.normalisation is not None:
+            return [self._left_to_the_reader(arrays, training)]
         y = arrays.outputs[0]
         attributes = self._attributes()
         if arrays.data_slices is not None:
@@ -89,6 +91,23 @@ class BatchNorm(Operator):
         if arrays.data_slices is not None:  # data itself is for backward alone
             operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
         return [Call("batch_norm_forward_inference", operands, attributes)]
+
+    def _left_to_the_reader(self, arrays: Arrays, training: bool) -> Call:
+        """Its statistics alone, and the data where that comes in slices."""
+        data, gamma, beta = arrays.inputs
+        attributes: dict[str, Any] = {"eps": self.eps, "fix_gamma": self.fix_gamma}
+        slices: tuple[Array | None, ...] = ()
+        if arrays.data_slices is not None:
+            slices = (arrays.data_slices, arrays.data_bias)
+            attributes["half_sum"] = data.half
+        if training and not self.use_global_stats:
+            statistics = (arrays.residuals["mean"], arrays.residuals["var"])
+            operands = (data, gamma, beta, *statistics, arrays.normalisation, *slices)
+            return Call("batch_norm_normalisation_training", operands, attributes, workspace=True)
+        operands = (gamma, beta, *arrays.auxiliary, arrays.normalisation)
+        if slices:
+            operands += (data, *slices)
+        return Call("batch_norm_normalisation_inference", operands, attributes)
 
     def backward(
         self,

@@ -96,13 +96,15 @@ class _Convolutional(Operator):
         return {} if self.activation is None else {"unactivated_gradient": (shapes.outputs[0], "")}
 
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
-        data, weight, *bias = arrays.inputs
-        attributes = self._geometry()
+        weight, *bias = arrays.inputs[1:]
+        data, normalisation, behind = _data(arrays)
+        attributes = self._geometry() | behind
         function = f"{self.prefix}_forward"
         if arrays.left is not None:
-            operands = (data, weight, None, arrays.left)
+            operands = (data, weight, None, arrays.left, *normalisation)
             return [Call(function, operands, attributes | {"in_slices": True}, precision=True)]
-        operands = (data, weight, bias[0] if bias else None, arrays.outputs[0])
+        result = arrays.outputs[0]
+        operands = (data, weight, bias[0] if bias else None, result, *normalisation)
         if self.activation is not None:
             attributes |= {"activation": self.activation, "slope": self.slope}
         return [Call(function, operands, attributes, workspace=True, precision=True)]
@@ -137,10 +139,22 @@ class _Convolutional(Operator):
         if self.data_activation is not None and gradients[0] is not None:
             calls[-1].arrays += (data,)
             calls[-1].attributes |= {"activation": self.data_activation, "slope": self.data_slope}
+        data, normalisation, behind = _data(arrays)
         add(f"{self.prefix}_backward_weight", gradients[1], data, dy, **geometry)
+        if gradients[1] is not None:
+            calls[-1].arrays += normalisation
+            calls[-1].attributes |= behind
         if not self.no_bias:
             add("bias_backward", gradients[2], dy)
         return calls
+
+
+def _data(arrays: Arrays) -> tuple[Array, tuple[Array, ...], dict[str, Any]]:
+    """What is read as data, and what normalises it on the way: arrays and attributes."""
+    if (given := arrays.normalised) is None:
+        return arrays.inputs[0], (), {}
+    behind = {"x_activation": given.activation, "x_slope": given.slope}
+    return given.data, (given.normalisation,), behind
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ from .loss import (
     softmax_cross_entropy_forward,
     softmax_forward,
 )
+from .normalisation import (
+    batch_norm_normalisation_inference,
+    batch_norm_normalisation_training,
+    normalisation_gain,
+)
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
 from .precision import (
@@ -72,6 +77,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward_inference",
     "batch_norm_forward_training",
+    "batch_norm_normalisation_inference",
+    "batch_norm_normalisation_training",
     "batch_norm_update_moving",
     "bias_backward",
     "broadcast_multiply_backward",
@@ -97,6 +104,7 @@ __all__ = [
     "mean_squared_error_forward",
     "multiply_backward",
     "multiply_forward",
+    "normalisation_gain",
     "pooling_backward",
     "pooling_forward",
     "random_normal",

@@ -25,6 +25,7 @@ import numpy as np
 
 from . import columns, parallel, shapes, winograd
 from .activation import activation_backward, activation_forward, check_from_output, check_kind
+from .prologue import normalised
 from .scratch import frame
 from .slices import only_slice
 from .store import store
@@ -37,6 +38,7 @@ def convolution_forward(
     w: np.ndarray,
     bias: np.ndarray | None,
     y: np.ndarray,
+    normalisation: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -46,6 +48,8 @@ def convolution_forward(
     slope: float = 0.0,
     accumulate: bool = False,
     in_slices: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (N, P, Q, C_out) = convolution of x (N, H, W, C_in) with w (C_out, kh, kw, C_in / groups).
@@ -55,9 +59,12 @@ def convolution_forward(
     activation.py, is applied to that sum, which has y's old values in it where accumulating.
     in_slices: y is (slices, N, P, Q, C_out) and gets parts of the sum, here all of it and zeros,
     for a batch norm that adds them; then there is no bias, activation or accumulate.
+    normalisation (C_in, 4), where given: x counts as normalised by it, with x_activation behind;
+    see batch_norm_normalisation_training. Pixels outside x count as 0 all the same.
     Raises ValueError where the shapes do not fit or the activation is unknown.
     """
     operator = "convolution_forward"
+    x = normalised(operator, x, normalisation, x_activation, x_slope)
     if in_slices:
         y = only_slice(operator, y, bias, activation, accumulate)
     _gather(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
@@ -98,16 +105,23 @@ def convolution_backward_weight(
     x: np.ndarray,
     dy: np.ndarray,
     dw: np.ndarray,
+    normalisation: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
     accumulate: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """dw (C_out, kh, kw, C_in / groups) = gradient of a convolution's weight."""
-    _weigh("convolution_backward_weight", x, dy, dw, stride, pad, dilation, groups, accumulate)
+    """dw (C_out, kh, kw, C_in / groups) = gradient of a convolution's weight.
+
+    normalisation and x_activation as in convolution_forward."""
+    operator = "convolution_backward_weight"
+    x = normalised(operator, x, normalisation, x_activation, x_slope)
+    _weigh(operator, x, dy, dw, stride, pad, dilation, groups, accumulate)
 
 
 def transposed_convolution_forward(
@@ -115,6 +129,7 @@ def transposed_convolution_forward(
     w: np.ndarray,
     bias: np.ndarray | None,
     y: np.ndarray,
+    normalisation: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -124,17 +139,20 @@ def transposed_convolution_forward(
     slope: float = 0.0,
     accumulate: bool = False,
     in_slices: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: np.ndarray | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in).
 
     w is (C_in, kh, kw, C_out / groups); every x[n,p,q,c] adds x w[c,i,j,o] to
     y[n, p s - pad + i d, q s - pad + j d, o] where that pixel exists, plus bias[o] (MXNet's
-    Deconvolution). Output padding is implied by y's size. activation and in_slices as in
-    convolution_forward.
+    Deconvolution). Output padding is implied by y's size. activation, in_slices,
+    normalisation and x_activation as in convolution_forward.
     Raises ValueError where shapes misfit or the activation is unknown.
     """
     operator = "transposed_convolution_forward"
+    x = normalised(operator, x, normalisation, x_activation, x_slope)
     if in_slices:
         y = only_slice(operator, y, bias, activation, accumulate)
     _spread(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
@@ -172,26 +190,23 @@ def transposed_convolution_backward_weight(
     x: np.ndarray,
     dy: np.ndarray,
     dw: np.ndarray,
+    normalisation: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
     dilation: Pair,
     groups: int,
     accumulate: bool = False,
+    x_activation: str | None = None,
+    x_slope: float = 0.0,
     workspace: np.ndarray | None = None,
 ) -> None:
-    """dw (C_in, kh, kw, C_out / groups) = gradient of a transposed convolution's weight."""
-    _weigh(
-        "transposed_convolution_backward_weight",
-        dy,
-        x,
-        dw,
-        stride,
-        pad,
-        dilation,
-        groups,
-        accumulate,
-    )
+    """dw (C_in, kh, kw, C_out / groups) = gradient of a transposed convolution's weight.
+
+    normalisation and x_activation as in convolution_forward."""
+    operator = "transposed_convolution_backward_weight"
+    x = normalised(operator, x, normalisation, x_activation, x_slope)
+    _weigh(operator, dy, x, dw, stride, pad, dilation, groups, accumulate)
 
 
 def bias_backward(

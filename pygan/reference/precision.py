@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import convolution, fully_connected
+from .prologue import normalised
 
 PRECISIONS = ("float32", "tf32", "bf16")
 
@@ -55,13 +56,21 @@ def with_precision(twin: Callable[..., None]) -> Callable[..., None]:
     """`twin`, whose first two arrays are the operands of its products, with one more attribute,
     `precision`: what the operands are rounded to first."""
 
+    signature = inspect.signature(twin)
+    names = list(signature.parameters)
+
     @wraps(twin)
     def chosen(*arrays: Any, precision: str = "float32", **attributes: Any) -> None:
         if precision != "float32":
+            if "normalisation" in names:  # which comes before the rounding, and behind the result
+                place, kind = names.index("normalisation"), attributes.pop("x_activation", None)
+                given = arrays[place] if len(arrays) > place else None
+                slope = attributes.pop("x_slope", 0.0)
+                x = normalised(twin.__name__, arrays[0], given, kind, slope)
+                arrays = (x, *arrays[1:place])
             arrays = (*(rounded(array, precision) for array in arrays[:2]), *arrays[2:])
         twin(*arrays, **attributes)
 
-    signature = inspect.signature(twin)
     parameter = inspect.Parameter(
         "precision", inspect.Parameter.KEYWORD_ONLY, default="float32", annotation="str"
     )

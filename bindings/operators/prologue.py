@@ -1,0 +1,80 @@
+"""A batch norm, and its activation, on the way into a convolution: kernels/normalised_sources.cuh.
+
+Which kernels can: those that read an image in units of 16 bytes and have a variant for it
+(kernels/convolution_normalised.cu). A launch names the activation by number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .epilogue import OF_MANY_SUMS as KINDS
+from .epilogue import Epilogue
+from .validation import aligned, has_shape
+
+if TYPE_CHECKING:
+    from .convolution import Plan
+
+FILES = {"convolution_pipelined.cu": "convolution_normalised.cu"}
+"""By the file of a plan, that of its variant."""
+
+
+class Prologue(NamedTuple):
+    """normalisation (C, 4) of what is read, as kernels/normalisation.cuh has it, and the activation
+    behind it."""
+
+    normalisation: Any
+    activation: str | None
+    slope: float
+
+    @property
+    def arguments(self) -> tuple[Any, int, float]:
+        """The last arguments of a kernel."""
+        return self.normalisation, *Epilogue(None, self.activation, self.slope).arguments[1:]
+
+
+def of_input(
+    operator: str, normalisation: Any | None, x: Any, activation: str | None, slope: float
+) -> Prologue | None:
+    """What happens to x (..., C) on the way in, or None. ValueError for another shape of
+    normalisation than (C, 4), and for an activation that is not applied there."""
+    if activation not in KINDS or (normalisation is None and activation is not None):
+        raise ValueError(
+            f"{operator}: x_activation {activation!r} comes behind a normalisation, and is one of "
+            f"{KINDS}; use activation_forward"
+        )
+    if normalisation is None:
+        return None
+    needed = (x.shape[-1], 4)
+    has_shape(operator, "normalisation", normalisation, needed, f"x {tuple(x.shape)}")
+    return Prologue(normalisation, activation, slope)
+
+
+def with_prologue(operator: str, plan: Plan) -> Plan | None:
+    """The same products with x normalised on the way in; None where no kernel does it."""
+    file = FILES.get(plan.file)
+    if file is None or "VECTOR" in plan.defines:
+        return None
+    kernel = f"convolution_{_kind(operator)}_normalised"
+    if operator.endswith("backward_weight"):
+        small = operator.startswith("transposed")  # the side that x is
+        kernel = f"convolution_backward_weight_normalised_{'dy' if small else 'x'}"
+    return plan._replace(file=file, kernel=kernel, unaligned=None)
+
+
+def normalising(operator: str, plan: Plan, *arrays: Any) -> Plan:
+    """As :func:`with_prologue`, for a launch with these arrays; ValueError instead of None."""
+    found = with_prologue(operator, plan)
+    if found is None or not aligned(*arrays):
+        why = "no kernel normalises on the way into these shapes"
+        if found is not None:
+            why = "an array begins between multiples of 16 bytes"
+        raise ValueError(
+            f"{operator}: {why}; normalisation_gain() says where one does, and "
+            "batch_norm_forward_training normalises anything"
+        )
+    return found
+
+
+def _kind(operator: str) -> str:
+    return "backward_data" if operator.startswith("transposed") else "forward"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import os
 import re
 import subprocess
@@ -24,6 +25,9 @@ from .errors import CompileError, DeviceUnavailable
 # Products and sums are fused where a kernel writes fmaf, and nowhere else: nvcc fuses others as
 # they happen to stand, and two kernels that compute the same expression would differ in bits.
 ARITHMETIC_FLAGS = ("-fmad=false",)
+log = logging.getLogger("pygan.compiling")
+"""Names each kernel file that is compiled, at level INFO: what the cache has is not."""
+
 NVCC_FLAGS = ("-std=c++17", "-lineinfo", *ARITHMETIC_FLAGS)
 
 
@@ -57,10 +61,12 @@ def compile_for_cpu(path: Path, defines: Mapping[str, object], check: bool) -> b
         [*define_flags(defines), f"check={check}"],
         "cpu " + cpu_driver.fingerprint(check),
     )
-    return cached(
-        key,
-        lambda: cpu_driver.compile(path, defines=defines, include_dirs=include_dirs, check=check),
-    )
+
+    def build() -> bytes:
+        log.info("%s for device cpu", path.name)
+        return cpu_driver.compile(path, defines=defines, include_dirs=include_dirs, check=check)
+
+    return cached(key, build)
 
 
 def compile_for_gpu(
@@ -71,7 +77,12 @@ def compile_for_gpu(
     flags = ["-cubin", f"-arch={arch}", *NVCC_FLAGS, *extra_flags, *define_flags(defines)]
     include_dirs = [kernels_dir()]
     key = content_key(path, include_dirs, flags, "nvcc " + nvcc_version(nvcc), anywhere=True)
-    return cached(key, lambda: run_nvcc(nvcc, path, flags, include_dirs)[0])
+
+    def build() -> bytes:
+        log.info("%s for %s", path.name, arch)
+        return run_nvcc(nvcc, path, flags, include_dirs)[0]
+
+    return cached(key, build)
 
 
 def arch_of(capability: tuple[int, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -105,6 +106,39 @@ class LiveProgress:
 
     def close(self) -> None:
         self.live.stop()
+
+
+class CompilingSaid(logging.Handler):
+    """While entered, a run says that kernels are being compiled, which its first step waits for:
+    once, and then how many at most every ten seconds."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(logging.INFO)
+        self.progress = progress
+        self.logger = logging.getLogger("pygan.compiling")
+        self.count = 0
+        self.last = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        now = time.monotonic()
+        if self.count == 1:
+            self.progress.say("compiling kernels, which are kept for later runs")
+        elif now - self.last >= PLAIN_SECONDS:
+            self.progress.say(f"compiling kernels: {self.count - 1} done")
+        else:
+            return
+        self.last = now
+
+    def __enter__(self) -> CompilingSaid:
+        self.before = self.logger.level
+        self.logger.setLevel(logging.INFO)
+        self.logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.logger.removeHandler(self)
+        self.logger.setLevel(self.before)
 
 
 def make_progress(plain: bool = False) -> Progress:

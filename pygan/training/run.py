@@ -20,7 +20,7 @@ from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.executor import cooperative_scope, precision_scope, storage_scope
-from pygan.progress import Progress, Status
+from pygan.progress import CompilingSaid, Progress, Status
 from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
@@ -80,7 +80,7 @@ def train(options: RunOptions, device, progress: Progress) -> Outcome:
     """
     folder = RunFolder(options.out, resume=options.resume, overwrite=options.overwrite)
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, CompilingSaid(progress):
             run = Run(options, device, folder, progress)
             try:
                 run.loop(stop)

@@ -56,18 +56,23 @@ TRAINED = (
     "test_classifier.py",
     "test_conditional.py",
 )  # of tests/training
-# Tests of tests/kernels that between them use every way of sharing memory inside a block, and are
-# small enough to run some hundred times slower.
+# Tests of tests/kernels that between them use every way of sharing memory, inside a block and
+# between blocks. They are some hundred times slower than without the tools: the most telling come
+# first, and those that would begin late are left out.
 SANITIZED = (
-    "test_fully_connected.py",
-    "test_batch_norm.py",
-    "test_batch_norm_slices.py",
-    "test_loss.py",
-    "test_capture.py",
-    "test_convolution_pipelined.py::test_few_channels_in_several_bands",
     "test_tensor_core.py::test_long_sums_are_cut_into_slices",
     "test_wgmma.py::test_a_tile_of_a_product",
     "test_wgmma.py::test_a_tile_of_copied_operands",
+    "test_convolution_pipelined.py::test_few_channels_in_several_bands",
+    "test_normalisation.py::test_the_bits_of_batch_norm_and_convolution_in_turn",
+    "test_bf16_arrays.py::test_every_kernel_on_every_tile",
+    "test_program.py::test_a_network_forward_and_back",
+    "test_batch_norm_together.py::test_repeated",
+    "test_capture.py",
+    "test_fully_connected.py",
+    "test_loss.py",
+    "test_batch_norm.py",
+    "test_batch_norm_slices.py",
 )
 # PyTorch's variants of a step, in parts of which each is done in ten minutes: the compiler takes
 # long. Variants that are not begun within the budget are named in the record.
@@ -75,7 +80,9 @@ STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune"
 STEP_BUDGET = 400.0
 NARROW = ("tf32", "bf16", "bf16-stored")  # of kernels, beside float32
 LEAST = 20.0  # seconds without which no part begins
-SANITIZER_LIMIT = 300.0  # seconds of each tool, which slow some launches a hundredfold
+SANITIZER_LIMIT = 300.0  # seconds of each tool
+LATEST = 0.6  # of that, a test may begin
+HANGING = 240  # seconds of a test, after which blocks wait for each other for ever
 LOG_LINES = 12  # of a failed part, in the summary
 
 
@@ -89,6 +96,7 @@ class Part:
     limit: float
     only_cuda: bool = False
     needs: Callable[[], str | None] = lambda: None  # why it cannot run here, or None
+    latest: float | None = None  # share of the limit after which no test is begun
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,8 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
     python = sys.executable
     tests = Path("..", "tests")
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    if _has("pytest_timeout"):  # a launch that never ends is one test's fault, not the part's end
+        pytest += ["--timeout", str(HANGING), "--timeout-method", "thread"]
     folders = [str(tests / name) for name in TESTED]
     if quick:
         folders = [str(tests / "kernels" / "test_elementwise.py")]
@@ -132,7 +142,8 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
         command += ["--report-api-errors", "no"] if tool == "memcheck" else []
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
         most = min(limit, SANITIZER_LIMIT)
-        made.append(Part(tool, tool, command, most, only_cuda=True, needs=_lacks_sanitizer))
+        needs = {"only_cuda": True, "needs": _lacks_sanitizer}
+        made.append(Part(tool, tool, command, most, **needs, latest=LATEST))
     tune = [python, "tune.py", "--device", device, "--json", str(out / "tune.json")]
     tune += ["--table", str(out / "tuning.json"), "--budget", str(0.8 * limit)]
     tune += ["--quick", "--network", "lesson", "--only", "D4"] if quick else []
@@ -240,6 +251,8 @@ def run_part(part: Part, out: Path, device: str) -> Outcome:
     started = time.perf_counter()
     log = out / f"{part.name}.log"
     environment = {**os.environ, "PYGAN_TEST_DEVICES": device, "PYTHONUNBUFFERED": "1"}
+    if part.latest is not None:
+        environment["PYGAN_TEST_SECONDS"] = str(part.latest * part.limit)
     with open(log, "w") as stream:
         stream.write(f"$ {shlex.join(part.command).replace(sys.executable, 'python')}\n")
         stream.flush()

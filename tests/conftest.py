@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("PYGAN_CPU_THREADS", str(max(2, (os.cpu_count() or 1) // processes)))
 
+# PYGAN_TEST_SECONDS: what would begin later than so many seconds after this is skipped.
+LATEST = time.monotonic() + float(os.environ.get("PYGAN_TEST_SECONDS", "inf"))
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -38,6 +42,11 @@ def pytest_xdist_auto_num_workers() -> int:
     cores = len(ours(0)) if ours else os.cpu_count() or 1
     alone = cores < 2 or probe.nvidia_driver().works
     return 0 if alone else min(cores, 8)
+
+
+def pytest_runtest_setup() -> None:
+    if time.monotonic() > LATEST:
+        pytest.skip("the seconds of PYGAN_TEST_SECONDS are spent")
 
 
 @pytest.fixture(scope="session")

@@ -374,6 +374,16 @@ def test_a_record_ends_in_time(run_script, tmp_path: Path) -> None:
     assert re.search("no part step-lesson-33; there are .*step-lesson-32", done.stderr)
 
 
+def test_tests_that_would_begin_late_are_skipped(repository: Path) -> None:
+    """What the sanitizers slow down then ends in time, with what it has found."""
+    test = repository / "tests" / "kernels" / "test_support.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)]
+    environment = {**os.environ, "PYGAN_TEST_SECONDS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^\d+ skipped", done.stdout, re.M), done.stdout
+
+
 def test_what_the_sanitizers_run_is_there(repository: Path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     import gpu_record

@@ -11,7 +11,8 @@ pixel (p stride - pad + i dilation, q stride - pad + j dilation). Three sums ser
     weigh    weight gradient = sum over pixels of small * large   (both operators)
 
 They are matrix products with patches (columns.py). In float32 the kernels of DCGAN, 4x4 with stride
-2 and pad 1, take 9 products for every 16 where channels are many (winograd.py).
+2 and pad 1, take 9 products for every 16 where channels are many (winograd.py). Where images are so
+small that many taps lie in the padding, they are products of a tap each (by_taps.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import columns, parallel, shapes, winograd
+from . import by_taps, columns, parallel, shapes, winograd
 from .activation import activation_backward, activation_forward, check_from_output, check_kind
 from .prologue import normalised
 from .scratch import frame
@@ -270,6 +271,8 @@ def _gather(
         _product(whole, _matrix(weight).T, _rows(small), accumulate)
     elif winograd.pays(large, small, taps, groups):
         winograd.gather(large, weight, small, accumulate)
+    elif by_taps.pays(large, small, taps, groups):
+        by_taps.gather(large, weight, small, taps, accumulate)
     else:
         for few, many in _groups(large, small, groups):
 
@@ -303,6 +306,8 @@ def _spread(
         _product(_rows(small), _matrix(weight), whole, accumulate)
     elif winograd.pays(large, small, taps, groups):
         winograd.spread(small, weight, large, accumulate)
+    elif by_taps.pays(large, small, taps, groups):
+        by_taps.spread(small, weight, large, taps, accumulate)
     else:
         for few, many in _groups(large, small, groups):
 
@@ -339,6 +344,9 @@ def _weigh(
         return
     if winograd.pays(large, small, taps, groups):
         winograd.weigh(large, small, dw, accumulate)
+        return
+    if by_taps.pays(large, small, taps, groups):
+        by_taps.weigh(large, small, dw, taps, accumulate)
         return
     for few, many in _groups(large, small, groups):
         output = _matrix(dw[many])

@@ -13,7 +13,7 @@ import pytest
 from twin_support import numbers
 
 from pygan import reference
-from pygan.reference import batch_norm, columns, parallel, winograd
+from pygan.reference import batch_norm, by_taps, columns, parallel, winograd
 
 CONVOLUTION = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
 
@@ -29,9 +29,10 @@ def allow(monkeypatch):
     return allow
 
 
-def convolutions(channels: int, filters: int, kernel: int) -> list[np.ndarray]:
-    large = numbers(1, 24, 16, 16, channels, dtype=np.float32)
-    small = numbers(2, 24, 8, 8, filters, dtype=np.float32)
+def convolutions(channels: int, filters: int, kernel: int, size: int = 8) -> list[np.ndarray]:
+    images = 24 * 8 // size
+    large = numbers(1, images, 2 * size, 2 * size, channels, dtype=np.float32)
+    small = numbers(2, images, size, size, filters, dtype=np.float32)
     weight = numbers(3, filters, kernel, kernel, channels, dtype=np.float32)
     y, dx, dw = (np.full_like(a, np.nan) for a in (small, large, weight))
     reference.convolution_forward(large, weight, None, y, **CONVOLUTION)
@@ -76,15 +77,17 @@ def others() -> list[np.ndarray]:
         lambda: convolutions(3, 40, 4),
         lambda: convolutions(40, 33, 4),  # by Winograd's products
         lambda: convolutions(40, 33, 3),
+        lambda: convolutions(70, 64, 3, size=2),  # tap by tap
         batch_norms,
         others,
     ],
-    ids=["few channels", "winograd", "columns", "batch norm", "others"],
+    ids=["few channels", "winograd", "columns", "tap by tap", "batch norm", "others"],
 )
 def test_the_number_of_threads_changes_no_bit(allow, monkeypatch, results, large):
     monkeypatch.setattr(parallel, "PASSES", 1 << 14)
     monkeypatch.setattr(parallel, "LEAST_OPERATIONS", 1 << 18)
     monkeypatch.setattr(columns, "LEAST_ROWS", 64)
+    monkeypatch.setattr(by_taps, "MOST_ROWS", 64)
     if not large:
         monkeypatch.setattr(winograd, "LEAST_TILES_OF_BLOCK", 64)
     monkeypatch.setattr(batch_norm, "PART", 1 << 12)

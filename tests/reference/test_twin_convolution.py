@@ -17,7 +17,7 @@ from twin_support import (
 )
 
 from pygan import reference
-from pygan.reference import columns, parallel, shapes, winograd
+from pygan.reference import by_taps, columns, parallel, shapes, winograd
 
 
 def written_out(large, weight, stride, pad, dilation, groups):
@@ -72,6 +72,35 @@ def joins(draw):
 @settings(max_examples=80)
 @given(join=joins())
 def test_all_six_passes_match_the_definition(join):
+    check_all_six_passes(join)
+
+
+@settings(max_examples=80)
+@given(join=joins())
+def test_all_six_passes_match_the_definition_tap_by_tap(join):
+    join["attributes"]["groups"], join["weight"] = 1, (*join["weight"][:3], join["large"][3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(by_taps, "pays", lambda *_: True)
+        patch.setattr(by_taps, "MOST_ROWS", 2)
+        check_all_six_passes(join)
+
+
+def test_small_images_are_taken_tap_by_tap():
+    """The lesson's second layer is; images that are large, with few channels, or few, are not."""
+    half, same = (columns.Taps((3, 3), (stride,) * 2, (1, 1), (1, 1)) for stride in (2, 1))
+    for n, height, small, channels, taps, expected in (
+        (32, 7, 4, 128, half, True),
+        (32, 4, 4, 64, same, True),
+        (32, 8, 8, 64, same, False),
+        (32, 7, 4, 63, half, False),
+        (8, 7, 4, 128, half, False),
+    ):
+        large = np.empty((n, height, height, channels), np.float32)
+        assert by_taps.pays(large, np.empty((n, small, small, 256)), taps, 1) == expected
+        assert not by_taps.pays(large, np.empty((n, small, small, 256)), taps, 2)
+
+
+def check_all_six_passes(join):
     large = numbers(join["seed"], *join["large"])
     small = numbers(join["seed"] + 1, *join["small"])
     weight = numbers(join["seed"] + 2, *join["weight"])

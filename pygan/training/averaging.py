@@ -16,7 +16,7 @@ import numpy as np
 from pygan import checkpoint
 from pygan.errors import CheckpointError, PyganError
 from pygan.training.conditional import CLASSES
-from pygan.training.folder import AVERAGED
+from pygan.training.folder import AVERAGED, CHECKPOINT
 from pygan.training.gan import network_shapes
 from pygan.training.sampling import BATCH, PICTURE_COUNTER, Sampler, open_sampler, picture_state
 
@@ -59,8 +59,15 @@ def average_run(
 
 
 def epochs_of(folder: str | Path) -> list[Path]:
-    """The checkpoints of a run's whole epochs, in order."""
-    return sorted(Path(folder).glob(EPOCHS))
+    """The checkpoints of a run's whole epochs, in order. A run that went back to an earlier epoch
+    may still have later ones, which are none of what it is now, and are left out."""
+    files = sorted(Path(folder).glob(EPOCHS))
+    newest = Path(folder) / CHECKPOINT
+    if files and newest.exists():
+        state = checkpoint.load(newest)[1]
+        latest = f"epoch_{state['batches_done'] // state['batches_per_epoch']:04d}"
+        files = [file for file in files if file.stem <= latest]
+    return files
 
 
 def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[dict, dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,6 +38,13 @@ def test_parameters_are_the_mean_and_the_file_is_a_checkpoint(unbroken, tmp_path
     assert metadata["averaged"] == [20, 30] and metadata["network"] == "lesson-gan"
     sampler, _ = open_sampler(NUMPY, out, 4)
     assert sampler.images(sampler.draw_noise(4, 0)).shape == (4, 28, 28, 1)
+
+
+def test_epochs_after_the_one_that_a_run_went_back_to_are_left_out(unbroken, tmp_path):
+    shutil.copytree(unbroken, tmp_path / "run")
+    run = tmp_path / "run"
+    shutil.copy(epochs(run)[1], run / "checkpoint.safetensors")
+    assert average_run(NUMPY, run)[1]["averaged"] == [10, 20]
 
 
 def test_statistics_are_those_of_the_mean_itself(unbroken, monkeypatch):

@@ -216,7 +216,7 @@ def test_stored_numbers_are_rounded_to_nearest(device: Any) -> None:
     device.ops.convolution_forward(upload_half(device, x), w, None, y, **options, precision="bf16")
     wanted = np.repeat(rounded(exact, "bf16")[..., None], 8, axis=-1)
     assert np.isinf(wanted).any()
-    assert_same_bits(read_half(y), wanted + np.float32(0))
+    assert_same_bits(read_half(y) + np.float32(0), wanted + np.float32(0))
 
 
 def test_arrays_are_rounded_as_the_twin_rounds_them(device: Any) -> None:

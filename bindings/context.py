@@ -103,6 +103,7 @@ class Context:
         self.recorder: tuple[int, Callable[..., Any]] | None = None
         self.arrivals: Any = None  # at barriers of cooperative launches: see cooperative.py
         self._kernels: dict[tuple, Kernel] = {}
+        self._cooperative_kernels: dict[tuple, CooperativeKernel] = {}
         self._modules: dict[tuple, Any] = {}
 
     @classmethod
@@ -159,12 +160,12 @@ class Context:
         """
         from .cooperative import CooperativeKernel
 
-        key = ("cooperative", file, entry, *sorted(defines.items()))
+        key = (file, entry, *sorted(defines.items()))
         with _lock:
-            if key not in self._kernels:
+            if key not in self._cooperative_kernels:
                 path = compiler.source_path(file)
-                self._kernels[key] = CooperativeKernel(self, path, entry, defines)
-            return self._kernels[key]
+                self._cooperative_kernels[key] = CooperativeKernel(self, path, entry, defines)
+            return self._cooperative_kernels[key]
 
     def _build(self, file: str | os.PathLike[str], entry: str, defines: dict[str, Any]) -> Kernel:
         from .kernel import Kernel

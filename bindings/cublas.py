@@ -119,10 +119,12 @@ def load_skcuda_cublas() -> Any:
         version = importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         raise DeviceUnavailable(f"{DISTRIBUTION} is not installed; {ADVICE}") from None
-    libraries = {name: find_library(name) for name in ("libcublas", "libcudart")}
-    for name, path in libraries.items():
+    libraries: dict[str, str] = {}
+    for name in ("libcublas", "libcudart"):
+        path = find_library(name)
         if path is None:
             raise DeviceUnavailable(f"no {name}.so was found; {ADVICE}")
+        libraries[name] = path
     try:
         with _skcuda_at_home(version, {**libraries, "libcuda": "libcuda.so.1"}):
             return importlib.import_module("skcuda.cublas")
@@ -176,20 +178,24 @@ def _skcuda_at_home(version: str, libraries: dict[str, str]) -> Iterator[None]:
             importlib.import_module("pkg_resources")
     except ImportError:
         stand_in = types.ModuleType("pkg_resources")
-        stand_in.declare_namespace = lambda name: None
-        stand_in.require = lambda name: [types.SimpleNamespace(version=version)]
+        vars(stand_in).update(
+            declare_namespace=lambda name: None,
+            require=lambda name: [types.SimpleNamespace(version=version)],
+        )
         sys.modules["pkg_resources"] = stand_in
-    ctypes.cdll.LoadLibrary = load_named
+    vars(ctypes.cdll)["LoadLibrary"] = load_named
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in its strings
             utils = importlib.import_module("skcuda.utils")
             path = libraries["libcublas"]
             major, *rest = (*_version(path), 10, 0)
-            utils.find_lib_path = lambda name: path
-            utils.get_soname = lambda path: f"libcublas.so.{major}.{rest[0]}"
+            vars(utils).update(
+                find_lib_path=lambda name: path,
+                get_soname=lambda path: f"libcublas.so.{major}.{rest[0]}",
+            )
             yield
     finally:
-        del ctypes.cdll.LoadLibrary
+        del vars(ctypes.cdll)["LoadLibrary"]
         if stand_in is not None:
             del sys.modules["pkg_resources"]

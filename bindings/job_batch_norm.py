@@ -23,8 +23,8 @@ from .job import (
 MOST_FOLDS = 4
 _CHANNELWISE = ("x", "gamma", "beta")
 _FORWARD = (*_CHANNELWISE, "y", "mean", "var", "partial")
-_BACKWARD = (*_CHANNELWISE, "mean", "var", "dy", "dx", "dgamma", "dbeta", "moving_mean")
-_BACKWARD = (*_BACKWARD, "moving_var", "partial")
+_GRADIENTS = ("dy", "dx", "dgamma", "dbeta")
+_BACKWARD = (*_CHANNELWISE, "mean", "var", *_GRADIENTS, "moving_mean", "moving_var", "partial")
 _MODES = ("fix_gamma", "constant_statistics", "accumulate", "accumulate_gamma", "accumulate_beta")
 
 
@@ -102,6 +102,8 @@ def _job(entry: str, a: dict[str, Any], kind: str, block: tuple[int, int], split
     slope = 1.0 if kind == "none" else a.get("slope", 0.0)
     sizes = (int(kind == "relu"), a["rows"], a["channels"], a.get("rows_per_split", a["rows"]))
     reals: tuple[float, ...] = (a.get("eps", 0.0), slope)
+    arrays: tuple[Any, ...]
+    numbers: tuple[int, ...]
     if entry == "batch_norm_statistics":
         arrays, numbers = (a["x"], a["partial"]), sizes
     elif entry in ("batch_norm_forward_training", "batch_norm_normalize"):

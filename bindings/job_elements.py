@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .job import ACTIVATIONS, FILE, LOAD_LATENCY, Job, Launch, NotInProgram, flat, fours
 
 MOST_LOSSES = 4096
@@ -14,6 +16,8 @@ def _activation(launch: Launch) -> list[Job]:
     a = launch.arguments
     kind, n = ACTIVATIONS.index(launch.defines["ACTIVATION"]), fours(launch.entry, a["n"])
     grid, time = flat(n)
+    arrays: tuple[Any, ...]
+    numbers: tuple[int, ...]
     if launch.entry == "activation_forward":
         arrays, numbers = (a["x"], a["y"]), (n, kind)
     else:

@@ -125,7 +125,7 @@ def require_shapes(
         )
 
 
-def atomic_write(path: str | Path, content: bytes) -> None:
+def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes a file so that a reader, or a crash, sees the old content or the new, nothing between.
 
     Raises OSError; no partial file is left behind then.

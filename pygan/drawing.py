@@ -188,7 +188,7 @@ def _count(node: Node, inferred: Any, shapes: Mapping[str, Shape] | None) -> int
 
 def _details(node: Node, parameters: int) -> str:
     """The attributes that a reader looks for, and the parameters."""
-    values = node.operator.attributes()
+    values = node.operator.attributes() if node.operator else {}
     parts = []
     for key in ("kind", "kernel", "num_filter", "num_hidden", "slope", "rate", "axis", "shape"):
         value = values.get(key)

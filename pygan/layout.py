@@ -27,7 +27,7 @@ def to_nchw(array: np.ndarray) -> np.ndarray:
     return _permuted(array, (0, 3, 1, 2))
 
 
-def fully_connected_to_nhwc(weight: np.ndarray, image: tuple[int, int, int]) -> np.ndarray:
+def fully_connected_to_nhwc(weight: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
     """A weight (hidden, C * H * W) of flattened NCHW images, for flattened NHWC images.
 
     image: (H, W, C) of the flattened image, as here.
@@ -37,7 +37,7 @@ def fully_connected_to_nhwc(weight: np.ndarray, image: tuple[int, int, int]) -> 
     return to_nhwc(rows).reshape(weight.shape)
 
 
-def fully_connected_to_nchw(weight: np.ndarray, image: tuple[int, int, int]) -> np.ndarray:
+def fully_connected_to_nchw(weight: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
     """The inverse of `fully_connected_to_nhwc`; image is (H, W, C)."""
     return to_nchw(_rows(weight, image).reshape(-1, *image)).reshape(weight.shape)
 
@@ -59,7 +59,7 @@ def _permuted(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     return np.array(array.transpose(axes), order="C")
 
 
-def _rows(weight: np.ndarray, image: tuple[int, int, int]) -> np.ndarray:
+def _rows(weight: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
     weight = np.asarray(weight)
     size = int(np.prod(image))
     if weight.ndim != 2 or weight.shape[1] != size:

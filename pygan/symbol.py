@@ -434,17 +434,17 @@ def _compose(kind: str, args: Sequence[Symbol], options: dict[str, Any]) -> Symb
     automatic = _automatic_inputs(operator)
     heads = []
     for argument in names:
-        value = inputs.get(argument)
-        if value is None and argument in automatic:
-            value = Symbol([(Node(f"{name}_{argument}", None), 0)])
-        if not isinstance(value, Symbol):
-            raise GraphError(f"{described}: input {argument!r} must be a symbol, not {value!r}")
-        if len(value.heads) != 1:
+        given = inputs.get(argument)
+        if given is None and argument in automatic:
+            given = Symbol([(Node(f"{name}_{argument}", None), 0)])
+        if not isinstance(given, Symbol):
+            raise GraphError(f"{described}: input {argument!r} must be a symbol, not {given!r}")
+        if len(given.heads) != 1:
             raise GraphError(
-                f"{described}: input {argument!r} has {len(value.heads)} outputs "
-                f"({', '.join(value.list_outputs())}); choose one, as in symbol[0]"
+                f"{described}: input {argument!r} has {len(given.heads)} outputs "
+                f"({', '.join(given.list_outputs())}); choose one, as in symbol[0]"
             )
-        heads.append(value.heads[0])
+        heads.append(given.heads[0])
     node = Node(name, operator, tuple(heads))
     return Symbol([(node, index) for index in range(len(operator.outputs))])
 

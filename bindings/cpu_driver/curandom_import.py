@@ -31,7 +31,7 @@ class _Finder(importlib.abc.MetaPathFinder):
             with contextlib.suppress(ImportError):  # the import itself will say it better
                 driver = importlib.import_module("pycuda._driver")
                 if not hasattr(driver, "get_curand_version"):
-                    driver.get_curand_version = _no_curand_version
+                    vars(driver)["get_curand_version"] = _no_curand_version
         return None  # the ordinary finders load the module
 
 

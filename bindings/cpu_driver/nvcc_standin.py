@@ -21,8 +21,9 @@ import tempfile
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from . import precompiled, pruning, source_rewriter
 else:
     sys.path.insert(0, str(Path(__file__).resolve().parent))

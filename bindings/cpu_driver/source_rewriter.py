@@ -239,9 +239,9 @@ class _Reader:
             return _Scope("namespace", name, close)
         if words[:1] == ["extern"] and len(words) == 2:
             return _Scope("linkage", "", close)
-        name = self.function_name(head, brace)
-        if name is not None:
-            return _Scope("function", name, close)
+        function = self.function_name(head, brace)
+        if function is not None:
+            return _Scope("function", function, close)
         if {"class", "struct", "union"} & set(words) and "=" not in words:
             return _Scope("class", "", close)
         return _Scope("other", "", close)

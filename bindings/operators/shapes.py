@@ -108,7 +108,7 @@ def geometry(
             f"{pad} and dilation {dilation} turn the first into {(batch, *outputs, small_channels)}"
         )
     result = Geometry(
-        *(batch, height, width, large_channels, *outputs, small_channels),
+        *(batch, height, width, large_channels, outputs[0], outputs[1], small_channels),
         *(kernel, stride, pad, dilation, groups),
     )
     _check_counts(operator, result)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+
 from pygan.data.download import download_mnist
 from pygan.data.idx import read_idx
 from pygan.data.image_set import ImageSet
@@ -81,11 +83,11 @@ def _from_folder(folder: Path, split: str, reason: str = "") -> ImageSet:
         labels = _find(place, f"{STEMS[split]}-labels", "idx1-ubyte")
         if images and labels:
             return ImageSet(*_read_pair(images, labels), f"MNIST's idx files in {place}", reason)
-        if images or labels:
-            present, kind = (images, "labels-idx1") if images else (labels, "images-idx3")
-            raise DataError(
-                f"{place} holds {present.name} but not {STEMS[split]}-{kind}-ubyte(.gz)"
-            )
+        for present, kind in ((images, "labels-idx1"), (labels, "images-idx3")):
+            if present:
+                raise DataError(
+                    f"{place} holds {present.name} but not {STEMS[split]}-{kind}-ubyte(.gz)"
+                )
         for name in CSV_NAMES[split]:
             if (place / name).is_file():
                 return ImageSet(
@@ -107,7 +109,7 @@ def _find(folder: Path, stem: str, kind: str) -> Path | None:
     return None
 
 
-def _read_pair(images: Path, labels: Path):
+def _read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     pixels = read_idx(images, dimensions=3)
     if pixels.shape[1:] != (SIDE, SIDE):
         height, width = pixels.shape[1:]

@@ -35,6 +35,8 @@ def read_scikit_digits() -> tuple[np.ndarray, np.ndarray]:
     margin = (SIDE - DIGIT_SIDE) // 2
     inner = slice(margin, margin + DIGIT_SIDE)
     for target, original in zip(images, originals, strict=True):
-        enlarged = Image.fromarray(original).resize((DIGIT_SIDE, DIGIT_SIDE), Image.BICUBIC)
+        enlarged = Image.fromarray(original).resize(
+            (DIGIT_SIDE, DIGIT_SIDE), Image.Resampling.BICUBIC
+        )
         target[inner, inner, 0] = np.asarray(enlarged)
     return images, digits.target.astype(np.uint8)

@@ -211,6 +211,11 @@ def expect(given: Shape | None, needed: Shape, what: str, because: str) -> Shape
     return needed
 
 
+def both(value: int | tuple[int, int]) -> tuple[int, int]:
+    """A field of an operator as the pair that `pair` made of it."""
+    return value if isinstance(value, tuple) else (value, value)
+
+
 def pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
     """An (h, w) attribute from one integer or two."""
     values = (value, value) if isinstance(value, int) else tuple(value)

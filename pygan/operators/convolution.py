@@ -20,6 +20,7 @@ from pygan.operators.base import (
     Operator,
     Shape,
     Shapes,
+    both,
     data_shape,
     expect,
     pair,
@@ -63,7 +64,8 @@ class _Convolutional(Operator):
 
     def extent(self) -> tuple[int, int]:
         """Rows and columns that the dilated kernel spans."""
-        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        (rows, columns), (down, across) = both(self.kernel), both(self.dilation)
+        return down * (rows - 1) + 1, across * (columns - 1) + 1
 
     def _output_size(self, size: Shape) -> Shape:
         raise NotImplementedError
@@ -124,7 +126,9 @@ class _Convolutional(Operator):
             attributes = {"kind": self.activation, "slope": self.slope}
             calls.append(Call("activation_backward", (None, y, activated, dy), attributes))
 
-        def add(function: str, target: Gradient | None, *operands: Array, **geometry: Any) -> None:
+        def add(
+            function: str, target: Gradient | None, *operands: Array | None, **geometry: Any
+        ) -> None:
             if target is not None:
                 attributes = geometry | {"accumulate": target.accumulate}
                 arrays = (*operands, target.array)
@@ -168,19 +172,18 @@ class Convolution(_Convolutional):
     prefix: ClassVar[str] = "convolution"
 
     def _weight_shape(self, channels: int) -> Shape:
-        return (self.num_filter, *self.kernel, channels // self.groups)
+        return (self.num_filter, *both(self.kernel), channels // self.groups)
 
     def _output_size(self, size: Shape) -> Shape:
-        padded = tuple(s + 2 * p for s, p in zip(size, self.pad, strict=True))
+        padded = tuple(s + 2 * p for s, p in zip(size, both(self.pad), strict=True))
         extent = self.extent()
         if any(e > s for e, s in zip(extent, padded, strict=True)):
             raise ShapeError(
                 f"kernel {self.kernel} with dilation {self.dilation} spans {extent}, more than the "
                 f"input's {padded} (size {size} with pad {self.pad}); enlarge pad or input"
             )
-        return tuple(
-            (s - e) // stride + 1 for s, e, stride in zip(padded, extent, self.stride, strict=True)
-        )
+        steps = zip(padded, extent, both(self.stride), strict=True)
+        return tuple((s - e) // stride + 1 for s, e, stride in steps)
 
 
 @dataclass(frozen=True)
@@ -200,20 +203,19 @@ class TransposedConvolution(_Convolutional):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "output_padding", pair(self.output_padding, "output_padding", 0))
-        if any(a >= s for a, s in zip(self.output_padding, self.stride, strict=True)):
+        if any(a >= s for a, s in zip(both(self.output_padding), both(self.stride), strict=True)):
             raise GraphError(
                 f"output_padding {self.output_padding} must be smaller than stride {self.stride}"
             )
 
     def _weight_shape(self, channels: int) -> Shape:
-        return (channels, *self.kernel, self.num_filter // self.groups)
+        return (channels, *both(self.kernel), self.num_filter // self.groups)
 
     def _output_size(self, size: Shape) -> Shape:
+        pairs = map(both, (self.stride, self.pad, self.output_padding))
         result = tuple(
             stride * (s - 1) + e - 2 * p + a
-            for s, e, stride, p, a in zip(
-                size, self.extent(), self.stride, self.pad, self.output_padding, strict=True
-            )
+            for s, e, stride, p, a in zip(size, self.extent(), *pairs, strict=True)
         )
         if min(result) < 1:
             raise ShapeError(

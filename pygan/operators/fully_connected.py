@@ -53,8 +53,8 @@ class FullyConnected(Operator):
         data, weight, *bias = arrays.inputs
         function = "fully_connected_forward"
         if arrays.left is not None:
-            operands = (self._rows(data), weight, None, arrays.left)
-            return [Call(function, operands, {"in_slices": True}, precision=True)]
+            sliced = (self._rows(data), weight, None, arrays.left)
+            return [Call(function, sliced, {"in_slices": True}, precision=True)]
         operands = (self._rows(data), weight, bias[0] if bias else None, arrays.outputs[0])
         return [Call(function, operands, workspace=True, precision=True)]
 
@@ -68,7 +68,7 @@ class FullyConnected(Operator):
         dy = output_gradients[0]
         calls = []
 
-        def add(function: str, target: Gradient | None, *operands: Array) -> None:
+        def add(function: str, target: Gradient | None, *operands: Array | None) -> None:
             if target is not None:
                 attributes = {"accumulate": target.accumulate}
                 products = function != "bias_backward"  # which is a sum

@@ -254,8 +254,8 @@ class LogisticRegressionOutput(Operator):
     def forward(self, arrays: Arrays, training: bool) -> list[Call]:
         data, label = arrays.inputs
         if arrays.ahead is None or not training:
-            operands = (data, arrays.outputs[0])
-            return [Call("activation_forward", operands, {"kind": "sigmoid"})]
+            scores = (data, arrays.outputs[0])
+            return [Call("activation_forward", scores, {"kind": "sigmoid"})]
         operands = (data, label.view(data.shape), arrays.outputs[0], None, arrays.ahead)
         attributes = {"scale": self.scale(data.shape)}
         return [Call("sigmoid_cross_entropy_forward", operands, attributes)]

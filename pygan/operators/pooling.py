@@ -15,6 +15,7 @@ from pygan.operators.base import (
     Operator,
     Shape,
     Shapes,
+    both,
     choice,
     data_shape,
     only,
@@ -45,7 +46,7 @@ class Pooling(Operator):
             object.__setattr__(self, name, pair(getattr(self, name), name, least))
         choice(self.kind, ("max", "avg"), "kind")
         choice(self.convention, ("valid", "full"), "convention")
-        if any(p >= k for p, k in zip(self.pad, self.kernel, strict=True)):
+        if any(p >= k for p, k in zip(both(self.pad), both(self.kernel), strict=True)):
             raise GraphError(f"pad {self.pad} must be smaller than kernel {self.kernel}")
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
@@ -53,7 +54,8 @@ class Pooling(Operator):
         if self.global_pool:
             return Shapes((data,), ((n, 1, 1, channels),))
         sizes = []
-        for size, k, stride, p in zip((h, w), self.kernel, self.stride, self.pad, strict=True):
+        windows = zip((h, w), both(self.kernel), both(self.stride), both(self.pad), strict=True)
+        for size, k, stride, p in windows:
             room = size + 2 * p - k
             if room < 0:
                 raise ShapeError(

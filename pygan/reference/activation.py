@@ -56,7 +56,8 @@ def activation_backward(
     if x is None and kind in ("leaky_relu", "elu") and slope < 0:
         raise ValueError(f"{operator}: {kind} with slope {slope} < 0 needs its input x")
     shapes.check_contiguous(operator, dx)
-    x, y, dy, dx = (None if array is None else array.reshape(-1) for array in (x, y, dy, dx))
+    x = None if x is None else x.reshape(-1)
+    y, dy, dx = y.reshape(-1), dy.reshape(-1), dx.reshape(-1)
 
     def multiply(part: slice) -> None:
         with frame() as empty:

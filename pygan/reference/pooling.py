@@ -113,7 +113,7 @@ def _backward(
     count_include_pad: bool,
     accumulate: bool,
 ) -> None:
-    if kind == "max":
+    if x is not None and kind == "max":
         _to_maxima(x, dy, dx, kernel, stride, pad, accumulate)
         return
     with frame() as empty:
@@ -174,7 +174,7 @@ def _maximum(x: np.ndarray, y: np.ndarray, kernel: Pair, stride: Pair, pad: Pair
     taps = list(_taps(x, y, kernel, stride, pad))
     first = [x[x_part] for x_part, _ in taps[:2]]
     if len(first) == 2 and first[0].shape == first[1].shape == y.shape:
-        np.maximum(*first, out=y)
+        np.maximum(first[0], first[1], out=y)
         taps = taps[2:]
     else:
         y[...] = -np.inf

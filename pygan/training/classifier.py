@@ -7,7 +7,6 @@ same for colour images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,7 +57,7 @@ class Classifier(Supervised):
     part = PART
     optimizer_part = f"{PART}_optimizer"
     draws = False
-    graph: ClassVar[Callable[[int], symbol.Symbol]] = staticmethod(networks.classifier)
+    graph: ClassVar[staticmethod[[int], symbol.Symbol]] = staticmethod(networks.classifier)
     image_shape: ClassVar[tuple[int, ...]] = IMAGE_SHAPE
     settings: ClassifierSettings
 
@@ -121,7 +120,7 @@ class TrainedClassifier:
 
     network: ClassVar[str]
     """The name in checkpoints."""
-    graph: ClassVar[Callable[[int], symbol.Symbol]]
+    graph: ClassVar[staticmethod[[int], symbol.Symbol]]
     """Its outputs are features and probabilities."""
     image_shape: ClassVar[tuple[int, ...]]
     advice: ClassVar[str]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -100,10 +100,10 @@ class Gan:
     title: ClassVar[str]
     pixel_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """What black and white are to the networks."""
+    settings: Any
+    """`GanSettings`, or what a system has in its place, with ``batch_size`` and ``seed``."""
 
-    def __init__(
-        self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
-    ) -> None:
+    def __init__(self, device, images: ImageSet, settings: Any, losses_kept: int = 20) -> None:
         self.device = device
         self.settings = settings
         batch_size = settings.batch_size
@@ -190,8 +190,9 @@ class Gan:
         """Whether ``read_losses`` must be called before the next step."""
         return self._unread == self.losses_kept
 
-    def read_losses(self) -> list[Losses]:
-        """The losses of the batches since the last call. Waits for the device to finish them."""
+    def read_losses(self) -> list[Any]:
+        """The `Losses`, or a system's own, of the batches since the last call. Waits for the device
+        to finish them."""
         first = self.batches_done - self._unread
         passes = self._read_passes()
         scores = passes[:, :, 1:].astype(float).mean(axis=2)

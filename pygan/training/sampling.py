@@ -141,7 +141,9 @@ class Sampler:
         checkpoint.require_shapes(path, tensors, network_shapes(self.executor, "generator"))
         load_network(self.executor, tensors, "generator")
 
-    def images(self, noise: np.ndarray, digits: Sequence[int] | None = None) -> np.ndarray:
+    def images(
+        self, noise: np.ndarray, digits: Sequence[int] | np.ndarray | None = None
+    ) -> np.ndarray:
         """Images (N, *image_shape) float32 in 0..1 for noise (N, *noise_shape), any N.
 
         digits: N numbers 0 to 9, for a generator that takes digits and no other. Raises PyganError
@@ -229,7 +231,7 @@ def _require_network(path: Path, metadata: dict, known: list[str]) -> None:
         )
 
 
-def _one_hot(digits: Sequence[int] | None, count: int) -> np.ndarray:
+def _one_hot(digits: Sequence[int] | np.ndarray | None, count: int) -> np.ndarray:
     """(count, 1, 1, 10) float32"""
     if digits is None or len(digits) != count:
         given = "none" if digits is None else len(digits)

@@ -25,7 +25,8 @@
 //                  block's result in `partial`; every block of the second merges those of its
 //                  channels once more, all the same ones in the same order, and goes on with its
 //                  rows. That is a few kB from the cache per block, and takes neither a third
-//                  launch nor a count of finished blocks.
+//                  launch nor a count of finished blocks. Where the convolution before it has left
+//                  the moments of its tiles, the first launch is not needed.
 //
 // No atomics, and an order of summation that the shapes alone decide: same bits every run.
 //
@@ -115,6 +116,22 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
         partial);
 }
 
+// ---- Forward, the only launch behind a convolution whose tiles left the moments of x
+// (tile_moments.cuh), which are merged into mean and var. Every block merges those of its channels,
+// all the same ones in the same order, as the second of two launches does.
+extern "C" __global__ void __launch_bounds__(SPLIT)
+    batch_norm_normalize_of_tiles(const INPUT* __restrict__ x, const float* __restrict__ moments,
+                                  float* gamma, const float* __restrict__ beta,
+                                  float* __restrict__ mean, float* __restrict__ var,
+                                  OUTPUT* __restrict__ y, int tiles, int rows, int channels,
+                                  int rows_per_split, float eps, int fix_gamma, float slope) {
+    __shared__ float shared[MERGED * SPLIT];
+    normalize_tiles(
+        LaunchedBlock(), shared,
+        {x, gamma, beta, y, mean, var, rows, channels, rows_per_split, eps, fix_gamma, KIND, slope},
+        moments, tiles);
+}
+
 // ---- Backward, one launch: block i has its channels to itself.
 extern "C" __global__ void __launch_bounds__(WHOLE)
     batch_norm_backward(const INPUT* __restrict__ x, const float* __restrict__ gamma,
@@ -194,6 +211,7 @@ extern "C" __global__ void batch_norm_update_moving(const float* __restrict__ me
 //   one launch      grid (ceil(C / (X * VECTOR))), X * Y from 32 to WHOLE = 512
 //   two launches    grid (ceil(C / (X * VECTOR)), splits), splits = ceil(rows / rows_per_split) at
 //                   most 65535, X * Y = SPLIT = 256; both launches alike
+//   behind tiles    as two launches, of which there is the second
 //   batch_norm_update_moving   one-dimensional, 256 threads
 // VECTOR = 4 needs C % 4 == 0 and x, y, dy, dx and partial at multiples of 16 bytes; arrays over
 // channels need not be. No dynamic shared memory. Stream order carries results from one launch to

@@ -323,21 +323,85 @@ __device__ __forceinline__ Moments moments_of_block(const Block& at, const Sourc
         merge);
 }
 
-// Of what the splits of the thread's channels left in partial (2, splits, C), every step-th from
-// `first` on.
-__device__ __forceinline__ Moments moments_of_splits(const float* partial, int rows, int channels,
-                                                     int rows_per_split, int splits, int c,
-                                                     int first, int step) {
-    Moments whole = {};
-#pragma unroll 1
-    for (int split = first; split < splits; split += step) {
-        Moments part;
-        part.count = static_cast<float>(min(rows - split * rows_per_split, rows_per_split));
-        part.mean = load<VECTOR>(partial + place(split, channels, c));
-        part.squares = load<VECTOR>(partial + place(splits + split, channels, c));
-        whole = merge(whole, part);
+// Moments of parts of the rows that another launch has left, to be merged: a class with
+//     count                  how many parts there are
+//     IN_FLIGHT              and how many a thread loads before it uses the first
+//     operator()(part, c)    those of channels c, ..., with means relative to centre(c)
+
+// What statistics_of_split leaves, in partial (2, splits, C). Relative to the first row.
+struct OfSplits {
+    static constexpr int IN_FLIGHT = 1;
+    const float* partial;
+    int count, rows, channels, rows_per_split;
+
+    __device__ __forceinline__ Moments operator()(int split, int c) const {
+        return {static_cast<float>(min(rows - split * rows_per_split, rows_per_split)),
+                load<VECTOR>(partial + place(split, channels, c)),
+                load<VECTOR>(partial + place(count + split, channels, c))};
     }
-    return whole;
+};
+
+// What tiles of a convolution leave (tile_moments.cuh): (tiles, C) means, as many squares, and the
+// tiles' counts, some of which may be 0. Relative to the first tile, so that a mean of 1e4 is not
+// rounded again in every merge.
+struct OfTiles {
+    static constexpr int IN_FLIGHT = 4;
+    const float* moments;
+    int count, channels;
+    Values first;
+
+    __device__ __forceinline__ OfTiles(const float* moments, int tiles, int channels, int c)
+        : moments(moments), count(tiles), channels(channels), first() {
+        if (c < channels && pixels(0) > 0.0f) first = load<VECTOR>(moments + c);
+    }
+    __device__ __forceinline__ float pixels(int tile) const {
+        return moments[2ll * count * channels + tile];
+    }
+    __device__ __forceinline__ Moments operator()(int tile, int c) const {
+        Moments part = {pixels(tile), load<VECTOR>(moments + place(tile, channels, c)),
+                        load<VECTOR>(moments + place(count + tile, channels, c))};
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) part.mean.at[k] -= first.at[k];
+        return part;
+    }
+};
+
+// Mean and biased variance of a channel.
+struct Statistics {
+    Values mean, variance;
+};
+
+// Those of `rows` rows, from their moments about `centre`.
+__device__ __forceinline__ Statistics statistics_of(const Moments& whole, const Values& centre,
+                                                    int rows) {
+    Statistics all;
+#pragma unroll
+    for (int k = 0; k < VECTOR; ++k) {
+        all.mean.at[k] = centre.at[k] + whole.mean.at[k];
+        all.variance.at[k] = whole.squares.at[k] / static_cast<float>(rows);
+    }
+    return all;
+}
+
+// Those of the thread's channels, from the parts of all `rows` rows; `centre` is what the parts'
+// means are relative to. Called by all threads of the block, with MERGED floats for each in shared;
+// a thread without channels (c past the last) gets nothing of use.
+template <class Block, class Parts>
+__device__ __forceinline__ Statistics merged(const Block& at, float* shared, const Parts& parts,
+                                             const Values& centre, int rows, int channels, int c) {
+    Moments whole = {};
+    if (c < channels) {
+        const auto of_parts = [&](int first) {
+            Moments own = {};
+            for_rows<Parts::IN_FLIGHT>(
+                {first, parts.count, at.height * at.folds},
+                [&](int part) { return parts(part, c); },
+                [&](int, const Moments& part) { own = merge(own, part); });
+            return own;
+        };
+        whole = folded(at, of_parts, merge);
+    }
+    return statistics_of(merge_block(at, whole, shared), centre, rows);
 }
 
 // What the thread's channels need, in registers.
@@ -481,6 +545,16 @@ __device__ __forceinline__ void statistics_of_split(const Block& at, float* shar
     statistics_of_split(at, shared, source, pivot, partial, rows, channels, rows_per_split, c);
 }
 
+// The batch's, by the first block of its channels.
+template <class Block>
+__device__ __forceinline__ void put_statistics(const Block& at, const Forward& f,
+                                               const Statistics& all, int c) {
+    if (at.split == 0 && at.y == 0) {
+        put_values(f.mean, c, all.mean);
+        put_values(f.var, c, all.variance);
+    }
+}
+
 // Second of two launches, and inference: partial is merged into mean and var; where it is null,
 // those are given.
 template <class Block>
@@ -488,36 +562,16 @@ __device__ __forceinline__ void normalize_split(const Block& at, float* shared, 
                                                 const float* partial, const Source& x,
                                                 const Values& first_row, int c) {
     const bool inside = c < f.channels;
-    Values centre = {};
-    Values variance = {};
+    Statistics all = {};
     if (partial != nullptr) {
-        Moments whole = {};
-        if (inside) {
-            centre = first_row;
-            whole = folded(
-                at,
-                [&](int first) {
-                    return moments_of_splits(partial, f.rows, f.channels, f.rows_per_split,
-                                             at.splits, c, first, at.height * at.folds);
-                },
-                merge);
-        }
-        whole = merge_block(at, whole, shared);
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) {
-            centre.at[k] += whole.mean.at[k];
-            variance.at[k] = whole.squares.at[k] / static_cast<float>(f.rows);
-        }
-        if (inside && at.split == 0 && at.y == 0) {
-            put_values(f.mean, c, centre);
-            put_values(f.var, c, variance);
-        }
+        const OfSplits parts = {partial, at.splits, f.rows, f.channels, f.rows_per_split};
+        all = merged(at, shared, parts, first_row, f.rows, f.channels, c);
+        if (inside) put_statistics(at, f, all, c);
     } else if (inside) {
-        centre = values_at(f.mean, c);
-        variance = values_at(f.var, c);
+        all = {values_at(f.mean, c), values_at(f.var, c)};
     }
     if (inside) {
-        normalize(at, f, x, c, centre, variance);
+        normalize(at, f, x, c, all.mean, all.variance);
     }
 }
 
@@ -528,6 +582,19 @@ __device__ __forceinline__ void normalize_split(const Block& at, float* shared, 
     const Source x = rows_of(f.x, f.channels, c);
     const Values first_row = partial != nullptr && c < f.channels ? x(0) : Values{};
     normalize_split(at, shared, f, partial, x, first_row, c);
+}
+
+// The only launch, behind a convolution whose tiles left moments.
+template <class Block>
+__device__ __forceinline__ void normalize_tiles(const Block& at, float* shared, const Forward& f,
+                                                const float* moments, int tiles) {
+    const int c = first_channel_of_thread(at, f.channels);
+    const OfTiles parts(moments, tiles, f.channels, c);
+    const Statistics all = merged(at, shared, parts, parts.first, f.rows, f.channels, c);
+    if (c < f.channels) {
+        put_statistics(at, f, all, c);
+        normalize(at, f, rows_of(f.x, f.channels, c), c, all.mean, all.variance);
+    }
 }
 
 struct Pair {

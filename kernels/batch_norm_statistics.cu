@@ -43,17 +43,11 @@ struct OfChannels {
         }
     }
 
-    // Of `rows` rows, from their moments about pivot.
-    __device__ __forceinline__ void put(int c, Values pivot, const Moments& whole, int rows) const {
-        Values variance;
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) {
-            pivot.at[k] += whole.mean.at[k];
-            variance.at[k] = whole.squares.at[k] / static_cast<float>(rows);
-        }
-        put_values(mean, c, pivot);
-        put_values(var, c, variance);
-        put(c, pivot, variance);
+    // Of a batch.
+    __device__ __forceinline__ void put(int c, const Statistics& all) const {
+        put_values(mean, c, all.mean);
+        put_values(var, c, all.variance);
+        put(c, all.mean, all.variance);
     }
 };
 
@@ -77,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(WHOLE)
     whole = merge_block(at, whole, shared);
     if (at.y == 0 && c < channels) {
         const OfChannels own = {gamma, beta, mean, var, normalisation, eps, fix_gamma};
-        own.put(c, pivot, whole, rows);
+        own.put(c, statistics_of(whole, pivot, rows));
     }
 }
 
@@ -92,15 +86,12 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
     __shared__ float shared[MERGED * SPLIT];
     const LaunchedBlock at;
     const int c = first_channel_of_thread(at, channels);
-    Moments whole = {};
-    if (c < channels) {
-        whole =
-            moments_of_splits(partial, rows, channels, rows_per_split, splits, c, at.y, at.height);
-    }
-    whole = merge_block(at, whole, shared);
+    const OfSplits parts = {partial, splits, rows, channels, rows_per_split};
+    const Values pivot = c < channels ? rows_of(x, channels, c)(0) : Values{};
+    const Statistics all = merged(at, shared, parts, pivot, rows, channels, c);
     if (at.y == 0 && c < channels) {
         const OfChannels own = {gamma, beta, mean, var, normalisation, eps, fix_gamma};
-        own.put(c, rows_of(x, channels, c)(0), whole, rows);
+        own.put(c, all);
     }
 }
 

@@ -7,7 +7,7 @@
 // Element is what arrays hold that are read: float or Bf16.
 //
 // An End is a ResultOf what the result holds, or is derived of one and has a store_lines of its own
-// (last_slice.cuh).
+// (last_slice.cuh, tile_moments.cuh).
 // `block` is the block's place in the grid that a pass's launch contract names: its own, or the one
 // that it plays (program.cu).
 #pragma once
@@ -57,6 +57,7 @@ struct PhasePixels {
 template <class Sums>
 struct Played {
     static constexpr int LINES = Sums::LINES, COLUMNS = Sums::COLUMNS, RUN = Sums::RUN;
+    using Threads = Sums;
     const Sums& sums;
     int lines_on, columns_on;
 
@@ -116,7 +117,10 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const Element*
     const Phase horizontal = phase_of(phase % layer.stride_w, layer.width, layer.kernel_w,
                                       layer.stride_w, layer.pad_w, layer.dilation_w);
     const int lines = layer.batch * vertical.count * horizontal.count;
-    if (static_cast<int>(block.x) * TILE_M >= lines) return;  // a phase with fewer pixels
+    if (static_cast<int>(block.x) * TILE_M >= lines) {  // a phase with fewer pixels
+        store_nothing(result, group * layer.group_x());
+        return;
+    }
 
     const int group_x = layer.group_x(), group_y = layer.group_y();
     const int depth = vertical.taps * horizontal.taps * group_y;

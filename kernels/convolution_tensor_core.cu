@@ -48,6 +48,22 @@
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64
 // variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=tf32 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DMOMENTS=1
+// clang-format off
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DTILE_K=16 -DSTAGES=4 -DRESULT=Bf16 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16 -DMOMENTS=1
+// variants(sm_80): -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DTILE_K=32 -DSTAGES=3 -DRESULT=Bf16 -DMOMENTS=1
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=128 -DMOMENTS=1
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=128 -DMOMENTS=1
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=256 -DTILE_N=64 -DMOMENTS=1
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=128 -DTILE_N=64 -DMOMENTS=1
+// variants(sm_80): -DELEMENT=Bf16 -DRESULT=Bf16 -DPRECISION=bf16 -DTILE_M=64 -DTILE_N=64 -DMOMENTS=1
+// clang-format on
 
 #ifndef ELEMENT
 #define ELEMENT float  // what memory and shared memory hold of the operands: float or Bf16
@@ -60,6 +76,7 @@
 
 #include "convolution_passes.cuh"
 #include "convolution_sources.cuh"
+#include "tile_moments.cuh"
 
 struct TensorCore {
     static constexpr bool TRANSPOSED = false;
@@ -77,37 +94,40 @@ struct TensorCore {
 };
 
 // y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
-// becomes of the sums is told in epilogue.cuh.
+// becomes of the sums is told in epilogue.cuh. moments: with -DMOMENTS=1 the array of
+// tile_moments.cuh, else not used.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_forward_tensor_core(
     const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ w, const float* __restrict__ bias,
     RESULT* y, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
     int dilation_h, int dilation_w, int groups, int slices, int accumulate, const RESULT* activated,
-    int activation, float slope) {
+    int activation, float slope, float* moments) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<TensorCore, ELEMENT, ResultOf<RESULT>>(
-        layer, x, w,
-        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
+    const ResultOf<RESULT> result = {
+        y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}};
+    forward<TensorCore>(layer, x, w, with_moments(result, moments, y_channels, 1));
 }
 
 // dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
-// with a bias this is the forward of a transposed convolution.
+// with a bias this is the forward of a transposed convolution. moments as above.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_data_tensor_core(
     const ELEMENT* __restrict__ dy, const ELEMENT* __restrict__ w, const float* __restrict__ bias,
     RESULT* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
     int dilation_h, int dilation_w, int groups, int slices, int accumulate, const RESULT* activated,
-    int activation, float slope) {
+    int activation, float slope, float* moments) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<TensorCore, ELEMENT, ResultOf<RESULT>>(
-        layer, dy, w,
-        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}});
+    const ResultOf<RESULT> result = {
+        dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}};
+    backward_data<TensorCore>(layer, dy, w,
+                              with_moments(result, moments, x_channels, stride_h * stride_w));
 }
 
+#if !MOMENTS
 // dw (or, with slices > 1, partials of it) from x and dy.
 extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_weight_tensor_core(
     const ELEMENT* __restrict__ x, const ELEMENT* __restrict__ dy, float* dw, int batch, int height,
@@ -120,6 +140,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
     backward_weight<TensorCore, ELEMENT>(
         layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}});
 }
+#endif
 
 // Launch contract
 //   convolution_forward_tensor_core          grid (ceil(N*P*Q / TILE_M), ceil(Kg / TILE_N),
@@ -130,6 +151,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) convolution_backward_we
 //   convolution_backward_weight_tensor_core  grid (ceil(Kg / TILE_M), ceil(R*S*Cg / TILE_N),
 //                                                  groups * slices)
 //     block THREADS = 128, or 256 with tiles of 256 x 128. Compute capability 8.0.
+//     MOMENTS=1: the first two, with slices 1, accumulate 0 and no activation; of the channels of
+//     the result, per group, in multiples of 4.
 //     slices == 1: the result is written, or added to with accumulate != 0.
 //     slices > 1: the written pointer is a workspace of slices copies of the result; accumulate and
 //     the end of a sum (epilogue.cuh) are left to sum_partials.

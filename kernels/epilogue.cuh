@@ -19,16 +19,16 @@
 #define BIAS_IS_WRITTEN 0  // 1: the launch itself may have (program.cu); no read-only path then
 #endif
 
-// `kind`, read here: whatever follows from it is computed behind this, and does not wait in a
+// `number`, read here: whatever follows from it is computed behind this, and does not wait in a
 // register through a product that needs them all.
-__device__ __forceinline__ Activation read_late(Activation kind) {
+__device__ __forceinline__ int read_late(int number) {
 #ifdef __CUDA_ARCH__
-    int number = static_cast<int>(kind);
     asm volatile("" : "+r"(number));
-    return static_cast<Activation>(number);
-#else
-    return kind;
 #endif
+    return number;
+}
+__device__ __forceinline__ Activation read_late(Activation kind) {
+    return static_cast<Activation>(read_late(static_cast<int>(kind)));
 }
 
 // Number: of the result, float or Bf16.

@@ -178,6 +178,10 @@ struct Sums {
     __device__ static int column(int j) {
         return blockIdx.y * TILE_N + member(COLUMN_GROUPS, column_group(), j);
     }
+    // The threads with the same columns, as tile_moments.cuh asks.
+    using Threads = Sums;
+    static constexpr int LANES = 32 - WARP_COLUMNS, WARPS = LINE_GROUPS / WARP_LINES;
+    __device__ static int warp() { return threadIdx.x / 32 / (COLUMN_GROUPS / WARP_COLUMNS); }
 };
 
 __device__ __forceinline__ void add_line(float (&sums)[MICRO_N], float line,
@@ -237,6 +241,11 @@ struct __align__(16) Stages {
 __device__ __forceinline__ Stages& stages() {
     __shared__ Stages slabs;  // one for all products of a file: here it is no template's
     return slabs;
+}
+
+// Shared memory that is free again when all threads have done with a product.
+__device__ __forceinline__ float* behind_product() {
+    return stages().lines[0];
 }
 
 // Called by all threads of the block with sources that stand at range.begin.

@@ -65,6 +65,10 @@ struct ResultOf {
 
 using Result = ResultOf<float>;
 
+// Where a tile has no line at all.
+template <class Number>
+__device__ __forceinline__ void store_nothing(const ResultOf<Number>&, int) {}
+
 // Most sums of a thread whose ends may be any activation.
 constexpr int FEW_SUMS = 8;
 

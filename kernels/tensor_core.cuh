@@ -259,6 +259,10 @@ struct Sums {
     __device__ static int first_column() {
         return static_cast<int>(threadIdx.x) / 32 % WARPS_N * (TILE_N / WARPS_N);
     }
+    // The threads with the same columns, as tile_moments.cuh asks.
+    using Threads = Sums;
+    static constexpr int LANES = 28, WARPS = WARPS_M;
+    __device__ static int warp() { return threadIdx.x / 32 / WARPS_N; }
 };
 
 // Fragments of the 16 lines (8 columns) from `line` on, `depth` and what follows.
@@ -404,6 +408,11 @@ __device__ GPU_INLINE void multiply_slabs(Sums& sums, const ELEMENT* left, const
 }
 
 extern __shared__ __align__(16) ELEMENT stages[];  // STAGES times (left slab, right slab)
+
+// Shared memory that is free again when all threads have done with a product.
+__device__ __forceinline__ float* behind_product() {
+    return reinterpret_cast<float*>(stages);
+}
 
 // Called by all threads of the block, with sources that stand at range.begin.
 template <class Left, class Right>

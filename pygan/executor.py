@@ -100,7 +100,8 @@ class Executor:
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution
-    before or after them leaves, where a model of the GPU gains by it (not in programs).
+    before or after them leaves, or merge the moments that its tiles leave of its result, where
+    a model of the GPU gains by it (not in programs).
     lean: with fuse, a batch norm that one convolution alone reads leaves its normalising pass to it
     wherever a kernel can normalise on the way in, which leaves the normalised array out of memory;
     without, where a model of the GPU loses no time by it.
@@ -204,10 +205,12 @@ class Executor:
         self._branch: Any = device.branch() if branches else None
         apart = self._branch is not None and self._branch.overlaps
         self._jobs_of = self._recorder(cooperative, cooperative_limit)
-        # A program's jobs are launches that it knows; those that add slices are not among them.
+        # A program's jobs are launches that it knows; those that add slices, or merge moments, are
+        # not among them.
         apart_from_programs = self._jobs_of is None
         slices = self._left_slices if apart_from_programs else None
         normalises = partial(self._normalises, lean) if apart_from_programs else None
+        moments = self._left_moments if apart_from_programs else None
         halves = None
         if storage == "bf16":
             halves = "float32" if device.name == "numpy" else "uint16"
@@ -223,6 +226,7 @@ class Executor:
             normalises,
             halves,
             parameters,
+            moments,
         )
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
@@ -449,6 +453,14 @@ class Executor:
         except ValueError:  # more than one launch can take; _workspace_sizes says so
             return False
         return gain > -inf if lean else gain >= 0
+
+    def _left_moments(self, call: Call) -> int:
+        """How many numbers of the moments of its result a convolution leaves, likewise."""
+        shapes, attributes = self._described(call)
+        try:
+            return self.device.ops.left_moments(call.function, *shapes, **attributes)
+        except ValueError:  # as above
+            return 0
 
     def _described(self, call: Call) -> tuple[list[Shape | None], dict[str, Any]]:
         """Shapes and attributes by which the device says what memory a call takes."""

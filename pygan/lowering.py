@@ -74,7 +74,8 @@ class LoweredGraph:
 
     branches: set those of backward apart that may run beside the ones that follow.
     left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
-    that reads it, 1 for none; asked where it could.
+    that reads it, 1 for none; asked where it could. left_moments: likewise, how many numbers of the
+    moments of its tiles, 0 for none.
     normalises: whether a batch norm of a shape, whose data comes in so many slices (1: whole),
     should leave its normalising pass to these calls, all that read its result.
     half_dtype: what bf16 numbers lie in, where activations are stored so (pygan.storage), or None;
@@ -94,6 +95,7 @@ class LoweredGraph:
         normalises: Callable[[Shape, list[Call], int], bool] | None = None,
         half_dtype: str | None = None,
         parameters: Collection[str] = (),
+        left_moments: Callable[[Call], int] | None = None,
     ) -> None:
         self.requests = requests
         self.dtype = dtype
@@ -126,6 +128,8 @@ class LoweredGraph:
             self._leave_slices(left_slices)
         if fuse and normalises is not None:
             self._normalise_late(normalises)
+        if fuse and left_moments is not None:
+            self._leave_moments(left_moments)
         self.heads = self._make_heads(symbol, head_keys)
         self._let_losses_run_ahead()
         self._final: set[Array] = set()
@@ -297,6 +301,27 @@ class LoweredGraph:
                 reader.arrays.normalised = Normalised(
                     data, found, made_by.activation, made_by.slope
                 )
+
+    def _leave_moments(self, left_moments: Callable[[Call], int]) -> None:
+        """Lets convolutions leave the moments of what they make, where that gains, to the batch
+        norms that read it, which then read it once."""
+        makers = {step.output_keys[0]: step for step in self.steps}
+        for step in self.steps:
+            if not isinstance(step.operator, BatchNorm) or step.operator.use_global_stats:
+                continue
+            maker = makers.get(step.input_keys[0])
+            if maker is None or not isinstance(maker.operator, CONVOLUTIONS):
+                continue
+            if maker.operator.activation is not None or maker.arrays.left is not None:
+                continue
+            if step.arrays.normalisation is not None:  # which is made of statistics alone
+                continue
+            if maker.arrays.moments is None:  # several may read it
+                (call,) = maker.operator.forward(maker.arrays, training=True)
+                if numbers := left_moments(call):
+                    whole = call.arrays[3]
+                    maker.arrays.moments = Array(f"moments of {whole.label}", (numbers,))
+            step.arrays.moments = maker.arrays.moments
 
     def _gradient_like(self, key: Key) -> Array:
         array = self._arrays[key]

@@ -53,6 +53,7 @@ from .loss import (
     softmax_cross_entropy_forward,
     softmax_forward,
 )
+from .moments import left_moments
 from .normalisation import normalisation_gain
 from .optimizer import adam_update, rmsprop_update, sgd_update
 from .pooling import pooling_backward, pooling_forward
@@ -103,6 +104,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "left_moments",
     "left_slices",
     "mean_squared_error_backward",
     "mean_squared_error_forward",

@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 
 from .. import cooperative as cooperative_launches
 from .activation import check_kind
+from .epilogue import moments_size
 from .storage import is_half, types
-from .validation import THREADS, countable, device_array, has_shape, has_workspace, same_shape
+from .validation import (
+    THREADS,
+    countable,
+    device_array,
+    has_rank,
+    has_shape,
+    has_workspace,
+    same_shape,
+)
 
 FILE = "batch_norm.cu"
 SLICES_FILE = "batch_norm_slices.cu"
@@ -63,15 +72,29 @@ def whole_plan(rows: int, channels: int, width: int, arrays: int) -> Plan | None
 
 def split_plan(rows: int, channels: int, width: int) -> Plan:
     """Rows split over blocks of 16 channels, or of 8 where half of the last 16 would idle."""
+    group = _group(channels)
+    return _split(rows, channels, width, group, MERGED_FLOATS // group)
+
+
+def tiles_plan(rows: int, channels: int, width: int, tiles: int) -> Plan:
+    """As :func:`split_plan`, where every block has the moments of so many tiles to merge, which are
+    less of fewer channels."""
+    group = _group(channels)
+    group = group if tiles * group <= MERGED_FLOATS else min(8, group)
+    return _split(rows, channels, width, group, rows)
+
+
+def _group(channels: int) -> int:
+    """Channels of a block that has not all rows of them."""
     group = min(16, _power_of_two(channels))
-    if group == 16 and -channels % 16 >= 8:
-        group = 8
+    return 8 if group == 16 and -channels % 16 >= 8 else group
+
+
+def _split(rows: int, channels: int, width: int, group: int, most_splits: int) -> Plan:
     x = group // width
     block = (x, THREADS // x)
     columns = -(-channels // group)
-    most_splits = min(
-        -(-SPLIT_BLOCKS // columns), MERGED_FLOATS // group, rows // (_batch(width) * block[1])
-    )
+    most_splits = min(-(-SPLIT_BLOCKS // columns), most_splits, rows // (_batch(width) * block[1]))
     rows_per_split = -(-rows // max(1, most_splits))
     return Plan(width, block, columns, rows_per_split, -(-rows // rows_per_split))
 
@@ -144,6 +167,7 @@ def batch_norm_forward_training(
     var: Any,
     slices: Any | None = None,
     bias: Any | None = None,
+    moments: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -158,14 +182,22 @@ def batch_norm_forward_training(
 
     var is the biased variance. fix_gamma overwrites gamma with 1. slices (n, ..., C), where given:
     x is their sum, + bias (C,) if any, and is written; half_sum: rounded to bf16 first, as x holds
-    it. cooperative: many rows of float32 take one cooperative launch in place of two where the
-    device holds all of it at once; same bits. ValueError where shapes misfit, the activation is
-    unknown, half_sum is not what x says, or the workspace is too small.
+    it. moments, a vector of tiles * (2 C + 1) numbers, where given: those that the tiles of a
+    convolution have left of x are merged, and x is read once. cooperative: many rows of float32
+    take one cooperative launch in place of two where the device holds all of it at once; same bits.
+    ValueError where shapes misfit, the activation is unknown, half_sum is not what x says, or the
+    workspace is too small.
     """
     operator = "batch_norm_forward_training"
     rows, channels = _check(operator, x, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
     _check_slices(operator, slices, x, bias, half_sum, x)
     kind = check_kind(operator, activation)
+    if moments is not None:
+        tiles = _tiles(operator, moments, channels, slices)
+        plan = tiles_plan(rows, channels, _width(channels, x, y, moments), tiles)
+        arrays = (x, moments, gamma, beta, mean, var, y, tiles)
+        _normalize("batch_norm_normalize_of_tiles", plan, arrays, eps, fix_gamma, kind, slope)
+        return
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
     width = _width(channels, x, y, slices, workspace)
@@ -189,7 +221,8 @@ def batch_norm_forward_training(
     sizes = (*count, rows, channels, plan.rows_per_split)
     grid = (plan.columns, plan.splits)
     kernel("batch_norm_statistics", plan, grid, *start, workspace, *sizes)
-    _normalize(plan, x, workspace, gamma, beta, mean, var, y, eps, fix_gamma, kind, slope)
+    arrays = (x, workspace, gamma, beta, mean, var, y)
+    _normalize("batch_norm_normalize", plan, arrays, eps, fix_gamma, kind, slope)
 
 
 def batch_norm_forward_inference(
@@ -237,7 +270,8 @@ def batch_norm_forward_inference(
         sizes = (slices.shape[0], rows, channels, plan.rows_per_split, eps, int(fix_gamma), slope)
         kernel("batch_norm_normalize", plan, (plan.columns, plan.splits), *arrays, *sizes)
         return
-    _normalize(plan, x, None, gamma, beta, moving_mean, moving_var, y, eps, fix_gamma, kind, slope)
+    arrays = (x, None, gamma, beta, moving_mean, moving_var, y)
+    _normalize("batch_norm_normalize", plan, arrays, eps, fix_gamma, kind, slope)
 
 
 def batch_norm_backward(
@@ -414,25 +448,36 @@ def batch_norm_update_moving(
 
 
 def _normalize(
+    entry: str,
     plan: Plan,
-    x: Any,
-    partial: Any | None,
-    gamma: Any,
-    beta: Any,
-    mean: Any,
-    var: Any,
-    y: Any,
+    arrays: tuple[Any, ...],
     eps: float,
     fix_gamma: bool,
     kind: str,
     slope: float,
 ) -> None:
+    """A launch that normalises; arrays, x first, and how many parts they hold, in the order of the
+    kernel's parameters."""
+    x, y = arrays[0], arrays[6]
     variant = {"ACTIVATION": kind, "VECTOR": plan.width} | _types(x, y)
-    kernel = x.context.kernel(FILE, "batch_norm_normalize", **variant)
+    kernel = x.context.kernel(FILE, entry, **variant)
     grid = (plan.columns, plan.splits)
     sizes = (_rows(x.shape), x.shape[-1], plan.rows_per_split)
-    arrays = (x, partial, gamma, beta, mean, var, y)
     kernel(grid, plan.block, *arrays, *sizes, eps, int(fix_gamma), slope)
+
+
+def _tiles(operator: str, moments: Any, channels: int, slices: Any | None) -> int:
+    """How many tiles these moments are of."""
+    if slices is not None:
+        raise ValueError(f"{operator}: moments are of an x that is finished, and not in slices")
+    has_rank(operator, "moments", moments, 1, "a vector of float32")
+    tiles, rest = divmod(moments.size, moments_size(1, channels))
+    if rest or not tiles:
+        raise ValueError(
+            f"{operator}: moments has {moments.size} numbers, but those of tiles with {channels} "
+            f"channels are a multiple of {moments_size(1, channels)}"
+        )
+    return tiles
 
 
 def _check(

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 
 from ..context import device_name
 from . import tuning
-from .epilogue import NOTHING, Epilogue, of_gradient, of_output
+from .epilogue import (
+    MOMENTS_FILES,
+    NOTHING,
+    Epilogue,
+    alone_with_moments,
+    leaving_moments,
+    of_gradient,
+    of_output,
+)
 from .prologue import Prologue, normalising, of_input
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import types
@@ -100,6 +108,7 @@ def convolution_forward(
     bias: Any | None,
     y: Any,
     normalisation: Any | None = None,
+    moments: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -117,16 +126,20 @@ def convolution_forward(
     + bias (C_out,), and then activation of that (and of what y held where accumulating). in_slices:
     y (slices, N, P, Q, C_out) gets parts of the sum, as many as left_slices() says.
     normalisation (C_in, 4), where given: x is normalised by it on the way in, with x_activation
-    (None, relu or leaky_relu) behind it; see batch_norm_normalisation_training. Raises ValueError
-    where shapes do not fit, the activation is unknown, or no kernel normalises these shapes."""
+    (None, relu or leaky_relu) behind it; see batch_norm_normalisation_training. moments, a vector
+    of as many numbers as left_moments() says, where given: gets those of y's channels in parts, for
+    batch norm; then there is no activation, and nothing else of the above. Raises ValueError where
+    shapes do not fit, the activation is unknown, or no kernel does it for these shapes."""
     operator = "convolution_forward"
+    alone_with_moments(operator, moments, activation, accumulate, in_slices)
     if in_slices:
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "forward", x, w, y, stride, pad, dilation, groups)
     start = of_input(operator, normalisation, x, x_activation, x_slope)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices, start)
+    inputs = (x, w, bias)
+    _launch(operator, plan, inputs, y, bias, accumulate, workspace, end, in_slices, start, moments)
 
 
 def convolution_backward_data(
@@ -189,6 +202,7 @@ def transposed_convolution_forward(
     bias: Any | None,
     y: Any,
     normalisation: Any | None = None,
+    moments: Any | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -203,19 +217,20 @@ def transposed_convolution_forward(
     workspace: Any | None = None,
 ) -> None:
     """y (N, H, W, C_out) = transposed convolution of x (N, P, Q, C_in) with
-    w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation and in_slices as in
-    convolution_forward. y's size implies the output padding. normalisation and x_activation as in
-    convolution_forward.
+    w (C_in, kh, kw, C_out / groups), + bias (C_out,); activation, in_slices, normalisation,
+    x_activation and moments as in convolution_forward. y's size implies the output padding.
 
     Raises ValueError where shapes do not fit or the activation is unknown."""
     operator = "transposed_convolution_forward"
+    alone_with_moments(operator, moments, activation, accumulate, in_slices)
     if in_slices:
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan_of(operator, "backward_data", y, w, x, stride, pad, dilation, groups)
     start = of_input(operator, normalisation, x, x_activation, x_slope)
     has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
-    _launch(operator, plan, (x, w, bias), y, bias, accumulate, workspace, end, in_slices, start)
+    inputs = (x, w, bias)
+    _launch(operator, plan, inputs, y, bias, accumulate, workspace, end, in_slices, start, moments)
 
 
 def transposed_convolution_backward_data(
@@ -315,6 +330,11 @@ class Plan(NamedTuple):
         """That a thread finishes at a time."""
         tile = self.defines.get("TILE_M", 0) * self.defines.get("TILE_N", 0)
         return max(1, tile // self.threads)
+
+    @property
+    def takes_moments(self) -> bool:
+        """Whether the kernel, unless it is a weight gradient's, has that parameter."""
+        return self.file in MOMENTS_FILES
 
 
 class Product(NamedTuple):
@@ -612,9 +632,25 @@ def _plan_of(
     for name, array in (("the unstrided side", large), ("the strided side", small)):
         has_rank(operator, name, array, 4, "(N, H, W, C)")
     has_rank(operator, "the weight", weight, 4, "(C, kernel height, kernel width, C / groups)")
-    shapes = (large.shape, weight.shape, small.shape)
+    sides = (large.shape, weight.shape, small.shape)
+    return plan_of(operator, kind, *sides, stride, pad, dilation, groups)
+
+
+def plan_of(
+    operator: str,
+    kind: str,
+    large: Sequence[int],
+    weight: Sequence[int],
+    small: Sequence[int],
+    stride: Pair,
+    pad: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Plan:
+    """The plan of a pass in float32, for sides and weight of these shapes."""
+    sides = (tuple(large), tuple(weight), tuple(small))
     pairs = (tuple(stride), tuple(pad), tuple(dilation))
-    return _plan(operator, kind, *shapes, *pairs, groups, device_name())
+    return _plan(operator, kind, *sides, *pairs, groups, device_name())
 
 
 def _launch(
@@ -628,7 +664,10 @@ def _launch(
     end: Epilogue = NOTHING,
     in_slices: bool = False,
     start: Prologue | None = None,
+    moments: Any | None = None,
 ) -> None:
+    if moments is not None:
+        plan = leaving_moments(operator, plan, out.shape[-1], moments, start)
     written = target(operator, out, workspace, plan.slices, in_slices)
     if start is not None:
         arrays = (*inputs, written, end.activated, start.normalisation)
@@ -636,6 +675,10 @@ def _launch(
     if not out.size:
         return
     if plan.unaligned is not None and not aligned(*inputs, written, end.activated):
+        if moments is not None:
+            raise ValueError(
+                f"{operator}: arrays that do not begin at multiples of 16 bytes leave no moments"
+            )
         plan = plan.unaligned
     alone = plan.slices == 1 and not end.fits(plan.sums)
     within = NOTHING if alone or plan.slices > 1 else end
@@ -643,6 +686,7 @@ def _launch(
     arguments = (*inputs, written, *plan.arguments, int(accumulate))
     if "backward_weight" not in plan.kernel:  # whose sums are stored as they are
         arguments += within.arguments
+        arguments += (moments,) if plan.takes_moments else ()
     if start is not None:
         arguments += start.arguments
     kernel(plan.grid, plan.threads, *arguments, shared_bytes=plan.shared_bytes)

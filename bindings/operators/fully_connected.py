@@ -127,7 +127,7 @@ def _launch(
         plan = plan.unaligned
     end: tuple[Any, ...] = ()
     if plan.file == PIPELINED_FILE and operator != "fully_connected_backward_weight":
-        end = NOTHING.arguments
+        end = (*NOTHING.arguments, None)
         if operator == "fully_connected_backward_data":
             inputs = (*inputs, None)  # the bias of a transposed convolution's forward
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)

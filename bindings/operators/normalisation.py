@@ -17,7 +17,7 @@ from .batch_norm import whole_plan
 from .convolution import as_pipelined
 from .prologue import with_prologue
 from .shapes import geometry, with_fewer_idle_taps
-from .slices import ROWS_IN_FLIGHT, _microseconds
+from .slices import ROWS_IN_FLIGHT, block_microseconds
 from .tiling import (
     CACHED_BYTES,
     DEPTH_STEP,
@@ -61,7 +61,8 @@ def _saved(x: Sequence[int], slices: int) -> float:
     plan = whole_plan(rows, channels, 1 if channels % 4 else 4, arrays=1)
     if plan is None:
         return 2 * nbytes / CACHED_BYTES
-    saved = _microseconds(plan, nbytes, ROWS_IN_FLIGHT) + _microseconds(plan, nbytes, rows)
+    saved = block_microseconds(plan, nbytes, ROWS_IN_FLIGHT)
+    saved += block_microseconds(plan, nbytes, rows)
     return saved if slices == 1 else saved - SECOND_STAGE  # which takes two launches then
 
 

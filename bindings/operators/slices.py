@@ -105,10 +105,10 @@ def saved_microseconds(
         # All multiprocessors share the bytes: one read less, and slices in place of another; the
         # sum is written in both passes, for the launch that follows.
         return stage - in_slices / CACHED_BYTES
-    read = _microseconds(plan, nbytes, ROWS_IN_FLIGHT)
+    read = block_microseconds(plan, nbytes, ROWS_IN_FLIGHT)
     lanes = -(-min(slices, ADDERS) // TOGETHER) * -(-slices // ADDERS)
-    added = max(lanes * _rounds(plan, LINES) * ROUND, _microseconds(plan, in_slices, rows))
-    written = _microseconds(plan, nbytes, rows) if forward else 0.0
+    added = max(lanes * _rounds(plan, LINES) * ROUND, block_microseconds(plan, in_slices, rows))
+    written = block_microseconds(plan, nbytes, rows) if forward else 0.0
     return stage + 2 * read - added - written
 
 
@@ -117,7 +117,7 @@ def _rounds(plan: Plan, in_flight: int) -> int:
     return -(-plan.rows_per_split // (plan.block[1] * in_flight))
 
 
-def _microseconds(plan: Plan, nbytes: int, in_flight: int) -> float:
+def block_microseconds(plan: Plan, nbytes: int, in_flight: int) -> float:
     """For the blocks of one launch to read `nbytes` of rows, or to write them."""
     waves = -(-plan.columns // MULTIPROCESSORS)
     fetched = nbytes / plan.columns * max(1, SECTOR // (4 * plan.block[0] * plan.width))

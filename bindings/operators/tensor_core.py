@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..context import device_name
 from . import convolution, fully_connected, tuning, wgmma
 from .convolution import Plan, Product, aligned, few_channels, product_of
-from .epilogue import NOTHING, of_gradient, of_output
+from .epilogue import NOTHING, alone_with_moments, leaving_moments, of_gradient, of_output
 from .prologue import Prologue, normalising, of_input
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import CHANNELS, HALF, is_half, whole_units
@@ -417,6 +417,22 @@ def _shared_bytes(kind: str, tile: Tile, halves: bool = False) -> int:
     return number_bytes * tile.stages * (left(tile.lines) + right(tile.columns))
 
 
+def plan_of(
+    operator: str,
+    shapes: Sequence[Sequence[int] | None],
+    precision: str = "float32",
+    dtypes: Sequence[str | None] = (),
+    **geometry: Any,
+) -> Plan:
+    """The plan of a convolution's pass, of any precision, for arrays of these shapes and dtypes.
+    ValueError as its launch."""
+    if precision != "float32":
+        halves = [dtype == HALF.name for dtype in dtypes]
+        return _plan_of(operator, precision, shapes, halves, **geometry)
+    kind, order = FAMILY[operator]
+    return convolution.plan_of(operator, kind, *(shapes[i] for i in order), **geometry)
+
+
 def _plan_of(
     operator: str,
     precision: str,
@@ -451,8 +467,10 @@ def _launch(
     workspace: Any | None = None,
     **attributes: Any,
 ) -> None:
+    moments = arrays[5] if operator.endswith("forward") and len(arrays) > 5 else None
     arrays, start = _with_prologue(operator, arrays, x_activation, x_slope)
     kind, order = FAMILY[operator]
+    alone_with_moments(operator, moments, activation, accumulate, in_slices)
     if in_slices:
         result = order[{"forward": 2, "backward_data": 0}[kind]]
         bias = arrays[2] if operator.endswith("forward") else None
@@ -475,6 +493,8 @@ def _launch(
     halves = [is_half(array) for array in arrays]
     plan = _plan_of(operator, precision, shapes, halves, **attributes)
     _check_capability(operator, precision, plan.file, out.context)
+    if moments is not None:
+        plan = leaving_moments(operator, plan, out.shape[-1], moments, start)
     written = target(operator, out, workspace, plan.slices, in_slices)
     if not out.size:
         return
@@ -487,10 +507,12 @@ def _launch(
     if start is not None:
         plan = normalising(operator, plan, *inputs, end.activated, written, start.normalisation)
     if plan.unaligned is not None and not aligned(*inputs, *end.arguments[:1], written):
-        plan = plan.unaligned
+        plan = plan.unaligned  # no plan that leaves moments has one
     alone = plan.slices == 1 and not end.fits(plan.sums)
     within = NOTHING if alone or plan.slices > 1 else end
     last = () if kind == "backward_weight" else within.arguments
+    if last and plan.takes_moments:
+        last = (*last, moments)
     if start is not None:
         last += start.arguments
     kernel = out.context.kernel(plan.file, plan.kernel, **plan.defines)
@@ -513,7 +535,8 @@ def _launch(
 def _with_prologue(
     operator: str, arrays: Sequence[Any], activation: str | None, slope: float
 ) -> tuple[Sequence[Any], Prologue | None]:
-    """The arrays without the normalisation that may follow the result, and what becomes of x."""
+    """The arrays without the normalisation that may follow the result, and what may follow that;
+    and what becomes of x."""
     if operator.startswith("fully") or operator.endswith("backward_data"):
         return arrays, None
     count = 4 if operator.endswith("forward") else 3

@@ -104,7 +104,8 @@ class Arrays:
     the slices of its output, bias not added, instead of writing it; `data_slices`, `data_bias`: the
     same for the batch norm that reads them; `gradient_slices`: the slices in which the gradient of
     its output arrives. `normalisation`: what a batch norm leaves of each channel instead of writing
-    its output; `normalised`: the same for the convolution that reads it.
+    its output; `normalised`: the same for the convolution that reads it. `moments`: where a
+    convolution leaves those of its output, in training, and a batch norm finds those of its data.
     """
 
     inputs: tuple[Array, ...]
@@ -119,6 +120,7 @@ class Arrays:
     gradient_slices: Array | None = None
     normalisation: Array | None = None
     normalised: Normalised | None = None
+    moments: Array | None = None
 
 
 @dataclass(slots=True)

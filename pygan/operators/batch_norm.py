@@ -85,6 +85,8 @@ class BatchNorm(Operator):
             operands = (data, gamma, beta, y, *statistics)
             if arrays.data_slices is not None:
                 operands += (arrays.data_slices, arrays.data_bias)
+            elif arrays.moments is not None:
+                operands += (None, None, arrays.moments)
             function = "batch_norm_forward_training"
             return [Call(function, operands, attributes, workspace=True, cooperative=True)]
         operands = (data, gamma, beta, *arrays.auxiliary, y)

@@ -109,6 +109,8 @@ class _Convolutional(Operator):
         operands = (data, weight, bias[0] if bias else None, result, *normalisation)
         if self.activation is not None:
             attributes |= {"activation": self.activation, "slope": self.slope}
+        if training and arrays.moments is not None:
+            operands = (*operands[:4], *(normalisation or (None,)), arrays.moments)
         return [Call(function, operands, attributes, workspace=True, precision=True)]
 
     def backward(

@@ -99,6 +99,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "left_moments",
     "left_slices",
     "mean_squared_error_backward",
     "mean_squared_error_forward",
@@ -138,6 +139,9 @@ LEAVE_SLICES = (
 )
 
 
+LEAVE_MOMENTS = ("convolution_forward", "transposed_convolution_forward")
+
+
 def workspace_size(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
     """float32 elements of `workspace` that the function `name` wants for these shapes: 0.
 
@@ -157,6 +161,23 @@ def left_slices(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -
     """
     check_leaves_slices(name)
     return 1
+
+
+def left_moments(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
+    """How many numbers the function `name`, the forward of a convolution, should leave of the
+    moments of its result's channels, with moments, to the batch norm that reads it: 0, as the twins
+    gain nothing by it.
+
+    Raises ValueError for a name that is none of these.
+    """
+    check_leaves_moments(name)
+    return 0
+
+
+def check_leaves_moments(name: str) -> None:
+    """Raises ValueError unless the function `name` has moments."""
+    if name not in LEAVE_MOMENTS:
+        raise ValueError(f"left_moments: {name!r} is not one of {LEAVE_MOMENTS}")
 
 
 def check_leaves_slices(name: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from . import activation as activations
 from . import shapes
+from .moments import merge_moments
 from .parallel import power_of_two, run, split
 from .precision import to_bf16
 from .scratch import frame
@@ -43,6 +44,7 @@ def batch_norm_forward_training(
     var: np.ndarray,
     slices: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    moments: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -56,8 +58,9 @@ def batch_norm_forward_training(
 
     var is the biased variance, taken around the mean: a mean of 1e4 with deviation 1 survives.
     slices (n, ..., C), where given: x is their sum, + bias (C,) if any, and is written; with
-    half_sum rounded to bf16, before anything reads it. cooperative: how kernels may launch. Raises
-    ValueError where shapes misfit or the activation is unknown.
+    half_sum rounded to bf16, before anything reads it. moments (t (2 C + 1),), where given: those
+    that convolution_forward has left of x, which are merged into mean and var. cooperative: how
+    kernels may launch. Raises ValueError where shapes misfit or the activation is unknown.
     """
     operator = "batch_norm_forward_training"
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
@@ -66,7 +69,13 @@ def batch_norm_forward_training(
         _add_slices(slices, bias, x, half_sum)
     shapes.check_contiguous(operator, y)
     x_rows, y_rows, repeat = _wide(x, y)
-    _statistics(x_rows, x.size // x.shape[-1], mean, var)
+    count = x.size // x.shape[-1]
+    if moments is None:
+        _statistics(x_rows, count, mean, var)
+    elif slices is None:
+        merge_moments(operator, moments, count, mean, var)
+    else:
+        raise ValueError(f"{operator}: moments are of an x that is finished, and not in slices")
     if fix_gamma:
         gamma[...] = 1
     normalise = _Normalise(mean, var, gamma, beta, eps, repeat)

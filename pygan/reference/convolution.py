@@ -26,6 +26,7 @@ import numpy as np
 
 from . import by_taps, columns, parallel, shapes, winograd
 from .activation import activation_backward, activation_forward, check_from_output, check_kind
+from .moments import check_finished, leave_moments
 from .prologue import normalised
 from .scratch import frame
 from .slices import only_slice
@@ -40,6 +41,7 @@ def convolution_forward(
     bias: np.ndarray | None,
     y: np.ndarray,
     normalisation: np.ndarray | None = None,
+    moments: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -62,14 +64,19 @@ def convolution_forward(
     for a batch norm that adds them; then there is no bias, activation or accumulate.
     normalisation (C_in, 4), where given: x counts as normalised by it, with x_activation behind;
     see batch_norm_normalisation_training. Pixels outside x count as 0 all the same.
+    moments (t (2 C_out + 1),), where given: t parts' means of y's channels, then as many sums of
+    squared deviations from them, then how many pixels each part has, here all in the first, for a
+    batch norm that merges them; then there is no activation, accumulate or in_slices.
     Raises ValueError where the shapes do not fit or the activation is unknown.
     """
     operator = "convolution_forward"
     x = normalised(operator, x, normalisation, x_activation, x_slope)
+    check_finished(operator, moments, activation, accumulate, in_slices)
     if in_slices:
         y = only_slice(operator, y, bias, activation, accumulate)
     _gather(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
+    leave_moments(operator, y, moments)
 
 
 def convolution_backward_data(
@@ -131,6 +138,7 @@ def transposed_convolution_forward(
     bias: np.ndarray | None,
     y: np.ndarray,
     normalisation: np.ndarray | None = None,
+    moments: np.ndarray | None = None,
     *,
     stride: Pair,
     pad: Pair,
@@ -148,16 +156,18 @@ def transposed_convolution_forward(
 
     w is (C_in, kh, kw, C_out / groups); every x[n,p,q,c] adds x w[c,i,j,o] to
     y[n, p s - pad + i d, q s - pad + j d, o] where that pixel exists, plus bias[o] (MXNet's
-    Deconvolution). Output padding is implied by y's size. activation, in_slices,
-    normalisation and x_activation as in convolution_forward.
+    Deconvolution). Output padding is implied by y's size. activation, in_slices, normalisation,
+    x_activation and moments as in convolution_forward.
     Raises ValueError where shapes misfit or the activation is unknown.
     """
     operator = "transposed_convolution_forward"
     x = normalised(operator, x, normalisation, x_activation, x_slope)
+    check_finished(operator, moments, activation, accumulate, in_slices)
     if in_slices:
         y = only_slice(operator, y, bias, activation, accumulate)
     _spread(operator, x, w, bias, y, stride, pad, dilation, groups, accumulate)
     _activate(operator, y, activation, slope)
+    leave_moments(operator, y, moments)
 
 
 def transposed_convolution_backward_data(

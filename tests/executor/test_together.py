@@ -19,10 +19,14 @@ def graph() -> sym.Symbol:
     return sym.LeakyReLU(sym.BatchNorm(y, fix_gamma=False, name="n1"), slope=0.2, name="a1")
 
 
-def test_one_launch_fewer_and_the_same_bits(device: Any) -> None:
+def test_one_launch_fewer_and_the_same_bits(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """No layer is in a program: the limit is below what any takes."""
     if (reason := device.cannot_record() or device.cannot_cooperate()) is not None:
         pytest.skip(reason)
+    from pygan.bindings.operators import moments
+
+    # with the moments that c1's tiles could leave, batch norm has one launch anyway
+    monkeypatch.setattr(moments, "saved_microseconds", lambda *_, **__: -1.0)
     nodes, found = [], []
     for options in ({}, {"cooperative": True, "cooperative_limit": 1e-6}):
         executor = graph().bind(device, SHAPES, **options)

@@ -68,6 +68,7 @@ def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
             written = poisoned(device, partials_size(size, slices)) if slices > 1 else out
             kernel = device.context.kernel(plan.file, plan.kernel, **plan.defines)
             end = () if kind == "backward_weight" else NOTHING.arguments
+            end += (None,) if end and plan.takes_moments else ()
             sizes = (*plan.arguments, int(accumulate), *end)
             kernel(plan.grid, plan.threads, *inputs, written, *sizes)
             if slices > 1:

@@ -70,13 +70,13 @@ def check(
     tiles, channels = tiles_of(operator, arrays, y, options), shape[-1]
     if not tiles:
         with pytest.raises(ValueError, match="these shapes leave none; ask left_moments"):
-            run(*arrays, y, poisoned(device, 2 * channels + 1), **options)
+            run(*arrays, y, None, poisoned(device, 2 * channels + 1), **options)
         return 0
     moments, again = (poisoned(device, tiles * (2 * channels + 1)) for _ in range(2))
-    run(*arrays, y, moments, **options)
+    run(*arrays, y, None, moments, **options)
     run(*arrays, whole, **options)
     assert_same_bits(np.asarray(y), np.asarray(whole), what)
-    run(*arrays, y, again, **options)
+    run(*arrays, y, None, again, **options)
     assert_same_bits(np.asarray(moments), np.asarray(again), f"{what}, again")
 
     rows = read(y).reshape(-1, channels).astype(np.float64)
@@ -203,7 +203,7 @@ def test_the_result_alone_in_bf16(device: Any, tiles: Callable[[str, int], None]
     y = poisoned_as(device, True, *case.small)
     count = tiles_of(FORWARD[0], arrays, y, options)
     moments = poisoned(device, count * 129)
-    device.ops.convolution_forward(*arrays, y, moments, **options)
+    device.ops.convolution_forward(*arrays, y, None, moments, **options)
     check_normalised(device, y, moments, read(y).reshape(-1, 64).astype(np.float64), "bf16")
 
 
@@ -254,7 +254,7 @@ def test_twins_leave_moments() -> None:
         run, channels = getattr(reference, operator), problem.result[-1]
         y, whole = (np.empty(problem.result, np.float32) for _ in range(2))
         moments = np.full(3 * (2 * channels + 1), np.nan, np.float32)
-        run(*problem.inputs, y, moments, **case.attributes)
+        run(*problem.inputs, y, None, moments, **case.attributes)
         run(*problem.inputs, whole, **case.attributes)
         np.testing.assert_array_equal(y, whole)
         results = []
@@ -276,9 +276,9 @@ def test_what_does_not_go_together_is_refused(device: Any) -> None:
         run, attributes = ops.convolution_forward, case.attributes
         for more in ({"activation": "relu"}, {"accumulate": True}, {"in_slices": True}):
             with pytest.raises(ValueError, match="moments are those of a finished sum"):
-                run(*arrays, y, moments, **attributes, **more)
+                run(*arrays, y, None, moments, **attributes, **more)
         with pytest.raises(ValueError, match=r"moments has shape \(728,\)"):
-            run(*arrays, y, moments[:-1], **attributes)
+            run(*arrays, y, None, moments[:-1], **attributes)
         c = make(np.zeros(40, np.float32))
         given = (y, c, c, y, c, c)
         with pytest.raises(ValueError, match=r"moments .*, and not in slices"):
@@ -292,7 +292,7 @@ def test_what_does_not_go_together_is_refused(device: Any) -> None:
     tiles = tiles_of(FORWARD[0], arrays, shifted, case.attributes)
     with pytest.raises(ValueError, match="multiples of 16 bytes leave no moments"):
         device.ops.convolution_forward(
-            *arrays, shifted, poisoned(device, tiles * 81), **case.attributes
+            *arrays, shifted, None, poisoned(device, tiles * 81), **case.attributes
         )
 
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import compiler, probe
+from . import cache, compiler, probe
 from .errors import DeviceUnavailable, LaunchError
 
 if TYPE_CHECKING:
@@ -349,6 +349,7 @@ def _import_pycuda(name: str) -> Any:
         from . import cpu_driver
 
         try:
+            cache.cache_dir()  # where the driver will be: an error names PYGAN_CACHE
             cpu_driver.activate()
         except (OSError, RuntimeError) as error:
             raise DeviceUnavailable(f"device 'cpu' is not usable: {error}") from error

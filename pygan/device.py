@@ -145,6 +145,12 @@ class NumpyDevice:
         """Why launches cannot be recorded here."""
         return "device numpy launches nothing that a CUDA graph could hold"
 
+    def record(self, work: Callable[[], Any]) -> Any:
+        """Raises DeviceError: there are no launches to record."""
+        raise DeviceError(
+            f"{self.cannot_record()}; call the passes themselves, or use device 'cpu'"
+        )
+
     def cannot_cooperate(self) -> str | None:
         """Why calls cannot run as programs here."""
         return "device numpy launches nothing that a program could stand for"

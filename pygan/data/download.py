@@ -75,6 +75,7 @@ def _short(error: Exception) -> str:
     text = str(error)
     for sign, words in (
         ("resolve", "no such host (is this machine offline?)"),
+        ("Read-only", "the cache folder cannot be written (PYGAN_CACHE names another)"),
         ("timed out", f"no answer in {TIMEOUT_SECONDS} s"),
         ("does not match", "another file than published (wrong checksum)"),
     ):

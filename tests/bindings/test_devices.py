@@ -141,6 +141,23 @@ def test_without_pycuda_the_message_says_what_to_do(run_python) -> None:
     assert "numpy" in done.stdout
 
 
+def test_a_cache_folder_that_cannot_be_made_is_named(run_python, tmp_path) -> None:
+    (tmp_path / "file").touch()
+    script = (
+        "import pygan.device\n"
+        "try: pygan.device.get('cpu')\n"
+        "except pygan.device.DeviceError as error: print(error)"
+    )
+    done = run_python(script, PYGAN_CACHE=str(tmp_path / "file" / "cache"))
+    assert "cannot create the cache folder" in done.stdout, done.stderr
+    assert "set PYGAN_CACHE" in done.stdout
+
+
+def test_numpy_has_no_launches_to_record() -> None:
+    with pytest.raises(DeviceError, match="nothing that a CUDA graph could hold"):
+        pygan.device.get("numpy").record(lambda: None)
+
+
 def test_auto_falls_to_numpy_only_openly(run_python) -> None:
     done = run_python(
         "import pygan.device; d = pygan.device.get('auto'); print(d.name, '|', d.description)"

@@ -104,19 +104,21 @@ class Dcgan(Gan):
         gen = with_internals(networks.dcgan_generator(settings.ngf, CHANNELS), self.monitor_pattern)
         # Where D leaves the image gradient and G takes it; it can be looked at after the step.
         self.image_gradient = device.zeros((batch_size, SIDE, SIDE, CHANNELS), np.float32)
+        # Of D's three passes, which follow each other, between G's forward and its backward.
+        self.working_memory = memory = WorkingMemory()
         generator = gen.bind(
             device,
             {"rand": (batch_size, 1, 1, settings.noise_size)},
             {"rand": "null"},
             branches=True,
             output_gradients={gen.list_outputs()[0]: self.image_gradient},
+            scratch_memory=memory,
         )
         # D's gradients of two passes are summed: those of real images are the second.
         weights = networks.dcgan_discriminator(settings.ndf).list_arguments()
         requests = dict.fromkeys(weights, "add") | {"data": "null"}
-        self.working_memory = WorkingMemory()  # of D's three passes, which follow each other
         return generator, self._bind_discriminator(
-            device, batch_size, requests, working_memory=self.working_memory
+            device, batch_size, requests, working_memory=memory
         )
 
     def _bind_discriminator(self, device, batch_size: int, requests, **options):

@@ -97,6 +97,10 @@ class Executor:
     working_memory: a `pygan.working_memory.WorkingMemory` that other executors are bound with too,
     if their passes and this one's never overlap: what lives only within a pass then lies in one
     block for all.
+    scratch_memory: a `WorkingMemory` of other executors whose passes run between this one's forward
+    and its backward, as those through a GAN's D do for G: what lives only within the forward, or
+    only within the backward, lies in their block. Both write over what a forward of theirs has left
+    for its backward.
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution
@@ -156,6 +160,7 @@ class Executor:
         input_gradients: Mapping[str, Any] | None = None,
         output_gradients: Mapping[str, Any] | None = None,
         working_memory: WorkingMemory | None = None,
+        scratch_memory: WorkingMemory | None = None,
         fuse: bool = True,
         lean: bool = False,
         keep_forward: bool = False,
@@ -185,9 +190,14 @@ class Executor:
                 f"storage {storage!r} is not available with precision {precision!r}: it is one of "
                 f"{', '.join(STORAGES)}, and bf16 with precision 'bf16' alone"
             )
-        if not isinstance(working_memory, WorkingMemory | None):
-            given = type(working_memory).__name__
-            raise GraphError(f"working_memory= takes a WorkingMemory, not a {given}")
+        lent = {"working_memory": working_memory, "scratch_memory": scratch_memory}
+        for name, memory in lent.items():
+            if not isinstance(memory, WorkingMemory | None):
+                raise GraphError(f"{name}= takes a WorkingMemory, not a {type(memory).__name__}")
+        if None not in lent.values():
+            raise GraphError(
+                "working_memory holds what scratch_memory would: bind with one of them"
+            )
         if keep_forward and working_memory is not None:
             raise GraphError(
                 "keep_forward keeps what working_memory gives to the next executor: bind with one "
@@ -236,15 +246,12 @@ class Executor:
         heads = zip(symbol.list_outputs(), self._graph.heads, strict=True)
         landings = {name: head.landing for name, head in heads if head.landing is not None}
         self._adopt(landings, output_gradients or {}, "gradient of output", list(landings))
-        self._working_memory = working_memory
+        self._working_memory, self._scratch_memory = working_memory, scratch_memory
         self._allocate(inferred, shared)
         self._collect()
         self._passes = device.passes(self._planned.unplanned)
 
-        self.programs: list[Any] = []
-        self._training = self._bind_calls(self._graph.forward(training=True))
-        self._inference = self._bind_calls(self._graph.forward(training=False))
-        self._backwards: dict[Any, list[Callable[[], None]]] = {}
+        self._bind_passes()
         self._state = "no forward has run"
 
     # Memory
@@ -297,36 +304,30 @@ class Executor:
         if shared is not None:
             _adopt_places(self, shared)
         inputs = self._inputs_of_its_own()
-        own, passing, in_place = self._blocks(inputs)
-        workspaces = [passing.reserve(size, self.dtype) for size in self._workspace_sizes()]
-        copies = self._reserve_copies(passing, shared)
+        own, passing, in_place = self._plan(inputs)
+        copies = self._reserve_copies(passing if self._scratch_memory is None else own, shared)
         mine = self._flats if shared is None else ()
         stretches = [own.reserve(flat.size, self.dtype) for flat in mine]
 
-        working = self._working_memory
-        blocks = [own] if own is passing else [own, passing]
-        made = [own] if working is not None and working.is_made else blocks
+        lent = None if own is passing else self._working_memory or self._scratch_memory
+        self._blocks = [own] if lent is None else [own, passing]
+        self._in_place = in_place
         parameters, gradients, auxiliary = [each.nbytes for each in stretches] or [0, 0, 0]
+        taken = own.planned, sum(each.nbytes for each in copies if each.block is own)
+        if lent is not None:
+            grown = max(0, passing.nbytes - lent.nbytes)
+            copied = min(grown, passing.nbytes - passing.planned)
+            taken = taken[0] + grown - copied, taken[1] + copied
         self._planned = MemoryUse(
-            parameters,
-            gradients,
-            auxiliary,
-            arrays=sum(block.planned for block in made),
-            workspace=sum(each.nbytes for each in (*workspaces, *copies) if each.block in made),
-            unplanned=sum(block.unplanned for block in blocks)
+            *(parameters, gradients, auxiliary, *taken),
+            unplanned=sum(block.unplanned for block in self._blocks)
             + sum(aligned(array.nbytes) for array in in_place),
         )
-        if working is not None:
-            if not working.is_made:
-                working.make(self.device, self._arena(inferred, passing.nbytes), passing.nbytes)
-            passing.arena = working.block(self.device, passing.nbytes, repr(self.symbol.name))
-        own.arena = self._arena(inferred, own.nbytes)
+        make = partial(self._arena, inferred)
+        if lent is not None:
+            passing.arena = lent.block(self, passing.nbytes, repr(self.symbol.name), make)
+        own.arena = make(own.nbytes)
 
-        for block in blocks:
-            self._memory.update(block.arrays())
-        for array, owner in in_place.items():
-            self._memory[array] = self._memory[owner].reshape(array.shape)
-        self._workspaces = [each.array() if each.size else None for each in workspaces]
         buffers = [stretch.array() for stretch in stretches]
         if shared is not None:
             buffers = [shared.parameters, shared.gradients, shared.auxiliary]
@@ -335,14 +336,33 @@ class Executor:
         self.auxiliary: Any = buffers[2]
         for flat, buffer in zip(self._flats, buffers, strict=True):
             self._memory.update(flat.within(buffer))
-        self._copies = copies[0].array() if copies else None
-        if copies:
-            places = dict(zip(self._flats[0].arrays, self._flats[0].places, strict=True))
-            for copy, parameter in self._graph.copies.items():
-                place = places[parameter]
-                view = self._copies[place : place + copy.size]
-                self._memory[copy] = view.reshape(copy.shape)
+        self._copied_to = copies[0] if copies else None
+        self._place()
         self._clear(inputs, buffers if shared is None else [])
+
+    def _place(self) -> None:
+        """Gives every array of the blocks its place, and the copies of parameters theirs."""
+        for block in self._blocks:
+            self._memory.update(block.arrays())
+        for array, owner in self._in_place.items():
+            self._memory[array] = self._memory[owner].reshape(array.shape)
+        self._copies = None if self._copied_to is None else self._copied_to.array()
+        places = dict(zip(self._flats[0].arrays, self._flats[0].places, strict=True))
+        for copy, parameter in self._graph.copies.items():
+            place = places[parameter]
+            self._memory[copy] = self._copies[place : place + copy.size].reshape(copy.shape)
+
+    def move(self, arena: Any) -> None:
+        """Takes another block for what lives within a pass, before the first one."""
+        self._blocks[-1].arena = arena
+        self._place()
+        self._bind_passes()
+
+    def _bind_passes(self) -> None:
+        self.programs: list[Any] = []
+        self._training = self._bind_calls(self._graph.forward(training=True))
+        self._inference = self._bind_calls(self._graph.forward(training=False))
+        self._backwards: dict[Any, list[Callable[[], None]]] = {}
 
     def _reserve_copies(self, block: Block, shared: Executor | None) -> list[Stretch]:
         """Room for the bf16 copy of the flat buffer of parameters, where a call reads of it."""
@@ -361,20 +381,30 @@ class Executor:
         arrays.append(self._graph.random_state)
         return [array for array in arrays if array not in self._memory]
 
-    def _blocks(self, inputs: list[Array]) -> tuple[Block, Block, dict[Array, Array]]:
-        """What is valid whenever, what lives only within a pass, and what takes over the memory of
-        another array. The first two are one block, and share memory, unless a `WorkingMemory`
-        lends the second."""
-        forever = self._graph.forever
+    def _plan(self, inputs: list[Array]) -> tuple[Block, Block, dict[Array, Array]]:
+        """What is valid whenever, what lives only within a pass (or one way of it), and what takes
+        over the memory of another array. The first two are one block, and share memory, unless a
+        `WorkingMemory` lends the second."""
+        n, forever = len(self._graph.steps), self._graph.forever
         persistent = {array for flat in self._flats for array in flat.arrays} | set(inputs)
         persistent.update(self._memory, self._graph.copies)
-        lives, in_place = lifetimes(self._graph, persistent, self.keep_forward)
+        lives, in_place, self._rooms = lifetimes(
+            self._graph, persistent, self.keep_forward, self._workspace_of
+        )
         lives = [Lifetime(array, -1, forever) for array in inputs] + lives
-        if self._working_memory is None:
+        scratch = self._scratch_memory
+        if self._working_memory is not None:
+            passing = [life for life in lives if life.end < forever]
+        elif scratch is not None:
+            passing = [
+                life for life in lives if life.end < n or n < life.start <= life.end < forever
+            ]
+        else:
+            passing = []
+        if not passing:
             block = Block(lives)
             return block, block, in_place
-        own = Block(life for life in lives if life.end == forever)
-        return own, Block(life for life in lives if life.end < forever), in_place
+        return Block(life for life in lives if life not in passing), Block(passing), in_place
 
     def _lay_out(self) -> tuple[Flat, Flat, Flat]:
         """The flat buffers of parameters (those with a gradient first), gradients, statistics."""
@@ -417,29 +447,21 @@ class Executor:
                 free,
             ) from (error if str(error) else None)
 
-    def _workspace_sizes(self) -> tuple[int, int]:
-        """Elements of the largest workspace that any call asks for, and any call set apart."""
-        graph = self._graph
-        given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
-        programs = [graph.forward(training=True), graph.forward(training=False)]
-        programs.append(graph.backward(given, list(graph.argument_gradients)))
-        sizes = [0, 0]
-        for call in (call for program in programs for calls in program for call in calls):
-            if call.workspace:
-                shapes, attributes = self._described(call)
-                try:
-                    size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
-                except ValueError as error:  # more than one launch can take
-                    raise ShapeError(f"binding {self.symbol.name!r}: {error}") from None
-                sizes[call.apart] = max(sizes[call.apart], int(size))
-        return sizes[0], sizes[1]
+    def _workspace_of(self, call: Call) -> Array | None:
+        """The workspace that a call asks for, if any."""
+        shapes, attributes = self._described(call)
+        try:
+            size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
+        except ValueError as error:  # more than one launch can take
+            raise ShapeError(f"binding {self.symbol.name!r}: {error}") from None
+        return Array(f"workspace of {call.function}", (int(size),), self.dtype) if size else None
 
     def _left_slices(self, call: Call) -> int:
         """How many slices a convolution leaves to the batch norm that reads it."""
         shapes, attributes = self._described(call)
         try:
             return self.device.ops.left_slices(call.function, *shapes, **attributes)
-        except ValueError:  # more than one launch can take; _workspace_sizes says so
+        except ValueError:  # more than one launch can take; _workspace_of says so
             return 1
 
     def _normalises(self, lean: bool, shape: Shape, calls: list[Call], slices: int) -> bool:
@@ -450,7 +472,7 @@ class Executor:
             described.append((call.function, shapes, attributes))
         try:
             gain = self.device.ops.normalisation_gain(shape, described, slices=slices)
-        except ValueError:  # more than one launch can take; _workspace_sizes says so
+        except ValueError:  # more than one launch can take; _workspace_of says so
             return False
         return gain > -inf if lean else gain >= 0
 
@@ -526,17 +548,19 @@ class Executor:
     ) -> list[Callable[[], None]]:
         bound: list[Callable[[], None]] = []
         apart = forked = False
-        prepared = [self._prepare(call) for group in calls for call in group]
+        prepared = self._prepared(calls, forward)
         if forward and self._copies is not None:
             cast = partial(self.device.ops.to_bf16, self.parameters, self._copies)
             prepared.insert(0, _Prepared(cast))
         for step in self._with_programs(prepared):
+            if step.joins and forked:
+                if apart:
+                    bound.append(self._branch.leave)
+                bound.append(self._branch.join)
+                apart = forked = False
             if step.apart != apart:
                 bound.append(self._branch.leave if apart else self._branch.enter)
                 apart, forked = step.apart, True
-            if step.joins and forked:
-                bound.append(self._branch.join)
-                forked = False
             bound.append(step.run)
         if apart:
             bound.append(self._branch.leave)
@@ -544,10 +568,31 @@ class Executor:
             bound.append(self._branch.join)
         return bound
 
-    def _prepare(self, call: Call) -> _Prepared:
+    def _prepared(self, calls: Iterable[Iterable[Call]], forward: bool) -> list[_Prepared]:
+        """The calls with their arrays. At a fork of the graph what was set apart before is waited
+        for before the first call set apart, or behind the group where this pass has none there."""
+        forks = [] if forward else self._graph.forks
+        start = 0 if forward else len(self._graph.steps)
+        prepared: list[_Prepared] = []
+        waiting = False
+        for index, group in enumerate(calls):
+            steps = [self._prepare(call, start + index) for call in group]
+            at: int | None = 0
+            if not waiting:
+                apart = (i for i, step in enumerate(steps) if step.apart)
+                at = next(apart, None) if index in forks else None
+                waiting = index in forks and at is None
+            if at is not None and steps:
+                steps[at] = replace(steps[at], joins=True)
+                waiting = False
+            prepared += steps
+        return prepared
+
+    def _prepare(self, call: Call, time: int) -> _Prepared:
         attributes = self._attributes(call)
         if call.workspace:
-            attributes["workspace"] = self._workspaces[call.apart]
+            room = self._rooms.get((time, call.apart))
+            attributes["workspace"] = None if room is None else self._resolve(room)
         arrays = [None if array is None else self._resolve(array) for array in call.arrays]
         run = partial(getattr(self.device.ops, call.function), *arrays, **attributes)
         if self.device.name == "numpy":
@@ -593,7 +638,8 @@ class Executor:
             else:
                 program = self.device.program(jobs)
                 self.programs.append(program)
-                result.append(_Prepared(program, joins=any(step.apart for step in run)))
+                joins = any(step.apart or step.joins for step in run)
+                result.append(_Prepared(program, joins=joins))
             run.clear()
 
         for step in prepared:
@@ -625,8 +671,8 @@ class Executor:
         for name, value in inputs.items():
             self._set(name, value)
         self._state = "a forward pass failed"
-        if self._working_memory is not None:
-            self._working_memory.take(self)
+        if (lent := self._working_memory or self._scratch_memory) is not None:
+            lent.take(self)
         with self._passes:
             for call in self._training if is_train else self._inference:
                 call()
@@ -691,6 +737,8 @@ class Executor:
             )
         if not self.grad_dict:
             raise StateError("backward has nothing to do: every grad_req is 'null'")
+        if self._scratch_memory is not None:
+            self._scratch_memory.take(self)
         given = self._place_gradients(out_grads)
         wanted = (wanted,) if isinstance(wanted, str) else wanted
         names = None if wanted is None else tuple(wanted)

@@ -17,10 +17,10 @@ from pygan.planner import Request, aligned, plan
 class MemoryUse:
     """Bytes of an executor on its device.
 
-    arrays is what inputs, activations and their gradients take as planned, unplanned what they
-    would take without sharing; shared executors count no parameters of their own, and of a
-    `WorkingMemory` only the first executor counts the block. workspace counts a bf16 copy of the
-    parameters too, where convolutions read one. kept is working
+    arrays is what inputs, activations, their gradients and the workspaces of kernels take as
+    planned, unplanned what they would take without sharing; shared executors count no parameters of
+    their own, and of a `WorkingMemory` only the first executor counts the block. workspace is a
+    bf16 copy of the parameters, where convolutions read one. kept is working
     memory outside of the executor, not in the total: what device numpy's functions keep from call
     to call, for all executors together, when this was asked.
     """

@@ -72,7 +72,9 @@ class Head:
 class LoweredGraph:
     """The calls of a symbol under given shapes and gradient requests ("write", "add", "null").
 
-    branches: set those of backward apart that may run beside the ones that follow.
+    branches: set those of backward apart that may run beside the ones that follow. What one group
+    of `backward` sets apart must be done before the next of `forks` (indices of groups) sets calls
+    apart, or, in a pass that lacks those, is over: so long its arrays are kept.
     left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
     that reads it, 1 for none; asked where it could. left_moments: likewise, how many numbers of the
     moments of its tiles, 0 for none.
@@ -133,9 +135,11 @@ class LoweredGraph:
         self.heads = self._make_heads(symbol, head_keys)
         self._let_losses_run_ahead()
         self._final: set[Array] = set()
+        self.forks: list[int] = []
         if branches and self.argument_gradients:
-            given = [i for i, head in enumerate(self.heads) if head.landing is not None]
-            self._final = _written_apart(self.backward(given, list(self.argument_gradients)))
+            self._final = _written_apart(self.whole_backward())
+            calls = self.whole_backward()
+            self.forks = [i for i, group in enumerate(calls) if any(call.apart for call in group)]
 
     # Forward
 
@@ -389,6 +393,15 @@ class LoweredGraph:
                 arrival.append(Call("fill", (self._gradients[key],), {"value": 0.0}))
         return calls
 
+    def gradients_of(self, step: Step) -> tuple[Array | None, Array | None]:
+        """Of a step's first output and first input."""
+        return self._gradients.get(step.output_keys[0]), self._gradients.get(step.input_keys[0])
+
+    def whole_backward(self) -> list[list[Call]]:
+        """The calls of the pass with every gradient handed in and wanted."""
+        given = [i for i, head in enumerate(self.heads) if head.landing is not None]
+        return self.backward(given, list(self.argument_gradients))
+
     def _step_backward(
         self, step: Step, needed: set[Key], written: set[Key], reached: set[Key]
     ) -> list[Call]:
@@ -525,24 +538,41 @@ class Lifetime:
     `LoweredGraph.forever` where it outlives the pass."""
 
     array: Array
-    start: int
-    end: int
+    start: float
+    end: float
+
+
+Room = tuple[int, bool]
+"""The workspace of calls: when they run, and whether set apart."""
 
 
 def lifetimes(
-    graph: LoweredGraph, persistent: Collection[Array], keep_forward: bool
-) -> tuple[list[Lifetime], dict[Array, Array]]:
+    graph: LoweredGraph,
+    persistent: Collection[Array],
+    keep_forward: bool,
+    workspace: Callable[[Call], Array | None],
+) -> tuple[list[Lifetime], dict[Array, Array], dict[Room, Array]]:
     """When each array that is not persistent is needed, and which arrays work in place.
 
-    An output of the graph lives from its making on, and what a call set apart mentions to the end
-    of the pass, when that call is done at the latest. keep_forward: what a backward reads lives
-    until the next forward too, so that backward can run again. The second result maps an array
-    to the one whose memory it takes over.
+    An output of the graph lives from its making on, and what a call set apart mentions until the
+    next fork, or the end of the pass, when that call is done at the latest. keep_forward: what a
+    backward reads lives until the next forward too, so that backward can run again. workspace: what
+    a call wants. The second result maps an array to the one whose memory it takes over; the third
+    are the workspaces, each the largest that calls of its room want.
     """
     n, forever = len(graph.steps), graph.forever
     found: dict[Array, Lifetime] = {}
+    rooms: dict[Room, Lifetime] = {}
 
-    def mention(array: Array | None, time: int) -> None:
+    def give_room(call: Call, time: int, start: float, end: float) -> None:
+        wanted = workspace(call) if call.workspace else None
+        if wanted is not None:
+            room = rooms.setdefault((time, call.apart), Lifetime(wanted, start, end))
+            room.start, room.end = min(room.start, start), max(room.end, end)
+            if room.array.size < wanted.size:
+                room.array = wanted
+
+    def mention(array: Array | None, time: float) -> None:
         if array is None or array.root in persistent:
             return
         life = found.setdefault(array.root, Lifetime(array.root, time, time))
@@ -552,24 +582,33 @@ def lifetimes(
     for training in (True, False):
         for time, calls in enumerate(graph.forward(training)):
             for call in calls:
+                give_room(call, time, time, time)
                 for array in call.arrays:
                     mention(array, time)
     made_by_forward = set(found)
-    given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
+    forks = [n + index for index in graph.forks]
     if graph.argument_gradients:
-        for index in given:
-            mention(graph.heads[index].landing, n)
-        for time, calls in enumerate(graph.backward(given, list(graph.argument_gradients)), n):
+        for head in graph.heads:
+            mention(head.landing, n)
+        for time, calls in enumerate(graph.whole_backward(), n):
+            # What is set apart begins half a step later, when what was set apart before is done;
+            # the calls that follow it in its step run beside it.
+            joined = next((float(fork) for fork in forks if fork > time), 2 * n + 0.5)
+            late: float = time
             for call in calls:
+                if call.apart:
+                    late = time + 0.5
+                give_room(call, time, late if call.apart else time, joined if call.apart else late)
                 for array in call.arrays:
                     if keep_forward and array is not None and array.root in made_by_forward:
                         mention(array, forever)
                     mention(array, time)
-                    if call.apart:
-                        mention(array, 2 * n)
+                    mention(array, joined if call.apart else late)
     for head in graph.heads:
         mention(head.array, forever)
-    return _share_in_place(graph, found)
+    lives, in_place = _share_in_place(graph, found)
+    lives += rooms.values()
+    return lives, in_place, {room: life.array for room, life in rooms.items()}
 
 
 def _share_in_place(
@@ -597,6 +636,18 @@ def _share_in_place(
             ):
                 taken[y] = held
                 found[held].end = found.pop(y).end
+    for time, step in enumerate(reversed(graph.steps), len(graph.steps) + 1):
+        dy, dx = graph.gradients_of(step)
+        if not step.operator.gradient_in_place or dy is None or dx is None or dx not in found:
+            continue
+        held = owner(dy.root)
+        if (
+            held in found
+            and found[held].end == time == found[dx].start
+            and (dy.size, dy.dtype, dy.half) == (dx.size, dx.dtype, dx.half)
+        ):
+            taken[dx] = held
+            found[held].end = found.pop(dx).end
     return list(found.values()), {array: owner(array) for array in taken}
 
 

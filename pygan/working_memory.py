@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .errors import GraphError
@@ -18,9 +19,13 @@ class WorkingMemory:
     bound with the same `WorkingMemory`, the three executors lie in one block of memory. Inputs,
     their gradients, outputs and parameters stay where they are, and are valid whenever.
 
-    The first executor bound makes the block as large as it needs it; one that needs more is
-    refused, so bind the largest first. A backward whose forward another executor has since
-    written over raises StateError.
+    The block is as large as the executor that needs most of it. An executor that needs more than
+    those bound before makes it anew, which moves them; once one of them has run, it is refused, as
+    recordings may hold the old block. A backward whose forward another executor has since written
+    over raises StateError.
+
+    An executor whose forward and backward have such passes between them can lend it for what lives
+    within one of the two: `bind(..., scratch_memory=)`.
 
     Attributes: `nbytes`, the size of the block (0 before the first executor).
     """
@@ -29,35 +34,39 @@ class WorkingMemory:
         self.nbytes = 0
         self._arena: Any = None
         self._device: Any = None
+        self._has_run = False
         # Weak: executors hold this, and their memory shall go with the last of them at once.
+        self._executors: list[weakref.ref[Executor]] = []
         self._holder: weakref.ref[Executor] | None = None
 
     def __repr__(self) -> str:
         return f"WorkingMemory({self.nbytes:,} bytes)"
 
-    @property
-    def is_made(self) -> bool:
-        return self._arena is not None
-
-    def make(self, device: Any, arena: Any, nbytes: int) -> None:
-        """Takes `arena`, of `nbytes` on `device`, as the block."""
-        self._device, self._arena, self.nbytes = device, arena, nbytes
-
-    def block(self, device: Any, nbytes: int, what: str) -> Any:
-        """The block, for an executor of `device` that needs `nbytes`; `what` names it in errors."""
-        if device is not self._device:
+    def block(self, executor: Executor, nbytes: int, what: str, arena: Callable[[int], Any]) -> Any:
+        """The block, for an executor that needs `nbytes` of it; arena makes one of so many bytes,
+        and `what` names the executor in errors."""
+        device = executor.device
+        if self._device not in (None, device):
             raise GraphError(
                 f"{what} is on device {device.name!r}, its working memory on {self._device.name!r}"
             )
-        if nbytes > self.nbytes:
-            raise GraphError(
-                f"{what} needs {nbytes:,} bytes of working memory, and the executor that was bound "
-                f"with it first took {self.nbytes:,}; bind the largest first"
-            )
+        if self._arena is None or nbytes > self.nbytes:
+            if self._has_run:
+                raise GraphError(
+                    f"{what} needs {nbytes:,} bytes of working memory, and the executors that were "
+                    f"bound with it and have run since have {self.nbytes:,}; bind all of them "
+                    "before the first pass, or the largest first"
+                )
+            self._arena, self._device, self.nbytes = arena(nbytes), device, nbytes
+            for other in self._executors:
+                if (bound := other()) is not None:
+                    bound.move(self._arena)
+        self._executors.append(weakref.ref(executor))
         return self._arena
 
     def take(self, executor: Executor) -> None:
-        """A forward of `executor` writes over what the one before has left."""
+        """A pass of `executor` writes over what the one before has left."""
+        self._has_run = True
         self._holder = weakref.ref(executor)
 
     def holds(self, executor: Executor) -> bool:

@@ -24,6 +24,7 @@ from pygan.operators.base import (
 @dataclass(frozen=True)
 class _Elementwise(Operator):
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
+    gradient_in_place: ClassVar[bool] = True
 
     def function(self) -> tuple[str, float]:
         """The kernel's kind and slope."""

@@ -147,6 +147,8 @@ class Operator:
     """The output is the input's memory under another shape; no calls."""
     in_place: ClassVar[tuple[tuple[int, int], ...]] = ()
     """(input, output) pairs that may share memory when the input is not read afterwards."""
+    gradient_in_place: ClassVar[bool] = False
+    """Whether the gradient of the first input may share memory with that of the first output."""
     label_inputs: ClassVar[tuple[str, ...]] = ()
     """Inputs that are data even where their shape is inferred: they are never parameters."""
     no_gradient: ClassVar[tuple[str, ...]] = ()

@@ -44,6 +44,7 @@ class BatchNorm(Operator):
 
     inputs: ClassVar[tuple[str, ...]] = ("data", "gamma", "beta")
     auxiliary: ClassVar[tuple[str, ...]] = ("moving_mean", "moving_var")
+    gradient_in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.eps > 0:

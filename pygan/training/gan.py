@@ -64,14 +64,16 @@ class Losses:
         )
 
 
-def bind_generator(device, count: int, training: bool = False):
-    """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1."""
+def bind_generator(device, count: int, training: bool = False, **options):
+    """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1.
+    options: of the Executor."""
     return symbol.bind(
         networks.lesson_generator(),
         device,
         shapes={"noise": (count, 1, 1, NOISE_SIZE)},
         grad_req={"noise": "null"} if training else "null",
         branches=training,
+        **options,
     )
 
 
@@ -276,9 +278,10 @@ class LessonGan(Gan):
         self._beside = device.branch()
 
     def bind(self, device, batch_size: int):
-        generator = bind_generator(device, batch_size, training=True)
-        self.working_memory = WorkingMemory()  # of D's three passes, which follow each other
-        return generator, bind_discriminator(device, batch_size, working_memory=self.working_memory)
+        # Of D's three passes, which follow each other, between G's forward and its backward.
+        self.working_memory = memory = WorkingMemory()
+        generator = bind_generator(device, batch_size, training=True, scratch_memory=memory)
+        return generator, bind_discriminator(device, batch_size, working_memory=memory)
 
     def train_batch(self) -> None:
         """One batch: update D on generated images, D on real images, then G through D.

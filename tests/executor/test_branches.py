@@ -72,6 +72,45 @@ def test_what_runs_beside_the_rest_keeps_its_memory(device: Any) -> None:
         assert branched == plain
 
 
+def pyramid() -> sym.Symbol:
+    """Layers of growing images, backwards: gradients must take memory that others have left."""
+    y = sym.Variable("x")
+    for i, channels in enumerate((8, 16, 8, 16, 8)):
+        stride = 2 - i % 2
+        y = sym.Convolution(y, kernel=3, num_filter=channels, stride=stride, pad=1, name=f"c{i}")
+        y = sym.LeakyReLU(sym.BatchNorm(y, fix_gamma=False, name=f"b{i}"), slope=0.2)
+    return y
+
+
+@pytest.mark.parametrize("wanted", [None, ["c4_weight", "c0_weight"], ["c4_bias", "c3_bias", "x"]])
+def test_memory_is_taken_over_when_a_branch_is_done(
+    device: Any, wanted: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed as late as a branch may be, in whole passes and in those that leave forks out."""
+    if (reason := device.cannot_record()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setenv("PYGAN_CPU_GRAPH_ORDER", "last")
+    found, kept = [], []
+    for branches in (False, True):
+        executor = pyramid().bind(device, {"x": (2, 32, 32, 4)}, branches=branches)
+        fill_randomly(executor, 11)
+        shape = executor.outputs[0].shape
+        head = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+        out_grads = [device.from_numpy(head)]
+
+        def step(executor: Any = executor, out_grads: list[Any] = out_grads) -> None:
+            executor.forward(is_train=True)
+            executor.backward(out_grads, wanted)
+
+        run = device.record(step).launch if branches else step
+        found.append(results(executor, out_grads, run))
+        kept.append(executor.memory.arrays)
+    for name, array in found[0].items():
+        assert np.isfinite(array).all() == (wanted is None or name in wanted), name
+        np.testing.assert_array_equal(found[1][name], array, err_msg=name)
+    assert kept[1] < 1.2 * kept[0]
+
+
 def test_gradients_that_others_touch_stay_in_line(device: Any) -> None:
     """w's gradient has two writers of different kinds: neither may run beside the other."""
     if not device.branch().overlaps:

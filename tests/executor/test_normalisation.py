@@ -114,7 +114,9 @@ def test_the_normalised_array_is_nowhere(device: Any) -> None:
     """Neither in the plan of a training executor nor in that of inference."""
     for request_ in ("write", "null"):
         late, apart = (bind(device, each, layers, request_) for each in (True, False))
-        lives = [lifetimes(executor._graph, (), False)[0] for executor in (late, apart)]
+        lives = [
+            lifetimes(executor._graph, (), False, lambda _: None)[0] for executor in (late, apart)
+        ]
         labels = [{life.array.label for life in each} for each in lives]
         assert labels[1] - labels[0] == {"n0_output", "a1_output", "a2_output"}
         assert late.memory.unplanned < apart.memory.unplanned

@@ -70,12 +70,11 @@ def side_by_side(
     return pair
 
 
-def calls(executor: Executor) -> Iterator[Call]:
-    """Of a training step, in order."""
+def calls(executor: Executor) -> Iterator[tuple[int, Call]]:
+    """Of a training step, in order, with their times."""
     graph = executor._graph
-    given = [i for i, head in enumerate(graph.heads) if head.landing is not None]
-    passes = graph.forward(training=True) + graph.backward(given, list(executor.grad_dict))
-    return (call for group in passes for call in group)
+    passes = graph.forward(training=True) + graph.whole_backward()
+    return ((time, call) for time, group in enumerate(passes) for call in group)
 
 
 def write(target: Any, values: np.ndarray) -> None:
@@ -132,7 +131,7 @@ def test_every_call_of_dcgan_given_the_same_arrays(
         device, numpy_device, graph, shapes, precision="bf16", storage=storage
     )
     compared = 0
-    for call, twin in zip(calls(executor), calls(host), strict=True):
+    for (time, call), (_, twin) in zip(calls(executor), calls(host), strict=True):
         assert (call.function, call.attributes) == (twin.function, twin.attributes)
         pairs = [
             (array, executor._resolve(array), host._resolve(other))
@@ -144,8 +143,8 @@ def test_every_call_of_dcgan_given_the_same_arrays(
         channels = without_kinks(
             twin, [None if array is None else host._resolve(array) for array in twin.arrays]
         )
-        executor._prepare(call).run()
-        host._prepare(twin).run()
+        executor._prepare(call, time).run()
+        host._prepare(twin, time).run()
         for array, on_device, on_host in pairs:
             found, wanted = read(on_device), np.asarray(on_host)
             if array.label.startswith("slices of"):  # a twin has one

@@ -72,12 +72,99 @@ def test_what_does_not_fit_is_refused(numpy_device: Any) -> None:
     graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
     assert f"{memory.nbytes:,} bytes" in repr(memory) and memory.nbytes > 0
     larger = {name: (3, *shape[1:]) for name, shape in SHAPES.items()}
-    with pytest.raises(GraphError, match="bind the largest first"):
-        graph.bind(numpy_device, larger, NO_LABEL, working_memory=memory)
+    graph.bind(numpy_device, larger, NO_LABEL, working_memory=memory).forward()
+    graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
+    largest = {name: (4, *shape[1:]) for name, shape in SHAPES.items()}
+    with pytest.raises(GraphError, match="before the first pass, or the largest first"):
+        graph.bind(numpy_device, largest, NO_LABEL, working_memory=memory)
     with pytest.raises(GraphError, match="with one of the two"):
         graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory, keep_forward=True)
     with pytest.raises(GraphError, match="a WorkingMemory, not"):
         graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=4096)
+    with pytest.raises(GraphError, match="scratch_memory= takes a WorkingMemory, not"):
+        graph.bind(numpy_device, SHAPES, NO_LABEL, scratch_memory=4096)
+    with pytest.raises(GraphError, match="bind with one of them"):
+        graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory, scratch_memory=memory)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bf16"])
+def test_an_executor_moves_to_the_block_that_another_needs(device: Any, storage: str) -> None:
+    """Both count what they made of it, and the bits are those of memory of their own."""
+    options = {"precision": "bf16", "storage": storage, "branches": True}
+    graph, found = networks.dcgan_discriminator(8), []
+    memory = WorkingMemory()
+    for lent in (None, memory):
+        executors = []
+        for count in (1, 3, 2):
+            shapes = {"data": (count, 64, 64, 3), "label": (count, 1)}
+            if executors:
+                options["shared"] = executors[0]
+            made = graph.bind(device, shapes, NO_LABEL, working_memory=lent, **options)
+            executors.append(made)
+        options.pop("shared")
+        fill_randomly(executors[1], 4)
+        for executor in executors:
+            images = np.random.default_rng(5).random(executor.arg_dict["data"].shape, np.float32)
+            executor.arg_dict["data"][...] = images
+            executor.arg_dict["label"][...] = np.ones(executor.arg_dict["label"].shape, np.float32)
+            executor.forward(is_train=True)
+            executor.backward()
+            arrays = [executor.outputs[0], executor.gradients, executor.grad_dict["data"]]
+            found.append([np.array(array) for array in arrays])
+        counted = sum(e.memory.arrays + e.memory.workspace for e in executors)
+    for ours, theirs in zip(found[3:], found[:3], strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert np.isfinite(one).all() and np.array_equal(one, other)
+    assert memory.nbytes < counted < memory.nbytes + 3 * 6 * 64 * 64 * 3 * 4
+
+
+def adversaries(device: Any, memory: WorkingMemory | None) -> tuple[Executor, Executor]:
+    """The lesson's G, and D on what it makes."""
+    noise, null = {"noise": (2, 1, 1, 10)}, {"noise": "null"}
+    generator = networks.lesson_generator().bind(
+        device, noise, null, branches=True, scratch_memory=memory
+    )
+    discriminator = networks.lesson_discriminator().bind(
+        *(device, SHAPES, NO_LABEL),
+        **{"branches": True, "working_memory": memory},
+        inputs={"img": generator.outputs[0]},
+        input_gradients={"img": generator.head_gradients[0]},
+    )
+    for executor, seed in ((generator, 1), (discriminator, 2)):
+        fill_randomly(executor, seed)
+    return generator, discriminator
+
+
+def test_what_lives_one_way_lies_in_the_memory_of_passes_between(device: Any) -> None:
+    """G's forward, D's pass, G's backward, in less memory, with the same bits."""
+    memory, found, taken = WorkingMemory(), [], []
+    for lent in (None, memory):
+        generator, discriminator = adversaries(device, lent)
+        for _ in range(2):
+            generator.forward(is_train=True)
+            discriminator.forward(is_train=True)
+            discriminator.backward()
+            generator.backward([generator.head_gradients[0]])
+        kept = (*generator.outputs, generator.gradients, discriminator.gradients)
+        found.append([np.array(array) for array in kept])
+        taken.append(generator.memory.arrays + discriminator.memory.arrays)
+    for ours, theirs in zip(*found, strict=True):
+        assert np.isfinite(ours).all() and np.array_equal(ours, theirs)
+    assert taken[1] < 0.9 * taken[0]
+
+
+def test_both_ways_of_what_lends_memory_write_over_a_pass_under_way(device: Any) -> None:
+    generator, discriminator = adversaries(device, WorkingMemory())
+    device.ops.fill(generator.head_gradients[0], value=0.5)
+    generator.forward(is_train=True)
+    discriminator.forward(is_train=True)
+    generator.backward([generator.head_gradients[0]])
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        discriminator.backward()
+    discriminator.forward(is_train=True)
+    generator.forward(is_train=True)
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        discriminator.backward()
 
 
 def test_one_block_is_of_one_device(device: Any, numpy_device: Any) -> None:

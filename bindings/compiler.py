@@ -25,10 +25,10 @@ from .errors import CompileError, DeviceUnavailable
 # Products and sums are fused where a kernel writes fmaf, and nowhere else: nvcc fuses others as
 # they happen to stand, and two kernels that compute the same expression would differ in bits.
 ARITHMETIC_FLAGS = ("-fmad=false",)
+NVCC_FLAGS = ("-std=c++17", "-lineinfo", *ARITHMETIC_FLAGS)
+
 log = logging.getLogger("pygan.compiling")
 """Names each kernel file that is compiled, at level INFO: what the cache has is not."""
-
-NVCC_FLAGS = ("-std=c++17", "-lineinfo", *ARITHMETIC_FLAGS)
 
 
 def kernels_dir() -> Path:

@@ -135,7 +135,8 @@ class Context:
         """The entry point `entry` of a kernel file, compiled with `defines` as -D macros.
 
         `file` is a name in the library's kernel folder or a path. Compiled once: later calls
-        come from memory, later processes from the cache on disk.
+        come from memory, later processes from the cache on disk. For a GPU a product and a sum are
+        one rounding where the kernel writes ``fmaf``, and two everywhere else.
         Raises FileNotFoundError, CompileError (the compiler's text), or SignatureError (no such
         entry point, or parameters that a launch cannot pass).
         """

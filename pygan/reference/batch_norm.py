@@ -27,8 +27,9 @@ from .store import store
 # A wide row has at most this many numbers; in so small arrays rows of C are as quick.
 WIDE = 8192
 SMALL = 4096
-# Numbers of a part, at most about twice as many: some arrays of it stay in the cache of a core.
-PART = 1 << 17
+# Numbers of a part, at most about twice as many: smaller ones stay nearer in the cache, and lose
+# more by their calls of numpy.
+PART = 1 << 18
 # Deviations from 0 within which a mean need not be subtracted before a product.
 NEAR = 16
 # Numbers from which the centre of the statistics is guessed.

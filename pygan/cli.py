@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
-from pygan.errors import GraphError, PyganError
+from pygan import commands
+from pygan.commands import GRID_LIMIT
+from pygan.errors import PyganError
 
 DEVICES = ("auto", "numpy", "cpu", "cuda")
 TRAINED = {
@@ -48,16 +49,6 @@ EXAMPLES = {
 """What ``pygan train`` hands to a script of ``examples/``, options and all: script and title."""
 SUMMARISED_EXAMPLES = ("dcgan", "fully-connected")
 """The examples of two networks of their own, which ``pygan summary`` knows too."""
-AUTOENCODER_KINDS = {
-    "autoencoder": "plain",
-    "autoencoder-penalised": "penalised",
-    "vae": "vae32",
-    "vae2": "vae2",
-    "anomaly-vae": "anomaly",
-}
-"""The names in ``pygan.networks.AUTOENCODERS`` of those that are auto-encoders."""
-GRID_LIMIT = 10_000
-DIGIT_ROWS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,242 +90,47 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
     return PyganError, DeviceError, BindingsError, MemoryError, OSError
 
 
-def train(options: argparse.Namespace) -> int:
-    from pygan.training.command import run_system
-    from pygan.training.systems import SYSTEMS
-
-    return run_system(options, SYSTEMS[options.system])
-
-
-def average(options: argparse.Namespace) -> None:
-    from pygan import device
-    from pygan.training.averaging import average_run
-    from pygan.training.sampling import described
-
-    chosen = device.get(options.device)
-    path, metadata = average_run(chosen, options.run, options.last, options.out, options.seed)
-    print(
-        f"{path}: {described(metadata)}, seed {options.seed}; 'pygan sample' and 'pygan quality' "
-        "draw with it"
-    )
-
-
-def sample(options: argparse.Namespace) -> None:
-    from pygan import device, pictures
-    from pygan.training.sampling import BATCH, described, open_sampler
-
-    chosen = device.get(options.device)
-    sampler, metadata = open_sampler(chosen, options.checkpoint, BATCH)
-    digits = options.digits
-    if sampler.takes_digits and digits is None:
-        digits = list(range(10))
-    count = options.count
-    if options.grid is not None:
-        rows, columns = options.grid
-        count = count or rows * columns
-    elif digits is not None:
-        # A column for each digit asked for; each image has a noise of its own.
-        count = count or DIGIT_ROWS * len(digits)
-        columns = min(len(digits), count)
-        rows = -(-count // columns)
-    else:
-        count = count or 64
-        rows, columns = pictures.grid_shape(count)
-    if count > rows * columns:
-        raise PyganError(f"--count {count} images do not fit --grid {rows}x{columns}")
-    asked = None if digits is None else [digits[i % len(digits)] for i in range(count)]
-    images = sampler.images(sampler.draw_noise(count, options.seed), asked)
-    pictures.save_picture(pictures.grid(images, rows, columns, options.scale), options.out)
-    of = "" if asked is None else f" of the digits {', '.join(map(str, digits))} in turn"
-    print(
-        f"{options.out}: {count} images{of}, seed {options.seed}, of {described(metadata)}; device "
-        f"{chosen.name}"
-    )
-
-
-def interpolate(options: argparse.Namespace) -> None:
-    import numpy as np
-
-    from pygan import device, pictures
-    from pygan.training.sampling import BATCH, described, open_sampler
-    from pygan.training.sampling import interpolate as walk
-
-    chosen = device.get(options.device)
-    total = options.rows * options.steps
-    if total > GRID_LIMIT:
-        raise PyganError(
-            f"--rows {options.rows:,} of --steps {options.steps:,} are {total:,} images; a picture "
-            f"holds at most {GRID_LIMIT:,}"
-        )
-    sampler, metadata = open_sampler(chosen, options.checkpoint, min(total, BATCH))
-    digits = options.digits
-    if sampler.takes_digits and digits is None:
-        digits = list(range(10))
-    ends = sampler.draw_noise(2 * options.rows, options.seed)
-    noise = [
-        walk(ends[2 * r], ends[2 * r + 1], options.steps, options.mode) for r in range(options.rows)
-    ]
-    # A walk keeps its digit.
-    asked = None
-    if digits is not None:
-        asked = [digits[i // options.steps % len(digits)] for i in range(total)]
-    images = sampler.images(np.concatenate(noise), asked)
-    picture = pictures.grid(images, options.rows, options.steps, options.scale)
-    pictures.save_picture(picture, options.out)
-    print(
-        f"{options.out}: {options.rows} {options.mode} walk{'s' if options.rows > 1 else ''} of "
-        f"{options.steps} images, seed {options.seed}, of {described(metadata)}; device "
-        f"{chosen.name}"
-    )
-
-
-def export(options: argparse.Namespace) -> None:
-    import safetensors.numpy
-
-    from pygan import checkpoint, device, exchange
-    from pygan.training.sampling import described, open_sampler
-
-    sampler, metadata = open_sampler(device.get(options.device), options.checkpoint, 1)
-    state = exchange.to_torch(sampler.executor)
-    try:
-        checkpoint.atomic_write(options.out, safetensors.numpy.save(state))
-    except OSError as error:
-        raise PyganError(f"{options.out} could not be written: {error.strerror}") from None
-    numbers = sum(array.size for array in state.values())
-    # All that is printed is Python, so that it can be a file.
-    print(f"# {options.out}: {len(state)} arrays, {numbers:,} numbers, of {described(metadata)}")
-    try:
-        modules = exchange.torch_modules(sampler.executor)
-    except GraphError as error:
-        print(f"# no modules to go with them: {error}")
-        return
-    print("\nfrom collections import OrderedDict\n")
-    print("from safetensors.torch import load_file\nfrom torch import nn\n")
-    print(f"generator = {modules}")
-    print(f'generator.load_state_dict(load_file("{options.out}"))\ngenerator.eval()')
-
-
-def summary(options: argparse.Namespace) -> None:
-    from pygan import networks
-    from pygan.training.autoencoder import input_shapes
-    from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE
-
-    count = options.batch_size
-    noise = {"noise": (count, 1, 1, NOISE_SIZE)}
-    image, label = {"img": (count, *IMAGE_SHAPE)}, {"label": (count, 1, 1, 1)}
-    digit = {"digit": (count, 1, 1, 10)}
-    parts: dict[str, list[tuple[Any, dict[str, Any]]]] = {
-        "lesson": [
-            (networks.lesson_generator, noise),
-            (networks.lesson_discriminator, image | label),
-        ],
-        "conditional": [
-            (networks.conditional_generator, noise | digit),
-            (networks.conditional_discriminator, image | digit | label),
-        ],
-        "classifier": [
-            (networks.classifier, {"data": (count, *IMAGE_SHAPE), "label": (count, 10)}),
-        ],
-        "colour-classifier": [
-            (networks.colour_classifier, {"data": (count, 32, 32, 3), "label": (count, 10)}),
-        ],
-        "anomaly-lenet": [(networks.lenet, {"data": (count, *IMAGE_SHAPE)})],
-        "dcgan": [
-            (networks.dcgan_generator, {"rand": (count, 1, 1, 100)}),
-            (networks.dcgan_discriminator, {"data": (count, 64, 64, 3), "label": (count, 1)}),
-        ],
-        "fully-connected": [
-            (networks.fully_connected_generator, {"noise": (count, 100)}),
-            (networks.fully_connected_discriminator, image | {"label": (count, 1)}),
-        ],
-    }
-    for name, kind in AUTOENCODER_KINDS.items():
-        graph = networks.AUTOENCODERS[kind].training_graph
-        parts[name] = [(graph, input_shapes(kind, count))]
-    tables = [network().summary(shapes) for network, shapes in parts[options.network]]
-    print("\n\n".join(map(str, tables)))
-
-
-def quality(options: argparse.Namespace) -> None:
-    from pygan import checkpoint, device
-    from pygan.training.judging import judge, table
-    from pygan.training.sampling import described
-
-    chosen = device.get(options.device)
-    result = judge(
-        chosen, options.checkpoint, options.classifier, options.data, options.count, options.seed
-    )
-    print(
-        f"{result['generated_images']:,} images, seed {options.seed}, of {result['network']}, "
-        f"{described(result)}, against {result['real_images']:,} real ones; device {chosen.name}; "
-        "95 % intervals"
-    )
-    print(table(result))
-    if options.out:
-        checkpoint.write_json(options.out, result)
-
-
-def doctor(options: argparse.Namespace) -> int:
-    from pygan import doctor
-
-    return doctor.main(["--json"] if options.json else [])
-
-
-def devices(options: argparse.Namespace) -> None:
-    from pygan import doctor
-
-    works = []
-    for name in doctor.DEVICES:
-        report = doctor.examine(name)
-        if report.works:
-            works.append(name)
-            print(f"{name:6} works: {report.description}")
-        else:
-            print(f"{name:6} does not work: {report.why}" + (report.mend and f"; {report.mend}"))
-    print(f"{'auto':6} takes {'cuda' if 'cuda' in works else 'numpy'}")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pygan", description="Generative adversarial networks on hand-written CUDA kernels."
     )
     parser.add_argument("--version", action="version", version=f"pygan {version('pygan')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    train = commands.add_parser("train", help="train a network")
+    train = parsers.add_parser("train", help="train a network")
     networks = train.add_subparsers(title="networks", metavar="NETWORK", required=True)
     for name in TRAINED:
         _add_train(networks, name)
     for name, (_, title) in EXAMPLES.items():
         networks.add_parser(name, help=title, add_help=False)
-    _add_average(commands)
-    _add_sample(commands)
-    _add_interpolate(commands)
-    _add_quality(commands)
+    _add_average(parsers)
+    _add_sample(parsers)
+    _add_interpolate(parsers)
+    _add_quality(parsers)
 
     text = "write a trained generator for PyTorch, and print the modules that take it"
-    out = commands.add_parser("export", help=text, description=text)
+    out = parsers.add_parser("export", help=text, description=text)
     _add_checkpoint(out)
     out.add_argument(
         "--out", default="generator.safetensors", metavar="FILE", help="safetensors (%(default)s)"
     )
     _add_device(out)
-    out.set_defaults(command=export)
+    out.set_defaults(command=commands.export)
 
     text = "print a network's layers, output shapes and parameters"
-    table = commands.add_parser("summary", help=text, description=text)
+    table = parsers.add_parser("summary", help=text, description=text)
     table.add_argument("network", choices=(*TRAINED, *SUMMARISED_EXAMPLES))
     table.add_argument("--batch-size", type=positive, default=32, metavar="N")
-    table.set_defaults(command=summary)
+    table.set_defaults(command=commands.summary)
 
     text = "say which devices work here and, for each that does not, why"
-    listing = commands.add_parser("devices", help=text, description=text)
-    listing.set_defaults(command=devices)
+    listing = parsers.add_parser("devices", help=text, description=text)
+    listing.set_defaults(command=commands.devices)
 
     text = "check Python, PyCUDA, compilers, driver and GPUs"
-    checkup = commands.add_parser("doctor", help=text, description=text)
+    checkup = parsers.add_parser("doctor", help=text, description=text)
     checkup.add_argument("--json", action="store_true", help="for programs")
-    checkup.set_defaults(command=doctor)
+    checkup.set_defaults(command=commands.doctor)
     return parser
 
 
@@ -347,7 +143,7 @@ def _add_train(networks, name: str) -> None:
     )
     data = CIFAR10 if name == "colour-classifier" else DIGITS
     add_run_options(network, name, epochs, batch_size, data)
-    network.set_defaults(command=train, system=name)
+    network.set_defaults(command=commands.train, system=name)
 
 
 DIGITS = (
@@ -430,9 +226,9 @@ def add_gan_options(parser: argparse.ArgumentParser, option: str, system: str) -
     )
 
 
-def _add_average(commands) -> None:
+def _add_average(parsers) -> None:
     text = "average a run's generators over its last epochs, which often draws better than each"
-    mean = commands.add_parser("average", help=text, description=text)
+    mean = parsers.add_parser("average", help=text, description=text)
     mean.add_argument("--run", required=True, metavar="DIR", help="folder of the run of a GAN")
     mean.add_argument(
         "--last", type=positive, metavar="N", help="so many epochs (the second half of the run)"
@@ -442,23 +238,23 @@ def _add_average(commands) -> None:
         "--out", metavar="FILE", help="checkpoint (averaged.safetensors in the run's folder)"
     )
     _add_device(mean)
-    mean.set_defaults(command=average)
+    mean.set_defaults(command=commands.average)
 
 
-def _add_sample(commands) -> None:
+def _add_sample(parsers) -> None:
     text = "draw images with a trained generator"
-    draw = commands.add_parser("sample", help=text, description=text)
+    draw = parsers.add_parser("sample", help=text, description=text)
     _add_checkpoint(draw)
     draw.add_argument("--count", type=_images, metavar="N", help="images (64, or the grid's)")
     draw.add_argument("--grid", type=_grid, metavar="RxC", help="rows and columns, such as 6x10")
     _add_digits(draw, "in turn, for a generator that draws the digits asked for (0-9)")
     _add_picture(draw, "samples.png")
-    draw.set_defaults(command=sample)
+    draw.set_defaults(command=commands.sample)
 
 
-def _add_interpolate(commands) -> None:
+def _add_interpolate(parsers) -> None:
     text = "walk through the latent space from one noise to another, a row each walk"
-    walk = commands.add_parser("interpolate", help=text, description=text)
+    walk = parsers.add_parser("interpolate", help=text, description=text)
     _add_checkpoint(walk)
     walk.add_argument("--rows", type=positive, default=5, metavar="N", help="walks (%(default)s)")
     walk.add_argument(
@@ -472,12 +268,12 @@ def _add_interpolate(commands) -> None:
     )
     _add_digits(walk, "a walk each, for a generator that draws the digits asked for (0-9)")
     _add_picture(walk, "interpolation.png")
-    walk.set_defaults(command=interpolate)
+    walk.set_defaults(command=commands.interpolate)
 
 
-def _add_quality(commands) -> None:
+def _add_quality(parsers) -> None:
     text = "measure generated images: Frechet distance, precision, recall, digits as asked"
-    measure = commands.add_parser("quality", help=text, description=text)
+    measure = parsers.add_parser("quality", help=text, description=text)
     _add_checkpoint(measure)
     measure.add_argument(
         "--classifier",
@@ -499,7 +295,7 @@ def _add_quality(commands) -> None:
     measure.add_argument("--seed", type=seed, default=0, metavar="N", help="of the noise (0)")
     measure.add_argument("--out", metavar="FILE", help="write the numbers as JSON")
     _add_device(measure)
-    measure.set_defaults(command=quality)
+    measure.set_defaults(command=commands.quality)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser) -> None:

@@ -393,6 +393,13 @@ __device__ __forceinline__ Statistics merged(const Block& at, float* shared, con
     if (c < channels) {
         const auto of_parts = [&](int first) {
             Moments own = {};
+            if constexpr (Parts::IN_FLIGHT == 1) {  // in fewer registers
+#pragma unroll 1
+                for (int part = first; part < parts.count; part += at.height * at.folds) {
+                    own = merge(own, parts(part, c));
+                }
+                return own;
+            }
             for_rows<Parts::IN_FLIGHT>(
                 {first, parts.count, at.height * at.folds},
                 [&](int part) { return parts(part, c); },

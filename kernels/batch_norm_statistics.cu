@@ -7,7 +7,8 @@
 //
 // Training reads x once and writes nothing of its size: in one launch where a block can have all
 // rows of a channel; else batch_norm_statistics of batch_norm.cu leaves partial moments, which a
-// launch of one row of blocks merges here. Inference reads the moving statistics alone.
+// launch of one row of blocks merges here; or a convolution's tiles leave moments, and that launch
+// is all there is. Inference reads the moving statistics alone.
 //
 // variants, unless they say: -DVECTOR=4
 // variants: | -DVECTOR=1
@@ -95,6 +96,24 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
     }
 }
 
+// The only launch behind a convolution whose tiles left the moments of x (tile_moments.cuh): x is
+// not read at all.
+extern "C" __global__ void __launch_bounds__(SPLIT)
+    batch_norm_normalisation_of_tiles(const float* __restrict__ moments, float* gamma,
+                                      const float* __restrict__ beta, float* __restrict__ mean,
+                                      float* __restrict__ var, float* __restrict__ normalisation,
+                                      int tiles, int rows, int channels, float eps, int fix_gamma) {
+    __shared__ float shared[MERGED * SPLIT];
+    const LaunchedBlock at;
+    const int c = first_channel_of_thread(at, channels);
+    const OfTiles parts(moments, tiles, channels, c);
+    const Statistics all = merged(at, shared, parts, parts.first, rows, channels, c);
+    if (at.y == 0 && c < channels) {
+        const OfChannels own = {gamma, beta, mean, var, normalisation, eps, fix_gamma};
+        own.put(c, all);
+    }
+}
+
 // From statistics that are given: inference.
 extern "C" __global__ void __launch_bounds__(SPLIT)
     batch_norm_normalisation_inference(float* gamma, const float* __restrict__ beta,
@@ -113,6 +132,7 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 //   batch_norm_normalisation_training   grid (ceil(C / (X * VECTOR))), X * Y from 32 to 512
 //   batch_norm_normalisation_merged     the same grid, X * Y = 256: block and rows_per_split as
 //                                       batch_norm_statistics had them, splits its grid's y
+//   batch_norm_normalisation_of_tiles   grid (ceil(C / (X * VECTOR))), X * Y = 256
 //   batch_norm_normalisation_inference  one-dimensional, 256 threads of VECTOR channels
 // VECTOR = 4 needs C % 4 == 0 and x and partial at multiples of 16 bytes. normalisation starts at a
 // multiple of 16 bytes. No dynamic shared memory.

@@ -476,11 +476,12 @@ class Executor:
             return False
         return gain > -inf if lean else gain >= 0
 
-    def _left_moments(self, call: Call) -> int:
-        """How many numbers of the moments of its result a convolution leaves, likewise."""
+    def _left_moments(self, call: Call, merged: bool) -> int:
+        """How many numbers of the moments of its result a convolution leaves, likewise; merged: to
+        one that merges them and leaves the rest to its own reader."""
         shapes, attributes = self._described(call)
         try:
-            return self.device.ops.left_moments(call.function, *shapes, **attributes)
+            return self.device.ops.left_moments(call.function, *shapes, merged=merged, **attributes)
         except ValueError:  # as above
             return 0
 

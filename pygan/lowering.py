@@ -77,7 +77,7 @@ class LoweredGraph:
     apart, or, in a pass that lacks those, is over: so long its arrays are kept.
     left_slices: how many slices of its sum a call of a convolution should leave to the batch norm
     that reads it, 1 for none; asked where it could. left_moments: likewise, how many numbers of the
-    moments of its tiles, 0 for none.
+    moments of its tiles, 0 for none, and whether to one that leaves its normalising pass to others.
     normalises: whether a batch norm of a shape, whose data comes in so many slices (1: whole),
     should leave its normalising pass to these calls, all that read its result.
     half_dtype: what bf16 numbers lie in, where activations are stored so (pygan.storage), or None;
@@ -97,7 +97,7 @@ class LoweredGraph:
         normalises: Callable[[Shape, list[Call], int], bool] | None = None,
         half_dtype: str | None = None,
         parameters: Collection[str] = (),
-        left_moments: Callable[[Call], int] | None = None,
+        left_moments: Callable[[Call, bool], int] | None = None,
     ) -> None:
         self.requests = requests
         self.dtype = dtype
@@ -306,7 +306,7 @@ class LoweredGraph:
                     data, found, made_by.activation, made_by.slope
                 )
 
-    def _leave_moments(self, left_moments: Callable[[Call], int]) -> None:
+    def _leave_moments(self, left_moments: Callable[[Call, bool], int]) -> None:
         """Lets convolutions leave the moments of what they make, where that gains, to the batch
         norms that read it, which then read it once."""
         makers = {step.output_keys[0]: step for step in self.steps}
@@ -318,11 +318,9 @@ class LoweredGraph:
                 continue
             if maker.operator.activation is not None or maker.arrays.left is not None:
                 continue
-            if step.arrays.normalisation is not None:  # which is made of statistics alone
-                continue
             if maker.arrays.moments is None:  # several may read it
                 (call,) = maker.operator.forward(maker.arrays, training=True)
-                if numbers := left_moments(call):
+                if numbers := left_moments(call, step.arrays.normalisation is not None):
                     whole = call.arrays[3]
                     maker.arrays.moments = Array(f"moments of {whole.label}", (numbers,))
             step.arrays.moments = maker.arrays.moments

@@ -84,6 +84,13 @@ def tiles_plan(rows: int, channels: int, width: int, tiles: int) -> Plan:
     return _split(rows, channels, width, group, rows)
 
 
+def merging_plan(channels: int, width: int) -> Plan:
+    """Blocks that merge moments, and do nothing else: one for all rows of 8 channels, a sector."""
+    group = min(8, _power_of_two(channels))
+    x = group // width
+    return Plan(width, (x, THREADS // x), -(-channels // group), 0, 1)
+
+
 def _group(channels: int) -> int:
     """Channels of a block that has not all rows of them."""
     group = min(16, _power_of_two(channels))
@@ -193,7 +200,7 @@ def batch_norm_forward_training(
     _check_slices(operator, slices, x, bias, half_sum, x)
     kind = check_kind(operator, activation)
     if moments is not None:
-        tiles = _tiles(operator, moments, channels, slices)
+        tiles = tiles_of(operator, moments, channels, slices)
         plan = tiles_plan(rows, channels, _width(channels, x, y, moments), tiles)
         arrays = (x, moments, gamma, beta, mean, var, y, tiles)
         _normalize("batch_norm_normalize_of_tiles", plan, arrays, eps, fix_gamma, kind, slope)
@@ -466,7 +473,7 @@ def _normalize(
     kernel(grid, plan.block, *arrays, *sizes, eps, int(fix_gamma), slope)
 
 
-def _tiles(operator: str, moments: Any, channels: int, slices: Any | None) -> int:
+def tiles_of(operator: str, moments: Any, channels: int, slices: Any | None) -> int:
     """How many tiles these moments are of."""
     if slices is not None:
         raise ValueError(f"{operator}: moments are of an x that is finished, and not in slices")

@@ -14,7 +14,9 @@ from .batch_norm import (
     _kernel_for,
     _width,
     forward_training_workspace,
+    merging_plan,
     split_plan,
+    tiles_of,
     whole_plan,
 )
 from .storage import types
@@ -33,6 +35,7 @@ def batch_norm_normalisation_training(
     normalisation: Any,
     slices: Any | None = None,
     bias: Any | None = None,
+    moments: Any | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -42,14 +45,22 @@ def batch_norm_normalisation_training(
     """normalisation (C, 4): what normalises x (..., C), which may hold bf16 numbers, by the batch's
     statistics; mean and var (C,) receive them.
 
-    The bits of batch_norm_forward_training, with its fix_gamma, slices, bias, half_sum and
-    workspace; but a sum of slices always takes two launches, which merge moments in another order
-    than one. ValueError where shapes misfit or the workspace is too small.
+    The bits of batch_norm_forward_training, with its fix_gamma, slices, bias, half_sum, moments and
+    workspace (with moments x is not read); but a sum of slices always takes two launches, which
+    merge moments in another order than one. ValueError where shapes misfit or the workspace is too
+    small.
     """
     operator = "batch_norm_normalisation_training"
     rows, channels = _check(operator, x, y=x, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
     _check_slices(operator, slices, x, bias, half_sum, x)
     _check_normalisation(operator, normalisation, channels)
+    if moments is not None:
+        tiles = tiles_of(operator, moments, channels, slices)
+        plan = merging_plan(channels, _width(channels, moments))
+        kernel = _kernel(x, plan.width, "batch_norm_normalisation_of_tiles")
+        arrays = (moments, gamma, beta, mean, var, normalisation)
+        kernel(plan.columns, plan.block, *arrays, tiles, rows, channels, eps, int(fix_gamma))
+        return
     has_workspace(operator, workspace, normalisation_workspace(x.shape, slices=slices is not None))
 
     width = _width(channels, x, slices, workspace)

@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from . import tensor_core
-from .batch_norm import Plan, split_plan, tiles_plan, whole_plan
+from .batch_norm import Plan, merging_plan, split_plan, tiles_plan, whole_plan
 from .epilogue import moments_size, tiles_of_moments
 from .slices import ROUND, ROWS_IN_FLIGHT, block_microseconds
 from .storage import HALF
@@ -40,10 +40,13 @@ TILES_IN_FLIGHT = 4
 """Of a thread that merges, in kernels/batch_norm.cuh."""
 
 
-def left_moments(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> int:
+def left_moments(
+    name: str, *shapes: Sequence[int] | None, merged: bool = False, **attributes: Any
+) -> int:
     """How many numbers the operator `name`, the forward of a convolution, should leave of the
     moments of its result's channels, with moments, to the batch norm that reads it; 0: none, as its
-    kernel cannot, or nothing is gained.
+    kernel cannot, or nothing is gained. merged: to batch_norm_normalisation_training, which merges
+    and does nothing else.
 
     `shapes` are those of its arrays, as without moments, and `attributes` its attributes, with
     `dtypes`, a list like shapes, where arrays hold bf16 numbers. Raises ValueError for a name that
@@ -61,25 +64,30 @@ def left_moments(name: str, *shapes: Sequence[int] | None, **attributes: Any) ->
     dtypes = attributes.get("dtypes", ())
     itemsize = HALF.itemsize if dtypes and dtypes[3] == HALF.name else 4
     rows = prod(shapes[3][:-1])
-    if not tiles or saved_microseconds(rows, channels, tiles, plan, itemsize) <= 0:
+    if not tiles or saved_microseconds(rows, channels, tiles, plan, itemsize, merged) <= 0:
         return 0
     return moments_size(tiles, channels)
 
 
 def saved_microseconds(
-    rows: int, channels: int, tiles: int, convolution: Any, itemsize: int = 4
+    rows: int,
+    channels: int,
+    tiles: int,
+    convolution: Any,
+    itemsize: int = 4,
+    merged: bool = False,
 ) -> float:
     """What the model expects batch norm of (rows, channels), and the convolution with this plan, to
-    gain by the moments of so many tiles, where a number takes `itemsize` bytes.
+    gain by the moments of so many tiles, where a number takes `itemsize` bytes; merged: a batch
+    norm without its normalising pass.
 
     Gone are the first of two launches, or the one in which few blocks read all rows; what remains
-    is one launch that merges, reads and writes. Tiles take longer: by their instructions, which
-    those of a multiprocessor issue one after the other, and once by what they wait for."""
+    is one launch that merges, and then reads and writes. Tiles take longer: by their instructions,
+    which those of a multiprocessor issue one after the other, and once by what they wait for."""
     nbytes = itemsize * rows * channels
-    behind = tiles_plan(rows, channels, 4, tiles)
-    merged = 8 * tiles * channels
+    behind = merging_plan(channels, 4) if merged else tiles_plan(rows, channels, 4, tiles)
     merging = max(
-        behind.splits * merged / CACHED_BYTES,
+        8 * behind.splits * tiles * channels / CACHED_BYTES,
         -(-tiles // (behind.block[1] * TILES_IN_FLIGHT)) * ROUND,
     )
     whole = whole_plan(rows, channels, 4, arrays=1)
@@ -87,10 +95,10 @@ def saved_microseconds(
         before = split_plan(rows, channels, 4)
         saved = SECOND_STAGE + _shared_microseconds(before, nbytes, rows)
     else:
-        # both passes of few blocks, for both of many
-        read = block_microseconds(whole, nbytes, ROWS_IN_FLIGHT)
-        written = block_microseconds(whole, nbytes, rows)
-        saved = 2 * read + written - 2 * _shared_microseconds(behind, nbytes, rows)
+        saved = block_microseconds(whole, nbytes, ROWS_IN_FLIGHT)
+        if not merged:  # both passes of few blocks, for both of many
+            saved += saved + block_microseconds(whole, nbytes, rows)
+            saved -= 2 * _shared_microseconds(behind, nbytes, rows)
     blocks = convolution.grid[0] * convolution.grid[1] * convolution.grid[2]
     instructions = SUM_INSTRUCTIONS * convolution.sums + TILE_INSTRUCTIONS
     busy = instructions * convolution.threads / LANES  # a warp for each scheduler, or two

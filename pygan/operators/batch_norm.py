@@ -88,8 +88,8 @@ class BatchNorm(Operator):
                 operands += (arrays.data_slices, arrays.data_bias)
             elif arrays.moments is not None:
                 operands += (None, None, arrays.moments)
-            function = "batch_norm_forward_training"
-            return [Call(function, operands, attributes, workspace=True, cooperative=True)]
+            function, reduces = "batch_norm_forward_training", arrays.moments is None
+            return [Call(function, operands, attributes, workspace=reduces, cooperative=True)]
         operands = (data, gamma, beta, *arrays.auxiliary, y)
         if arrays.data_slices is not None:  # data itself is for backward alone
             operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
@@ -105,8 +105,13 @@ class BatchNorm(Operator):
             attributes["half_sum"] = data.half
         if training and not self.use_global_stats:
             statistics = (arrays.residuals["mean"], arrays.residuals["var"])
-            operands = (data, gamma, beta, *statistics, arrays.normalisation, *slices)
-            return Call("batch_norm_normalisation_training", operands, attributes, workspace=True)
+            operands = (data, gamma, beta, *statistics, arrays.normalisation)
+            if reduces := arrays.moments is None:
+                operands += slices
+            else:
+                operands += (None, None, arrays.moments)
+            function = "batch_norm_normalisation_training"
+            return Call(function, operands, attributes, workspace=reduces)
         operands = (gamma, beta, *arrays.auxiliary, arrays.normalisation)
         if slices:
             operands += (data, *slices)

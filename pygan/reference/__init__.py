@@ -163,10 +163,12 @@ def left_slices(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -
     return 1
 
 
-def left_moments(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> int:
+def left_moments(
+    name: str, *shapes: tuple[int, ...] | None, merged: bool = False, **attributes: Any
+) -> int:
     """How many numbers the function `name`, the forward of a convolution, should leave of the
-    moments of its result's channels, with moments, to the batch norm that reads it: 0, as the twins
-    gain nothing by it.
+    moments of its result's channels, with moments, to the batch norm that reads it (merged: to
+    batch_norm_normalisation_training): 0, as the twins gain nothing by it.
 
     Raises ValueError for a name that is none of these.
     """

@@ -70,13 +70,7 @@ def batch_norm_forward_training(
         _add_slices(slices, bias, x, half_sum)
     shapes.check_contiguous(operator, y)
     x_rows, y_rows, repeat = _wide(x, y)
-    count = x.size // x.shape[-1]
-    if moments is None:
-        _statistics(x_rows, count, mean, var)
-    elif slices is None:
-        merge_moments(operator, moments, count, mean, var)
-    else:
-        raise ValueError(f"{operator}: moments are of an x that is finished, and not in slices")
+    _batch_statistics(operator, x_rows, moments, slices, mean, var)
     if fix_gamma:
         gamma[...] = 1
     normalise = _Normalise(mean, var, gamma, beta, eps, repeat)
@@ -339,6 +333,24 @@ class _Normalise:
             activations.apply(z, z, activation, slope)
 
         run(work, _parts(rows)[::-1])  # what the statistics read last is still in the cache
+
+
+def _batch_statistics(
+    operator: str,
+    rows: np.ndarray,
+    moments: np.ndarray | None,
+    slices: np.ndarray | None,
+    mean: np.ndarray,
+    var: np.ndarray,
+) -> None:
+    """mean and biased variance (C,) of wide rows: from their moments, where those are given."""
+    count = rows.size // len(mean)
+    if moments is None:
+        _statistics(rows, count, mean, var)
+    elif slices is None:
+        merge_moments(operator, moments, count, mean, var)
+    else:
+        raise ValueError(f"{operator}: moments are of an x that is finished, and not in slices")
 
 
 def _statistics(rows: np.ndarray, count: int, mean: np.ndarray, var: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import shapes
-from .batch_norm import _add_slices, _check, _check_slices, _statistics, _wide
+from .batch_norm import _add_slices, _batch_statistics, _check, _check_slices, _wide
 
 
 def batch_norm_normalisation_training(
@@ -28,6 +28,7 @@ def batch_norm_normalisation_training(
     normalisation: np.ndarray,
     slices: np.ndarray | None = None,
     bias: np.ndarray | None = None,
+    moments: np.ndarray | None = None,
     *,
     eps: float,
     fix_gamma: bool,
@@ -37,15 +38,15 @@ def batch_norm_normalisation_training(
     """normalisation (C, 4): what normalises x (..., C) by the batch's statistics; mean and var (C,)
     receive them.
 
-    fix_gamma, slices, bias and half_sum as in batch_norm_forward_training. Raises ValueError where
-    shapes misfit.
+    fix_gamma, slices, bias, half_sum and moments as in batch_norm_forward_training. Raises
+    ValueError where shapes misfit.
     """
     operator = "batch_norm_normalisation_training"
     _check(operator, x, None, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
     _check_slices(operator, slices, x.shape, bias, half_sum)
     if slices is not None:
         _add_slices(slices, bias, x, half_sum)
-    _statistics(_wide(x, x)[0], x.size // x.shape[-1], mean, var)
+    _batch_statistics(operator, _wide(x, x)[0], moments, slices, mean, var)
     _put(operator, gamma, beta, mean, var, normalisation, eps, fix_gamma)
 
 

@@ -121,6 +121,24 @@ def test_fuse_and_programs(device: Any) -> None:
         assert not left(bind(device, True, cooperative=True))
 
 
+def test_batch_norms_that_others_normalise(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They merge moments and do nothing else; convolutions that normalise on the way leave none."""
+
+    def late(gains: bool) -> Any:
+        from pygan.bindings.operators import moments
+
+        with monkeypatch.context() as patch:
+            patch.setattr(moments, "saved_microseconds", lambda *_, **__: 1.0 if gains else -1.0)
+            patch.setattr(device.ops, "normalisation_gain", lambda *_, **__: 0.0)
+            return shallow().bind(device, SHAPES)
+
+    if device.name == "numpy":
+        return
+    fused, apart = late(True), late(False)
+    assert left(fused) == [MADE[0], "batch_norm_normalisation_training"] and not left(apart)
+    assert_alike(results(fused), results(apart), 3e-5)
+
+
 def test_who_else_reads(device: Any) -> None:
     """Several batch norms may merge the same moments, and others read the convolution's result;
     where an activation or slices come between, or statistics are constant, there are none."""

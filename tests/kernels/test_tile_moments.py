@@ -120,6 +120,7 @@ def check_normalised(device: Any, x: Any, moments: Any, rows: np.ndarray, what: 
     exact_mean, exact_var, (of_mean, of_var) = exact_statistics(rows)
     assert_close(mean, exact_mean, of_mean, f"mean, {what}")
     assert_close(var, exact_var, of_var, f"var, {what}")
+    check_merged(device, x, given[:2], moments, (exact_mean, exact_var, of_mean, of_var), what)
     deviation = np.sqrt(exact_var + EPS)
     xhat = (rows - exact_mean) / deviation
     of_xhat = (of_mean + gamma(3) * np.abs(rows)) / deviation
@@ -129,6 +130,23 @@ def check_normalised(device: Any, x: Any, moments: Any, rows: np.ndarray, what: 
     if x.dtype == np.uint16:
         allowed = allowed + 2.0**-8 * (np.abs(z) + allowed)
     assert_close(read(y).reshape(rows.shape), np.maximum(z, 0), allowed, f"y, {what}")
+
+
+def check_merged(
+    device: Any, x: Any, parameters: Any, moments: Any, exact: tuple[Any, ...], what: str
+) -> None:
+    """The batch norm without a normalising pass, which does not read x."""
+    exact_mean, exact_var, of_mean, of_var = exact
+    channels = len(exact_mean)
+    mean, var = poisoned(device, channels), poisoned(device, channels)
+    left = poisoned(device, channels, 4)
+    given = (*parameters, mean, var, left, None, None, moments)
+    device.ops.batch_norm_normalisation_training(x, *given, eps=EPS, fix_gamma=False)
+    assert_close(mean, exact_mean, of_mean, f"mean, merged alone, {what}")
+    assert_close(var, exact_var, of_var, f"var, merged alone, {what}")
+    inverse = 1 / np.sqrt(np.asarray(var, np.float64) + EPS)
+    columns = np.stack([np.asarray(mean), inverse, *map(np.asarray, parameters)], axis=1)
+    assert_close(left, columns, gamma(4) * np.abs(columns), f"normalisation, {what}")
 
 
 ONE, TWO = (1, 1), (2, 2)
@@ -322,3 +340,6 @@ def test_left_moments_are_those_that_gain(device: Any) -> None:
     # tiles of 64 pixels with 16 channels have little to merge for
     Tiles.grid = (8192, 1, 1)
     assert moments.saved_microseconds(2**19, 16, 8192, Tiles) < 0
+    # nothing is normalised, so blocks of no rows have to merge: a launch and a read, less the tiles
+    Tiles.grid = (128, 1, 1)
+    assert moments.saved_microseconds(16384, 128, 128, Tiles, merged=True) > 2.9

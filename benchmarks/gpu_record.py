@@ -16,7 +16,7 @@ others. The packages are those of the Python that runs this script; what the par
 
 Where a machine is lent for minutes, ``--within S`` ends in time: no part gets more than is left of
 S seconds, and those that did not begin are named as waiting. Calls with ``--only`` (groups, or
-names of parts) do the rest, in folders of their own.
+names of parts) do the rest, in folders of their own; ``compile`` comes before them unasked.
 
 Exit code: 0 if every part that could run succeeded, 1 if one failed, 2 without a usable GPU.
 ``--device cpu --quick`` tries all of it out on the CPU driver.
@@ -79,6 +79,7 @@ SANITIZED = (
 STEP_PEERS = (("", ("eager", "graph")), ("-compile", ("compile",)), ("-autotune", ("autotune",)))
 STEP_BUDGET = 400.0
 NARROW = ("tf32", "bf16", "bf16-stored")  # of kernels, beside float32
+WITHOUT_KERNELS = {"machine", "nvcc", "nvcc-report", "figures"}  # parts that launch none
 LEAST = 20.0  # seconds without which no part begins
 SANITIZER_LIMIT = 300.0  # seconds of each tool
 LATEST = 0.6  # of that, a test may begin
@@ -399,6 +400,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if only - known:
         names = ", ".join(dict.fromkeys(n for part in chosen for n in (part.group, part.name)))
         parser.error(f"there is no part {', '.join(sorted(only - known))}; there are {names}")
+    if options.device == "cuda" and only - WITHOUT_KERNELS:
+        only.add("compile")  # what follows would compile one by one
     chosen = [part for part in chosen if {part.group, part.name} & only]
     outcomes: list[Outcome] = []
     began = time.monotonic()

@@ -184,7 +184,8 @@ def precision_recall(
     real, generated = _checked(real, generated)
     if min(len(real), len(generated)) <= neighbours:
         raise PyganError(
-            f"{min(len(real), len(generated))} images have no {neighbours} neighbours each"
+            f"{min(len(real), len(generated))} images have no {neighbours} neighbours each; take "
+            f"at least {neighbours + 1}"
         )
     return (
         _share_inside(generated, real, neighbours),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BindingsError, CompileError
-from . import build, curandom_import, nvcc_standin
+from . import build, curandom_import, nvcc_standin, settings
 
 _lock = threading.Lock()
 _library: ctypes.CDLL | None = None
@@ -49,7 +49,8 @@ def activate() -> None:
     Builds the driver the first time (about 20 s), loads it, and puts the stand-in for nvcc first on
     PATH. PyCUDA must be imported afterwards.
 
-    :raises DriverError: another libcuda is loaded already
+    :raises DriverError: another libcuda is loaded already, or a setting of the environment means
+        nothing
     :raises CompileError: there is no C++ compiler, or it cannot build the driver
     """
     global _library
@@ -63,6 +64,10 @@ def activate() -> None:
                 "take its place; choose the device before anything imports PyCUDA, or start the "
                 "program with: python -m pygan.bindings.cpu_driver program.py"
             )
+        try:
+            settings.check()
+        except ValueError as error:
+            raise DriverError(str(error)) from None
         try:
             path = build.library()
             tools = build.nvcc_folder()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pygan.bindings.cpu_driver import build, nvcc_standin, source_rewriter
+from pygan.bindings.cpu_driver import build, nvcc_standin, settings, source_rewriter
 
 pytest.importorskip("pycuda")
 
@@ -61,6 +61,36 @@ def run(
 def test_runner_hands_arguments_to_the_program(tmp_path: Path) -> None:
     result = run(tmp_path, PROGRAM + "print(right(), sys.argv[1:], __name__)", "one", "--two")
     assert result.stdout == "True ['one', '--two'] __main__\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PYGAN_CPU_THREADS", "0", "at least 1"),
+        ("PYGAN_CPU_THREAD_ORDER", "descending", "ascending, or random:SEED"),
+        ("PYGAN_CPU_GRAPH_ORDER", "first", "submitted, or last"),
+        ("PYGAN_CPU_MEMORY", "4GB", "a whole number of bytes"),
+        ("PYGAN_CPU_TIMEOUT", "soon", "a number of seconds"),
+        ("PYGAN_CPU_TIMEOUT", "nan", "a number of seconds"),
+        ("PYGAN_CPU_CHECK", "maybe", "1 for check mode"),
+        ("PYGAN_CACHE_LIMIT", "2GB", "a whole number of megabytes"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    settings.check()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be .*{allowed}"):
+        settings.check()
+    monkeypatch.setenv(name, "")
+    settings.check()
+
+
+def test_a_program_is_not_begun_with_such_a_setting(tmp_path: Path) -> None:
+    done = run(tmp_path, "print('begun')", PYGAN_CPU_THREADS="many")
+    assert done.returncode == 1 and "PYGAN_CPU_THREADS is 'many'" in done.stderr
+    assert "Traceback" not in done.stderr and not done.stdout
 
 
 def test_forked_children_launch_on_threads_of_their_own(tmp_path: Path) -> None:

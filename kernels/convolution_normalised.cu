@@ -20,15 +20,19 @@
 
 // variants: -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=64 | -DTILE_M=64 -DTILE_N=64
 // variants: -DTILE_M=128 -DTILE_N=32 | -DTILE_M=64 -DTILE_N=32
+// variants: -DTILE_M=128 -DTILE_N=128 -DMOMENTS=1 | -DTILE_M=128 -DTILE_N=64 -DMOMENTS=1
+// variants: -DTILE_M=64 -DTILE_N=64 -DMOMENTS=1 | -DTILE_M=128 -DTILE_N=32 -DMOMENTS=1
+// variants: -DTILE_M=64 -DTILE_N=32 -DMOMENTS=1
 
 #include "pipeline.cuh"
 
 #include "convolution_passes.cuh"
 #include "convolution_pipelined.cuh"
 #include "normalised_sources.cuh"
+#include "tile_moments.cuh"
 
 // Two registers more than without the batch norm: where they would spill, a block less is resident.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || (MOMENTS && TILE_M == 128 && TILE_N == 32))
 constexpr int RESIDENT_BY_PHASE = RESIDENT > 2 ? RESIDENT - 1 : RESIDENT;
 #else
 constexpr int RESIDENT_BY_PHASE = RESIDENT;
@@ -39,37 +43,38 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) convolution_forw
     float* y, int batch, int height, int width, int x_channels, int y_height, int y_width,
     int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
     int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
-    int activation, float slope, const float* __restrict__ normalisation, int kind, float incline) {
+    int activation, float slope, float* moments, const float* __restrict__ normalisation, int kind,
+    float incline) {
     using Way = Normalising<Pipelined, Pipelined::Patches>;
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    forward<Way, float>(
-        layer, x, w,
-        {y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}}, blockIdx,
-        Way({normalisation, Activation(kind), incline}));
+    const Result result = {
+        y, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}};
+    forward<Way, float>(layer, x, w, with_moments(result, moments, y_channels, 1), blockIdx,
+                        Way({normalisation, Activation(kind), incline}));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT_BY_PHASE)
-    convolution_backward_data_normalised(const float* __restrict__ dy, const float* __restrict__ w,
-                                         const float* __restrict__ bias, float* dx, int batch,
-                                         int height, int width, int x_channels, int y_height,
-                                         int y_width, int y_channels, int kernel_h, int kernel_w,
-                                         int stride_h, int stride_w, int pad_h, int pad_w,
-                                         int dilation_h, int dilation_w, int groups, int slices,
-                                         int accumulate, const float* activated, int activation,
-                                         float slope, const float* __restrict__ normalisation,
-                                         int kind, float incline) {
+    convolution_backward_data_normalised(
+        const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,
+        float* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
+        int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h,
+        int pad_w, int dilation_h, int dilation_w, int groups, int slices, int accumulate,
+        const float* activated, int activation, float slope, float* moments,
+        const float* __restrict__ normalisation, int kind, float incline) {
     using Way = Normalising<Pipelined, Pipelined::Patches>;
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};
-    backward_data<Way, float>(
-        layer, dy, w,
-        {dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}}, blockIdx,
-        Way({normalisation, Activation(kind), incline}));
+    const Result result = {
+        dx, 0, 0, slices, {bias, activated, Activation(activation), slope, accumulate}};
+    backward_data<Way, float>(layer, dy, w,
+                              with_moments(result, moments, x_channels, stride_h * stride_w),
+                              blockIdx, Way({normalisation, Activation(kind), incline}));
 }
 
+#if !MOMENTS
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     convolution_backward_weight_normalised_x(
         const float* __restrict__ x, const float* __restrict__ dy, float* dw, int batch, int height,
@@ -101,6 +106,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
         layer, x, dy, {dw, 0, 0, slices, {nullptr, nullptr, Activation::none, 0.0f, accumulate}},
         blockIdx, Way({normalisation, Activation(kind), incline}));
 }
+#endif
 
 // Launch contract: that of convolution_pipelined.cu, with channels per group of both sides in
 // multiples of 4, and normalisation and all arrays at multiples of 16 bytes.

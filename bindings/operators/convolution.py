@@ -24,7 +24,7 @@ from .epilogue import (
     of_gradient,
     of_output,
 )
-from .prologue import Prologue, normalising, of_input
+from .prologue import Prologue, normalising, of_input, with_prologue
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import types
 from .tiling import (
@@ -667,7 +667,8 @@ def _launch(
     moments: Any | None = None,
 ) -> None:
     if moments is not None:
-        plan = leaving_moments(operator, plan, out.shape[-1], moments, start)
+        launched = plan if start is None else with_prologue(operator, plan)
+        plan = leaving_moments(operator, plan, launched, out.shape[-1], moments)
     written = target(operator, out, workspace, plan.slices, in_slices)
     if start is not None:
         arrays = (*inputs, written, end.activated, start.normalisation)

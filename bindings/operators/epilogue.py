@@ -74,7 +74,11 @@ def of_gradient(
     return Epilogue(x, activation, slope)
 
 
-MOMENTS_FILES = ("convolution_pipelined.cu", "convolution_tensor_core.cu")
+MOMENTS_FILES = (
+    "convolution_normalised.cu",
+    "convolution_pipelined.cu",
+    "convolution_tensor_core.cu",
+)
 """Whose kernels, but for gradients of weights, have a parameter `moments`."""
 
 MOMENTS_RUN = 4
@@ -87,10 +91,10 @@ GROUPS = 15
 """The place of `groups` among a kernel's arguments behind its arrays."""
 
 
-def tiles_of_moments(plan: Any, channels: int) -> int:
+def tiles_of_moments(plan: Any | None, channels: int) -> int:
     """How many tiles of a convolution's result can leave moments, those of all phases; 0 where its
-    kernel leaves none, or finishes no sum."""
-    if plan.file not in MOMENTS_FILES or plan.slices != 1:
+    kernel leaves none, or finishes no sum, and without a plan."""
+    if plan is None or plan.file not in MOMENTS_FILES or plan.slices != 1:
         return 0
     groups = plan.arguments[GROUPS]
     narrow = channels // groups % MOMENTS_RUN or plan.defines["TILE_N"] < LEAST_COLUMNS
@@ -114,10 +118,12 @@ def alone_with_moments(
         )
 
 
-def leaving_moments(operator: str, plan: Any, channels: int, moments: Any, start: Any) -> Any:
-    """`plan` with tiles that leave them. ValueError where they cannot, as with a normalisation on
-    the way in (`start`), or for another size."""
-    tiles = tiles_of_moments(plan, channels) if start is None else 0
+def leaving_moments(
+    operator: str, plan: Any, launched: Any | None, channels: int, moments: Any
+) -> Any:
+    """`plan` with tiles that leave them. ValueError where those of what is launched for it cannot,
+    or for another size."""
+    tiles = tiles_of_moments(launched, channels)
     needed = moments_size(tiles, channels)
     if not tiles or tuple(moments.shape) != (needed,):
         has = f"these shapes leave {needed} numbers" if tiles else "these shapes leave none"

@@ -17,6 +17,7 @@ from typing import Any
 from . import tensor_core
 from .batch_norm import Plan, merging_plan, split_plan, tiles_plan, whole_plan
 from .epilogue import moments_size, tiles_of_moments
+from .prologue import with_prologue
 from .slices import ROUND, ROWS_IN_FLIGHT, block_microseconds
 from .storage import HALF
 from .tiling import (
@@ -56,9 +57,9 @@ def left_moments(
         raise ValueError(f"left_moments: {name!r} is not one of {LEAVE_MOMENTS}")
     for other in ("accumulate", "activation", "slope", "x_activation", "x_slope"):
         attributes.pop(other, None)
-    if any(shape is not None for shape in shapes[4:]):  # a normalisation on the way in
-        return 0
     plan = tensor_core.plan_of(name, shapes[:4], **attributes)
+    if any(shape is not None for shape in shapes[4:]):  # a normalisation on the way in
+        plan = with_prologue(name, plan)
     channels = shapes[3][-1]
     tiles = tiles_of_moments(plan, channels)
     dtypes = attributes.get("dtypes", ())

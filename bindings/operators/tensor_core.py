@@ -20,7 +20,7 @@ from ..context import device_name
 from . import convolution, fully_connected, tuning, wgmma
 from .convolution import Plan, Product, aligned, few_channels, product_of
 from .epilogue import NOTHING, alone_with_moments, leaving_moments, of_gradient, of_output
-from .prologue import Prologue, normalising, of_input
+from .prologue import Prologue, normalising, of_input, with_prologue
 from .shapes import Geometry, Pair, geometry, with_fewer_idle_taps
 from .storage import CHANNELS, HALF, is_half, whole_units
 from .tiling import (
@@ -494,7 +494,8 @@ def _launch(
     plan = _plan_of(operator, precision, shapes, halves, **attributes)
     _check_capability(operator, precision, plan.file, out.context)
     if moments is not None:
-        plan = leaving_moments(operator, plan, out.shape[-1], moments, start)
+        launched = plan if start is None else with_prologue(operator, plan)
+        plan = leaving_moments(operator, plan, launched, out.shape[-1], moments)
     written = target(operator, out, workspace, plan.slices, in_slices)
     if not out.size:
         return

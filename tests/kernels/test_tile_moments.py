@@ -178,6 +178,32 @@ def test_mean_far_from_zero(device: Any, operator: str) -> None:
     check(device, operator, SHAPES["phases"], offset=1e4)
 
 
+@pytest.mark.parametrize("operator", FORWARD)
+def test_a_batch_norm_on_the_way_in(device: Any, operator: str) -> None:
+    """What a convolution normalises on the way in does not stand in the way of its own moments."""
+    case = replace(SHAPES["phases" if operator == FORWARD[1] else "groups"], groups=1)
+    arrays, shape = (
+        prepared(device, operator, case, 1e4, half=False),
+        Problem(operator, case).result,
+    )
+    of_input = upload(device, np.abs(numbers(np.random.default_rng(3), arrays[0].shape[-1], 4)))
+    given = case.attributes | {"x_activation": "leaky_relu", "x_slope": 0.25}
+    y, whole = poisoned(device, *shape), poisoned(device, *shape)
+    tiles, channels = tiles_of(operator, arrays, y, case.attributes), shape[-1]
+    moments = poisoned(device, tiles * (2 * channels + 1))
+    run = getattr(device.ops, operator)
+    run(*arrays, y, of_input, moments, **given)
+    run(*arrays, whole, of_input, **given)
+    assert_same_bits(np.asarray(y), np.asarray(whole), operator)
+    rows = read(y).reshape(-1, channels).astype(np.float64)
+    check_normalised(device, y, moments, rows, operator)
+    one_channel = replace(case, large_channels=6, small_channels=36)  # 4-byte copies
+    arrays = prepared(device, FORWARD[0], one_channel, 0.0, half=False)
+    with pytest.raises(ValueError, match="these shapes leave none"):
+        y, c = poisoned(device, *one_channel.small), poisoned(device, 6, 4)
+        device.ops.convolution_forward(*arrays, y, c, moments, **one_channel.attributes)
+
+
 @pytest.fixture
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
     """Tensor cores then have the tile of that place in a list alone: small layers would take the

@@ -105,8 +105,14 @@ class Request:
 def find_compiler() -> str:
     """The C++ compiler: PYGAN_CXX, else CXX, g++, clang++ or c++ on PATH.
 
-    :raises CompileError: there is none
+    :raises CompileError: there is none, or PYGAN_CXX names none
     """
+    named = os.environ.get("PYGAN_CXX", "").strip()
+    if named and not shutil.which(named.split()[0]):
+        raise CompileError(
+            f"PYGAN_CXX is {named!r}, which is not on PATH; name a C++ compiler that is, or leave "
+            "it unset to take CXX, g++ or clang++"
+        )
     for name in (os.environ.get("PYGAN_CXX"), os.environ.get("CXX"), "g++", "clang++", "c++"):
         if name and (found := shutil.which(name.split()[0])):
             return found

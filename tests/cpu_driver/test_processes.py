@@ -87,6 +87,14 @@ def test_settings_that_mean_nothing_are_refused(
     settings.check()
 
 
+def test_a_compiler_that_is_named_and_not_there_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYGAN_CXX", "no-such-compiler -O2")
+    with pytest.raises(nvcc_standin.CompileError, match=r"PYGAN_CXX is 'no-such-compiler -O2'"):
+        nvcc_standin.find_compiler()
+
+
 def test_a_program_is_not_begun_with_such_a_setting(tmp_path: Path) -> None:
     done = run(tmp_path, "print('begun')", PYGAN_CPU_THREADS="many")
     assert done.returncode == 1 and "PYGAN_CPU_THREADS is 'many'" in done.stderr

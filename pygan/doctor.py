@@ -192,6 +192,10 @@ def _lacks_for_cuda() -> tuple[str, str] | None:
     return None
 
 
+DEVICE_ERROR = "pygan.device.DeviceError: "
+"""How Python begins the last line of such an error."""
+
+
 def examine(name: str) -> DeviceReport:
     """Tries device `name` ("numpy", "cpu" or "cuda") and says why where it does not work."""
     lacks = {"cpu": _lacks_for_cpu, "cuda": _lacks_for_cuda}.get(name, lambda: None)()
@@ -204,6 +208,9 @@ def examine(name: str) -> DeviceReport:
     mend = f'see the whole error: {sys.executable} -c "import pygan.device as d; d.get({name!r})"'
     if name == "numpy":
         mend = _python("-m", "pip", "install", "--force-reinstall", "numpy")
+    if text.startswith(DEVICE_ERROR):  # which says what to do behind a semicolon
+        text, _, said = text.removeprefix(DEVICE_ERROR).partition("; ")
+        mend = said or mend
     return DeviceReport(name, False, why=text, mend=mend)
 
 

@@ -165,6 +165,16 @@ def test_a_trial_that_hangs_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert "did not end" in report.why
 
 
+def test_an_error_of_the_device_says_itself_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("pycuda")
+    monkeypatch.setenv("PYGAN_CPU_THREADS", "many")
+    report = doctor.examine("cpu")
+    assert not report.works and report.why.endswith("PYGAN_CPU_THREADS is 'many'")
+    assert report.mend.startswith("it must be a whole number")
+
+
 def test_wrong_numbers_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_TRIAL", doctor._TRIAL.replace("alpha=2.0", "alpha=2.001"))
     report = doctor.examine("numpy")

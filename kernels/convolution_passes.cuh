@@ -144,9 +144,9 @@ __device__ __forceinline__ void backward_data(const Layer& layer, const Element*
 
 // dw from x and dy: lines are filters and columns taps, or, where a Way has them TRANSPOSED, the
 // other way round.
-template <class Way, class Element, class End = Result>
+template <class Way, class Element, class End = Result, class OfGradient = Element>
 __device__ __forceinline__ void backward_weight(const Layer& layer, const Element* __restrict__ x,
-                                                const Element* __restrict__ dy, End result,
+                                                const OfGradient* __restrict__ dy, End result,
                                                 uint3 block = blockIdx, const Way& way = Way()) {
     const int group = block.z / result.slices;
     result.slice = block.z % result.slices;

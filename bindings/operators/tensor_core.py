@@ -5,7 +5,8 @@
 significant bits as they enter the tensor cores, sums in float32, every array in memory float32.
 Where it was measured or asked for, they launch Hopper's own instructions (see wgmma.py), and for
 images of few channels, of which a tile would be mostly idle, the kernels that float32 has for them,
-which round alike (kernels/convolution_few_channels.cu and convolution_few_channels_weight.cu).
+which round alike (kernels/convolution_few_channels.cu and convolution_few_channels_weight.cu); of
+weights between bf16 arrays and images also kernels/convolution_image_weight.cu.
 A fully connected layer is a convolution of 1 x 1 pixels with 1 x 1 taps.
 """
 
@@ -80,6 +81,10 @@ TILES_OF_HALVES = (
     MEDIUM_OF_HALVES,
 )
 """Where memory holds the operands in bf16; depth and stages are the kernel's defaults."""
+
+IMAGE_WEIGHT_FILE = "convolution_image_weight.cu"
+IMAGE_WEIGHT = Tile(64, 64, 32, 3, 3, {"bf16": 400})
+"""Its tile: dy in bf16, and an image of floats."""
 
 MMA_RATE = {"tf32": 160, "bf16": 320}
 """Products per cycle that mma.sync reaches on one of a multiprocessor's four schedulers: an
@@ -308,7 +313,10 @@ def _plan_of_halves(
         return plan._replace(defines=plan.defines | _result_type(tiles.slices == 1))
     few = few_channels(kind, shape) if fits and left and not (right or result) else None
     if few is not None:
-        return few[0]._replace(defines=few[0].defines | {"PRECISION": "bf16", "ELEMENT": "Bf16"})
+        plan, time = few
+        if kind == "backward_weight" and (image := image_weight_plan(shape, product, time)):
+            return image
+        return plan._replace(defines=plan.defines | {"PRECISION": "bf16", "ELEMENT": "Bf16"})
     named = ", ".join(name for name, half in halves._asdict().items() if half)
     raise ValueError(
         f"{operator}: with precision {precision!r} no kernel takes bf16 numbers in these arrays: "
@@ -316,6 +324,29 @@ def _plan_of_halves(
         f"the small one, {shape.groups} groups); with precision 'bf16' the two arrays of a product "
         f"hold them, with channels per group in multiples of {CHANNELS}, or the result alone, or "
         f"the small side beside an image of few channels"
+    )
+
+
+def image_weight_plan(shape: Geometry, product: Product, most: float) -> Plan | None:
+    """convolution_image_weight.cu for the weights that an image of floats meets, where it is
+    predicted to take less than `most` microseconds."""
+    sizes = {"operand_bytes": 3}  # the mean of both
+    choices = [Tiles(IMAGE_WEIGHT, slices) for slices in _slices(product)]
+    predicted = {
+        tiles.slices: predicted_microseconds(tiles, "bf16", product, **sizes) for tiles in choices
+    }
+    slices = min(predicted, key=lambda count: predicted[count])
+    if predicted[slices] >= most:
+        return None
+    return Plan(
+        IMAGE_WEIGHT_FILE,
+        "convolution_backward_weight_image",
+        {},
+        _grid(product, IMAGE_WEIGHT, slices),
+        IMAGE_WEIGHT.threads,
+        (*shape.arguments(), slices),
+        slices,
+        _shared_bytes("backward_weight", IMAGE_WEIGHT, halves=True),
     )
 
 

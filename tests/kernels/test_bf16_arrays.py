@@ -149,6 +149,67 @@ def test_images_beside_bf16_arrays(device: Any, case: Case) -> None:
     check(device, "transposed_convolution_backward_weight", case, [True, False, False])
 
 
+@pytest.fixture
+def image_tiles(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Tensor cores for the weights that images meet, in 3 slices where there is depth for them."""
+    few = tensor_core.few_channels
+
+    def slow(kind: str, shape: Any) -> Any:
+        found = few(kind, shape)
+        return None if found is None else (found[0], float("inf"))
+
+    monkeypatch.setattr(tensor_core, "few_channels", slow)
+    monkeypatch.setattr(
+        tensor_core, "predicted_microseconds", lambda tiles, *_, **__: abs(tiles.slices - 3)
+    )
+    tensor_core._plan.cache_clear()
+    yield
+    monkeypatch.undo()
+    tensor_core._plan.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "case",
+    (
+        IMAGE,
+        IMAGE_OF_ONE,
+        Case(4, (20, 21), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 72),
+        Case(1, (12, 11), (3, 2), (1, 2), (2, 0), (2, 1), 1, 4, 16),
+        Case(1, (4, 4), (4, 4), (1, 1), (1, 1), (1, 1), 1, 2, 8),
+    ),
+    ids=("image", "one channel", "slices", "dilation", "fewer pixels than a step"),
+)
+def test_weights_that_images_meet_on_tensor_cores(
+    device: Any, image_tiles: Any, case: Case
+) -> None:
+    operator = "convolution_backward_weight"
+    check(device, operator, case, [False, True, False])
+    check(device, f"transposed_{operator}", case, [True, False, False])
+    x, w, _, y = Problem("convolution_forward", case).shapes
+    plan = tensor_core._plan_of(
+        operator, "bf16", (x, y, w), (False, True, False), **case.attributes
+    )
+    assert plan.file == tensor_core.IMAGE_WEIGHT_FILE
+    assert plan.slices == (3 if case.small_channels == 72 else 1)
+
+
+def test_images_of_dcgan_meet_tensor_cores_and_small_ones_do_not() -> None:
+    """By the model: 16 columns of 64 filters at 32 x 32 pixels, and 9 of 24."""
+    for large, small, kernel, stride, file in (
+        ((64, 64, 64, 3), (64, 32, 32, 64), 4, 2, tensor_core.IMAGE_WEIGHT_FILE),
+        ((32, 28, 28, 1), (32, 26, 26, 24), 3, 1, "convolution_few_channels_weight.cu"),
+    ):
+        pad = 1 if stride == 2 else 0
+        weight = (small[3], kernel, kernel, large[3])
+        plan = tensor_core._plan_of(
+            *("convolution_backward_weight", "bf16", (large, small, weight)),
+            (False, True, False),
+            stride=(stride, stride),
+            pad=(pad, pad),
+        )
+        assert plan.file == file
+
+
 @pytest.mark.parametrize("case", (GROUPED, LONG), ids=("one slice", "slices"))
 def test_ends_with_every_activation(device: Any, case: Case) -> None:
     """As fused: what is applied, or the derivative that is taken from an output in bf16, comes

@@ -46,6 +46,8 @@ from peers import Figure, How, find_peers
 from roofline import Roofline, measure_roofline
 from stored import STORED, numbers_of, upload
 
+from pygan.cli import positive
+
 Row = dict[str, Any]
 
 
@@ -280,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times every function of the kernel interface.")
     parser.add_argument("--devices", nargs="+", choices=["numpy", "cpu", "cuda"])
     parser.add_argument("--network", choices=list(NETWORKS), default="lesson", help="whose shapes")
-    parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
+    parser.add_argument("--batch", type=positive, help="images (default: 32, of dcgan 64)")
     parser.add_argument("--peers", action="store_true", help="also PyTorch and cuBLAS")
     parser.add_argument("--graph", action="store_true", help="also recorded as a CUDA graph")
     parser.add_argument("--only", nargs="+", default=[""], help="functions whose name holds this")
@@ -293,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--quick", action="store_true", help="small sizes, few samples")
-    parser.add_argument("--samples", type=int, help="samples per case (default 15)")
+    parser.add_argument("--samples", type=positive, help="samples per case (default 15)")
     options = parser.parse_args(arguments)
     about = machine()
     chosen = devices(options.devices or default_devices())
@@ -319,10 +321,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             write_json(options.json, content)
 
+    functions, measured = {}, 0
     for case in all_cases(options.quick, options.network, options.batch):
+        functions[case.function] = True
         if takes(options.precision, case) and any(part in case.function for part in options.only):
             session.add(case)
+            measured += 1
             write()
+    if not measured:
+        parser.error(f"--only {' '.join(options.only)}: no function of {', '.join(functions)}")
     write()
     session.print()
     for text in (*session.missing, *session.wrong):

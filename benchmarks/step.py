@@ -55,6 +55,8 @@ from steps import (
     start_of,
 )
 
+from pygan.cli import positive
+
 # Three Adam steps of 2e-4 from equal seeds. Sums in another order move a loss of about 0.7 by 1e-6;
 # Adam's first steps are the sign of a gradient, so a weight whose gradient rounds to the other side
 # of zero moves by 4e-4. A few such weights among the lesson's 560,000 stay far below this bound; on
@@ -311,8 +313,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precisions", nargs="+", choices=list(PRECISIONS), help="of pygan (on a GPU all)"
     )
-    parser.add_argument("--batch", type=int, help="images (default: 32, of dcgan 64)")
-    parser.add_argument("--samples", type=int, help="steps timed (default 30 and 10 on cpu)")
+    parser.add_argument("--batch", type=positive, help="images (default: 32, of dcgan 64)")
+    parser.add_argument("--samples", type=positive, help="steps timed (default 30 and 10 on cpu)")
     parser.add_argument("--graph", action="store_true", help="also the step as a CUDA graph")
     parser.add_argument(
         "--cooperative",

@@ -165,9 +165,7 @@ def test_a_trial_that_hangs_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     assert "did not end" in report.why
 
 
-def test_an_error_of_the_device_says_itself_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_error_of_the_device_says_itself_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pycuda")
     monkeypatch.setenv("PYGAN_CPU_THREADS", "many")
     report = doctor.examine("cpu")

@@ -119,7 +119,7 @@ extern "C" __global__ void __launch_bounds__(SPLIT)
 // ---- Forward, the only launch behind a convolution whose tiles left the moments of x
 // (tile_moments.cuh), which are merged into mean and var. Every block merges those of its channels,
 // all the same ones in the same order, as the second of two launches does.
-extern "C" __global__ void __launch_bounds__(SPLIT)
+extern "C" __global__ void __launch_bounds__(SPLIT, TOGETHER)
     batch_norm_normalize_of_tiles(const INPUT* __restrict__ x, const float* __restrict__ moments,
                                   float* gamma, const float* __restrict__ beta,
                                   float* __restrict__ mean, float* __restrict__ var,

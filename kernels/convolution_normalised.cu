@@ -16,7 +16,8 @@
 //
 // Arguments as in convolution_pipelined.cu; normalisation (channels of the image, 4): mean, inverse
 // deviation, gamma and beta of each channel, as batch_norm_statistics.cu leaves them; kind: the
-// activation's number, none, relu or leaky_relu, and its incline.
+// activation's number, none, relu or leaky_relu, and its incline. With -DMOMENTS=1, of the first
+// two alone, tiles leave the moments of the next batch norm (tile_moments.cuh).
 
 // variants: -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=64 | -DTILE_M=64 -DTILE_N=64
 // variants: -DTILE_M=128 -DTILE_N=32 | -DTILE_M=64 -DTILE_N=32

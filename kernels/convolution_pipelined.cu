@@ -32,6 +32,14 @@
 #include "convolution_pipelined.cuh"
 #include "tile_moments.cuh"
 
+// With moments, phases take one register more than sm_75 has for a third block of 128 x 64, which
+// its shared memory does not hold.
+#if MOMENTS && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr int RESIDENT_BY_PHASE = RESIDENT > 2 ? 2 : RESIDENT;
+#else
+constexpr int RESIDENT_BY_PHASE = RESIDENT;
+#endif
+
 // y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
 // becomes of the sums is told in epilogue.cuh. moments: see tile_moments.cuh; with -DMOMENTS=1,
 // else not used.
@@ -51,12 +59,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) convolution_forw
 
 // dx (or, with slices > 1, partials of it) from dy and w; bias (C), and activated as dx, or null:
 // with a bias this is the forward of a transposed convolution. moments as above.
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) convolution_backward_data_pipelined(
-    const float* __restrict__ dy, const float* __restrict__ w, const float* __restrict__ bias,
-    float* dx, int batch, int height, int width, int x_channels, int y_height, int y_width,
-    int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
-    int activation, float slope, float* moments) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT_BY_PHASE)
+    convolution_backward_data_pipelined(const float* __restrict__ dy, const float* __restrict__ w,
+                                        const float* __restrict__ bias, float* dx, int batch,
+                                        int height, int width, int x_channels, int y_height,
+                                        int y_width, int y_channels, int kernel_h, int kernel_w,
+                                        int stride_h, int stride_w, int pad_h, int pad_w,
+                                        int dilation_h, int dilation_w, int groups, int slices,
+                                        int accumulate, const float* activated, int activation,
+                                        float slope, float* moments) {
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,
                          pad_w,      dilation_h, dilation_w, groups};

@@ -114,8 +114,13 @@ def derivative(
 ) -> np.ndarray:
     """out = derivative of `kind`, from the output y, or its sign from the input x if given.
 
-    y may be None for FROM_SIGN with x, whose input is then x - zero; out may be x or y.
+    y may be None for FROM_SIGN with x, whose input is then x - zero; out may be x or y. Raises
+    ValueError where neither tells the derivative.
     """
+    if y is None:
+        if x is None or kind not in FROM_SIGN:
+            raise ValueError(f"the derivative of {kind} needs its output")
+        y = x  # only its sign is looked at
     # Where the slope lies in 0..1, minima and maxima choose the side: numpy's choice by a mask is
     # several times slower.
     of_sign = y if x is None else x

@@ -249,7 +249,7 @@ def _derived(
     """(array, accumulate) for a data gradient; dx gets it times the activation's derivative."""
     if (x is None) != (activation is None):
         raise ValueError(f"{operator}: x and activation (here {activation!r}) go together")
-    if x is None:
+    if x is None or activation is None:
         yield dx, accumulate
         return
     check_from_output(operator, activation, slope)

@@ -136,8 +136,8 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     a, b = (np.broadcast_to(each, (*out.shape[:-2], *each.shape[-2:])) for each in (a, b))
 
     def part(index: tuple[Any, ...]) -> None:
-        *which, where = index
-        which = tuple(which)
+        *leading, where = index
+        which = tuple(leading)
         if rows >= columns:
             np.matmul(a[which][where], b[which], out=out[which][where])
         else:

@@ -14,7 +14,7 @@ limit, and leaves a log and its files in one folder,
 each, so that a run that was broken off keeps what it has. A part that fails does not stop the
 others. The packages are those of the Python that runs this script; what the parts lack, they say.
 
-Where a machine is lent for minutes, ``--within S`` ends in time: no part gets more than is left of
+With a machine for minutes only, ``--within S`` ends in time: no part gets more than is left of
 S seconds, and those that did not begin are named as waiting. Calls with ``--only`` (groups, or
 names of parts) do the rest, in folders of their own; ``compile`` comes before them unasked.
 

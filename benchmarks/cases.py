@@ -7,7 +7,7 @@ pooling, element-wise functions on one of the generator's layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -210,10 +210,13 @@ def _transposed_convolutions(make: _Builder) -> Iterator[Case]:
         y_shape = (make.batch, size_out, size_out, c_out)
         w_shape = (c_in, kernel, kernel, c_out)
         flops = 2.0 * make.batch * size_in**2 * kernel**2 * c_in * c_out
-        yield from _three_passes(
+        passes = _three_passes(
             make, "transposed_convolution", f"{name} {c_in}-{c_out}, {size_in}-{size_out}",
             x_shape, w_shape, y_shape, None, _geometry(stride, pad), flops,
         )  # fmt: skip
+        yield from passes
+        if name != "G1" and c_in % 4 == 0:
+            yield from _normalising(make, passes)
 
 
 def _convolutions(make: _Builder) -> Iterator[Case]:
@@ -256,6 +259,20 @@ def _three_passes(
     ]
 
 
+def _normalising(make: _Builder, passes: list[Case]) -> Iterator[Case]:
+    """A layer's forward and weight gradient with the batch norm before it on the way in."""
+    for case in (passes[0], passes[2]):
+        channels = case.shapes[0][-1]
+        mean, inverse, gamma, beta = (make.uniform(channels) for _ in range(4))
+        normalisation = np.stack([mean, inverse, gamma, beta], axis=1)
+        yield replace(
+            case,
+            label=f"{case.label}, normalised",
+            arrays=(*case.arrays, normalisation),
+            attributes=case.attributes | {"x_activation": "relu"},
+        )
+
+
 def _fully_connected(make: _Builder) -> list[Case]:
     n = make.batch
     d, h = (make.channels(count) for count in make.network.fully_connected)
@@ -292,6 +309,11 @@ def _batch_norms(make: _Builder) -> Iterator[Case]:
                 "batch_norm_forward_training", label,
                 (x, gamma, beta, make.out(*shape), make.out(c), make.out(c)), (3, 4, 5), (),
                 shared,
+            ),
+            Case(
+                "batch_norm_normalisation_training", label,
+                (x, gamma, beta, make.out(c), make.out(c), make.out(c, 4)), (3, 4, 5), (),
+                {"eps": 1e-3, "fix_gamma": False},
             ),
             Case(
                 "batch_norm_backward", label,

@@ -58,6 +58,8 @@ class TorchPeer:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     def takes(self, case: Case) -> bool:
+        if "x_activation" in case.attributes or "normalisation" in case.function:
+            return False  # a batch norm on the way into a convolution
         function = case.function.removeprefix("transposed_")
         if self.precision == "TF32" and not function.startswith(PRODUCTS):
             return False

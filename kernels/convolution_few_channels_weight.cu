@@ -14,6 +14,9 @@
 // threads' sums are added in shared memory, and the blocks' in a second launch (partial_sums.cu).
 // The order of a sum is fixed by the shapes; no floats are added atomically.
 //
+// convolution_backward_weight_few_normalised, of a transposed convolution behind a batch norm,
+// normalises dy in registers (normalisation.cuh), once for each COLUMNS taps.
+//
 // -DPRECISION=tf32 or bf16: both operands are rounded as for tensor cores.
 // -DELEMENT=Bf16: of dy, which is then rounded already.
 //
@@ -23,6 +26,7 @@
 // variants(sm_80): -DPRECISION=bf16 -DCOLUMNS=9 -DELEMENT=Bf16
 
 #include "common.cuh"
+#include "normalisation.cuh"
 #include "stored.cuh"
 
 #ifndef COLUMNS
@@ -39,8 +43,7 @@
 constexpr Precision OPERANDS = Precision::PRECISION;
 constexpr Precision OF_DY = sizeof(ELEMENT) == 2 ? Precision::float32 : OPERANDS;
 constexpr int THREADS = 256;
-constexpr int AHEAD = 4;  // pixels whose dy is on its way at a time
-constexpr int PAD = 4;    // between columns: keeps 16-byte stores aligned, spreads 4-byte reads
+constexpr int PAD = 4;  // between columns: keeps 16-byte stores aligned, spreads 4-byte reads
 
 __device__ __forceinline__ void add_products(float4& sum, float4 a, float b) {
     sum.x = fmaf(a.x, b, sum.x);
@@ -56,18 +59,52 @@ __device__ __forceinline__ void add(float4& sum, float4 other) {
     sum.w += other.w;
 }
 
-// x (batch, height, width, x_channels), dy (batch, y_height, y_width, y_channels); dw (y_channels,
-// kernel_h, kernel_w, x_channels) or, from several blocks, one of these for each. Items are bands
-// of `band` rows of dy; block i takes items i, i + blocks, ... `lanes` threads share the pixels of
-// a band, for each 4 channels and COLUMNS taps.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    convolution_backward_weight_few(const float* __restrict__ x, const ELEMENT* __restrict__ dy,
-                                    float* dw, int batch, int height, int width, int x_channels,
-                                    int y_height, int y_width, int y_channels, int kernel_h,
-                                    int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-                                    int dilation_h, int dilation_w, int band, int lanes,
-                                    int accumulate) {
-    extern __shared__ float4 shared[];
+// What becomes of 4 channels of dy, from `channel` on, before the products; AHEAD: pixels of it
+// that are on their way at a time, as registers allow.
+struct AsItIs {
+    static constexpr int AHEAD = 4;
+
+    __device__ __forceinline__ void operator()(float4 (&dy)[AHEAD], int) const {
+        if constexpr (OF_DY != Precision::float32) {
+#pragma unroll
+            for (int i = 0; i < AHEAD; ++i) dy[i] = rounded(OF_DY, dy[i]);
+        }
+    }
+};
+
+struct Normalised {
+    static constexpr int AHEAD = 2;
+    Normalisation normalise;
+
+    // One channel after the other: what all four need has no registers.
+    __device__ __forceinline__ void operator()(float4 (&dy)[AHEAD], int channel) const {
+        float4 of = normalise.of(channel);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) dy[i].x = normalise(dy[i].x, of);
+        of = normalise.of(channel + 1);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) dy[i].y = normalise(dy[i].y, of);
+        of = normalise.of(channel + 2);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) dy[i].z = normalise(dy[i].z, of);
+        of = normalise.of(channel + 3);
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            dy[i].w = normalise(dy[i].w, of);
+            dy[i] = rounded(OPERANDS, dy[i]);
+        }
+    }
+};
+
+extern __shared__ float4 shared[];
+
+template <class OnTheWay>
+__device__ __forceinline__ void backward_weight_few(
+    const float* __restrict__ x, const ELEMENT* __restrict__ dy, float* dw, int batch, int height,
+    int width, int x_channels, int y_height, int y_width, int y_channels, int kernel_h,
+    int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w,
+    int band, int lanes, int accumulate, const OnTheWay& change) {
+    constexpr int AHEAD = OnTheWay::AHEAD;
     float* const tile = reinterpret_cast<float*>(shared);  // x under a band, zeros outside of it
     const int columns = kernel_h * kernel_w * x_channels;
     const int quads = y_channels / 4;
@@ -111,15 +148,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             for (int i = 0; i < AHEAD; ++i) {
                 gradients[i] = read_four(from + min(first + i * lanes, pixels - 1) * y_channels);
             }
+            change(gradients, 4 * quad);
 #pragma unroll
             for (int i = 0; i < AHEAD; ++i) {
                 const int pixel = first + i * lanes;
                 if (pixel >= pixels) break;
                 const int p = quotient(pixel, y_width), q = pixel - p * y_width;
                 const float* const at = tile + p * stride_h * line + q * stride_w * x_channels;
-                const float4 gradient = rounded(OF_DY, gradients[i]);
 #pragma unroll
-                for (int j = 0; j < COLUMNS; ++j) add_products(sums[j], gradient, at[offsets[j]]);
+                for (int j = 0; j < COLUMNS; ++j)
+                    add_products(sums[j], gradients[i], at[offsets[j]]);
             }
         }
     }
@@ -154,6 +192,36 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         for (int l = 0; l < half; ++l) sum += tile[l * slot + column * pitch + k];
         to[i] = gridDim.x == 1 && accumulate ? to[i] + sum : sum;
     }
+}
+
+// x (batch, height, width, x_channels), dy (batch, y_height, y_width, y_channels); dw (y_channels,
+// kernel_h, kernel_w, x_channels) or, from several blocks, one of these for each. Items are bands
+// of `band` rows of dy; block i takes items i, i + blocks, ... `lanes` threads share the pixels of
+// a band, for each 4 channels and COLUMNS taps.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    convolution_backward_weight_few(const float* __restrict__ x, const ELEMENT* __restrict__ dy,
+                                    float* dw, int batch, int height, int width, int x_channels,
+                                    int y_height, int y_width, int y_channels, int kernel_h,
+                                    int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
+                                    int dilation_h, int dilation_w, int band, int lanes,
+                                    int accumulate) {
+    backward_weight_few(x, dy, dw, batch, height, width, x_channels, y_height, y_width, y_channels,
+                        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
+                        dilation_w, band, lanes, accumulate, AsItIs());
+}
+
+// The same of dy that a batch norm and its activation make of what is read: normalisation
+// (y_channels, 4) and kind, none, relu or leaky_relu with its incline.
+extern "C" __global__ void __launch_bounds__(THREADS, 2) convolution_backward_weight_few_normalised(
+    const float* __restrict__ x, const ELEMENT* __restrict__ dy, float* dw, int batch, int height,
+    int width, int x_channels, int y_height, int y_width, int y_channels, int kernel_h,
+    int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w,
+    int band, int lanes, int accumulate, const float* __restrict__ normalisation, int kind,
+    float incline) {
+    const Normalised change = {{normalisation, Activation(kind), incline}};
+    backward_weight_few(x, dy, dw, batch, height, width, x_channels, y_height, y_width, y_channels,
+                        kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h,
+                        dilation_w, band, lanes, accumulate, change);
 }
 
 // Launch contract

@@ -75,23 +75,8 @@
 #include "tensor_core.cuh"
 
 #include "convolution_passes.cuh"
-#include "convolution_sources.cuh"
+#include "convolution_tensor_core.cuh"
 #include "tile_moments.cuh"
-
-struct TensorCore {
-    static constexpr bool TRANSPOSED = false;
-    using Patches = ::Patches<AlongDepth<TILE_M>, 0>;
-    using PatchColumns = ::PatchColumns<AcrossLines<TILE_N>>;
-    using FilterRows = MatrixRows<AlongDepth<TILE_N>>;
-    using PhaseWeights = ::PhaseWeights<AcrossLines<TILE_N>>;
-    using Gradients = MatrixColumns<AcrossLines<TILE_M>>;
-
-    template <class Left, class Right>
-    __device__ __forceinline__ static Sums product(const Left& left, const Right& right,
-                                                   DepthRange range) {
-        return tile_product(left, right, range);
-    }
-};
 
 // y (or, with slices > 1, partials of it) from x and w; bias (K), and activated as y, or null: what
 // becomes of the sums is told in epilogue.cuh. moments: with -DMOMENTS=1 the array of

@@ -41,6 +41,7 @@ COOPERATIVE_LIMIT = 7.0
 
 _storage: ContextVar[str] = ContextVar("storage", default="float32")
 _precision: ContextVar[str] = ContextVar("precision", default="float32")
+_lean: ContextVar[bool] = ContextVar("lean", default=False)
 _cooperative: ContextVar[bool] = ContextVar("cooperative", default=False)
 _cooperative_limit: ContextVar[float] = ContextVar("cooperative_limit", default=COOPERATIVE_LIMIT)
 
@@ -57,6 +58,11 @@ def storage_scope(storage: str) -> AbstractContextManager[None]:
     if storage not in STORAGES:
         raise GraphError(f"storage {storage!r} is not one of {', '.join(STORAGES)}")
     return _within((_storage, storage))
+
+
+def lean_scope(lean: bool = True) -> AbstractContextManager[None]:
+    """Executors bound inside without a `lean` of their own have this one."""
+    return _within((_lean, lean))
 
 
 def cooperative_scope(
@@ -108,7 +114,8 @@ class Executor:
     a model of the GPU gains by it (not in programs).
     lean: with fuse, a batch norm that one convolution alone reads leaves its normalising pass to it
     wherever a kernel can normalise on the way in, which leaves the normalised array out of memory;
-    without, where a model of the GPU loses no time by it.
+    without, where a model of the GPU loses no time by it. None: as the `lean_scope` says, and
+    without outside of any.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
@@ -162,7 +169,7 @@ class Executor:
         working_memory: WorkingMemory | None = None,
         scratch_memory: WorkingMemory | None = None,
         fuse: bool = True,
-        lean: bool = False,
+        lean: bool | None = None,
         keep_forward: bool = False,
         branches: bool = False,
         dtype: str = "float32",
@@ -219,7 +226,11 @@ class Executor:
         # not among them.
         apart_from_programs = self._jobs_of is None
         slices = self._left_slices if apart_from_programs else None
-        normalises = partial(self._normalises, lean) if apart_from_programs else None
+        normalises = (
+            partial(self._normalises, _lean.get() if lean is None else lean)
+            if apart_from_programs
+            else None
+        )
         moments = self._left_moments if apart_from_programs else None
         halves = None
         if storage == "bf16":

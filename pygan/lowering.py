@@ -289,7 +289,8 @@ class LoweredGraph:
                 continue
             if reader is None or self._consumers[made] != 1 or reader.input_keys[0] != made:
                 continue
-            if not isinstance(reader.operator, CONVOLUTIONS):
+            data, result = step.arrays.inputs[0], step.arrays.outputs[0]
+            if not isinstance(reader.operator, CONVOLUTIONS) or data.half != result.half:
                 continue
             calls = reader.operator.forward(reader.arrays, training=True)
             weight = self._gradients.get(reader.input_keys[1])
@@ -297,7 +298,7 @@ class LoweredGraph:
                 own = (self._gradients[reader.output_keys[0]],)
                 wanted = (None, Gradient(weight, False), None)
                 calls.append(reader.operator.backward(reader.arrays, own, wanted)[-1])
-            data, slices = step.arrays.inputs[0], step.arrays.data_slices
+            slices = step.arrays.data_slices
             if normalises(data.shape, calls, 1 if slices is None else slices.shape[0]):
                 label = f"normalisation of {data.label}"
                 found = Array(label, (data.shape[-1], 4), self.dtype)

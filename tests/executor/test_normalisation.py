@@ -12,6 +12,7 @@ import pytest
 from graphs import fill_randomly
 
 from pygan import symbol as sym
+from pygan.executor import lean_scope
 from pygan.lowering import lifetimes
 from pygan.training.monitor import with_internals
 from pygan.working_memory import WorkingMemory
@@ -91,6 +92,31 @@ def test_same_bits(device: Any, request_: Any, wanted: Any, options: dict[str, A
     assert late_norms(late) == 3
     assert late_norms(apart) == 0
     assert_same(results(late, wanted), results(apart, wanted), device)
+
+
+@pytest.mark.parametrize("storage", ["float32", "bf16"])
+def test_tensor_cores_and_images(device: Any, storage: str) -> None:
+    """Operands are rounded behind the normalisation; of bf16 arrays, what is read must be stored as
+    what would be made is: the last batch norm's reader takes float32."""
+
+    def graph() -> sym.Symbol:
+        x = sym.Variable("x")
+        y = sym.Convolution(x, kernel=3, num_filter=24, pad=1, name="c1")
+        y = sym.LeakyReLU(sym.BatchNorm(y, fix_gamma=False, name="n1"), slope=0.2, name="a1")
+        image = sym.TransposedConvolution(y, kernel=4, num_filter=3, stride=2, pad=1, name="t2")
+        z = sym.Convolution(x, kernel=6, num_filter=16, name="c3")
+        z = sym.Activation(sym.BatchNorm(z, name="n3"), kind="relu", name="a3")
+        return sym.group([image, sym.Convolution(z, kernel=1, num_filter=1, name="c4")])
+
+    options = {"precision": "bf16", "storage": storage}
+    late, apart = (bind(device, each, graph, "write", **options) for each in (True, False))
+    assert late_norms(late) >= 1
+    if storage == "bf16":
+        assert late_norms(late) == 1
+    found, expected = results(late), results(apart)
+    if device.name == "numpy":  # a product rounded to bf16 tells what is as near as 1e-5 apart
+        return
+    assert_same(found, expected, device)
 
 
 def test_not_fused(device: Any) -> None:
@@ -191,6 +217,18 @@ def test_recorded(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         device.record(step).launch()
         found.append({n: np.array(a) for n, a in executor.grad_dict.items()})
     assert_same(*found, device)
+
+
+def test_lean_scope(device: Any) -> None:
+    """Executors of a training made inside have it, and one may say otherwise."""
+    if device.name == "numpy":
+        return
+    with lean_scope():
+        assert late_norms(layers().bind(device, SHAPES)) == 3
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(device.ops, "normalisation_gain", lambda *_, **__: -1.0)
+            assert late_norms(layers().bind(device, SHAPES)) == 3
+            assert late_norms(layers().bind(device, SHAPES, lean=False)) == 0
 
 
 def test_programs_and_constant_statistics(device: Any) -> None:

@@ -12,6 +12,7 @@ from halves import half_numbers, poisoned_as, upload_half
 from hypothesis import strategies as st
 
 from pygan import reference
+from pygan.reference.precision import rounded
 from support import (
     assert_close,
     assert_same_bits,
@@ -67,71 +68,180 @@ def tiled(monkeypatch: pytest.MonkeyPatch, tile: Any, slices: int) -> None:
     convolution._plan.cache_clear()
 
 
+def check(device: Any, operator: str, case: Case, kind: str | None, slope: float) -> None:
+    """Against the twin, written and accumulated; and the bits of batch norm and product in turn."""
+    problem = Problem(operator, case)
+    x, *others = problem.inputs
+    normalisation = normalisation_for(problem.rng, x.shape[-1])
+    behind = {"x_activation": kind, "x_slope": slope}
+    arrays = [upload(device, a) for a in (x, *others)]
+    given = upload(device, normalisation)
+    workspace = workspace_for(device, operator, *problem.shapes, **case.attributes)
+    run = getattr(device.ops, operator)
+
+    def launch(out: Any, accumulate: bool) -> None:
+        run(
+            *(*arrays, out, given),
+            **case.attributes,
+            **behind,
+            accumulate=accumulate,
+            workspace=workspace,
+        )
+
+    exact = [None if a is None else a.astype(np.float64) for a in (x, *others)]
+    expected = np.zeros(problem.result)
+    wide = normalisation.astype(np.float64)
+    getattr(reference, operator)(*exact, expected, wide, **case.attributes, **behind)
+    # |x - mean|, scaled and shifted, bounds what is summed: 4 roundings of it, and the sum's.
+    mean, inverse, scale, beta = np.abs(wide).T
+    exact[0] = (np.abs(exact[0]) + mean) * inverse * scale + beta
+    bound = np.zeros(problem.result)
+    absolute = [None if a is None else np.abs(a) for a in exact]
+    getattr(reference, operator)(*absolute, bound, **case.attributes)
+    allowed = gamma(problem.terms + 6) * bound
+    what = f"{operator} {case} {behind}"
+    check_write_and_accumulate(device, launch, expected, allowed, problem.rng, what)
+    check_bits(device, problem, arrays, kind, slope)
+
+
+def check_bits(
+    device: Any,
+    problem: Problem,
+    arrays: list[Any],
+    kind: str | None,
+    slope: float,
+    **attributes: Any,
+) -> None:
+    """Batch norm's own pass and the product, against the product that normalises."""
+    x, rng, case = arrays[0], problem.rng, problem.case
+    channels = x.shape[-1]
+    half = x.dtype == np.uint16
+    moving = [numbers(rng, channels) for _ in range(4)]
+    moving[3] = np.abs(moving[3])
+    moving = [upload(device, a) for a in moving]
+    options = {"eps": EPS, "fix_gamma": False}
+    y = poisoned_as(device, half, *x.shape)
+    device.ops.batch_norm_forward_inference(x, *moving, y, **options, activation=kind, slope=slope)
+    made = poisoned(device, channels, 4)
+    device.ops.batch_norm_normalisation_inference(*moving, made, **options)
+    dtypes = [None if a is None else str(a.dtype) for a in (*arrays, made)]
+    sized = {"dtypes": dtypes} if half else {}
+    attributes |= case.attributes
+    workspace = workspace_for(device, problem.operator, *problem.shapes, **attributes, **sized)
+    results = [poisoned(device, *problem.result) for _ in range(2)]
+    behind = {"x_activation": kind, "x_slope": slope}
+    run = getattr(device.ops, problem.operator)
+    run(*arrays, results[0], made, **attributes, **behind, workspace=workspace)
+    run(y, *arrays[1:], results[1], **attributes, workspace=workspace)
+    what = f"{problem.operator} {case} {behind} {attributes}"
+    assert_same_bits(*map(np.asarray, results), what)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_bits_of_batch_norm_and_convolution_in_turn(device: Any, operator: str) -> None:
-    """For every tile, any slices, padding, stride, dilation, groups and activation; and within the
-    rounding of the twin."""
+def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
+    """Any slices, padding, stride, dilation, groups and activation."""
     from pygan.bindings.operators import convolution
     from pygan.bindings.operators.tiling import TILES
 
     def body(drawn: Any) -> None:
-        case, tile, slices, (kind, slope) = drawn
+        case, tile, slices, behind = drawn
         with pytest.MonkeyPatch.context() as patch:
             tiled(patch, tile, slices)
-            check(case, kind, slope)
+            check(device, operator, case, *behind)
         convolution._plan.cache_clear()
-
-    def check(case: Case, kind: str | None, slope: float) -> None:
-        problem = Problem(operator, case)
-        x, *others = problem.inputs
-        normalisation = normalisation_for(problem.rng, x.shape[-1])
-        behind = {"x_activation": kind, "x_slope": slope}
-        arrays = [upload(device, a) for a in (x, *others)]
-        given = upload(device, normalisation)
-        workspace = workspace_for(device, operator, *problem.shapes, **case.attributes)
-        run = getattr(device.ops, operator)
-
-        def launch(out: Any, accumulate: bool) -> None:
-            run(
-                *(*arrays, out, given),
-                **case.attributes,
-                **behind,
-                accumulate=accumulate,
-                workspace=workspace,
-            )
-
-        exact = [None if a is None else a.astype(np.float64) for a in (x, *others)]
-        expected = np.zeros(problem.result)
-        wide = normalisation.astype(np.float64)
-        getattr(reference, operator)(*exact, expected, wide, **case.attributes, **behind)
-        # |x - mean|, scaled and shifted, bounds what is summed: 4 roundings of it, and the sum's.
-        mean, inverse, scale, beta = np.abs(wide).T
-        exact[0] = (np.abs(exact[0]) + mean) * inverse * scale + beta
-        bound = np.zeros(problem.result)
-        absolute = [None if a is None else np.abs(a) for a in exact]
-        getattr(reference, operator)(*absolute, bound, **case.attributes)
-        allowed = gamma(problem.terms + 6) * bound
-        what = f"{operator} {case} {behind}"
-        check_write_and_accumulate(device, launch, expected, allowed, problem.rng, what)
-
-        mean_, var = numbers(problem.rng, x.shape[-1]), np.abs(numbers(problem.rng, x.shape[-1]))
-        moving = [upload(device, a) for a in (normalisation[:, 2], normalisation[:, 3], mean_, var)]
-        options = {"eps": EPS, "fix_gamma": False}
-        y = poisoned(device, *x.shape)
-        device.ops.batch_norm_forward_inference(
-            arrays[0], *moving, y, **options, activation=kind, slope=slope
-        )
-        made = poisoned(device, *normalisation.shape)
-        device.ops.batch_norm_normalisation_inference(*moving, made, **options)
-        results = [poisoned(device, *problem.result) for _ in range(2)]
-        run(*arrays, results[0], made, **case.attributes, **behind, workspace=workspace)
-        run(y, *arrays[1:], results[1], **case.attributes, workspace=workspace)
-        assert_same_bits(*map(np.asarray, results), what)
 
     drawn = st.tuples(
         cases_in_fours(), st.sampled_from(TILES), st.sampled_from((1, 1, 3)), st.sampled_from(KINDS)
     )
-    for_all(drawn, examples_for(device, 16), body)
+    for_all(drawn, examples_for(device, 12), body)
+
+
+@pytest.mark.parametrize(
+    ("operator", "precision"), [*zip(OPERATORS, ("tf32", "bf16", "bf16", "tf32"), strict=True)]
+)
+def test_tensor_cores(device: Any, operator: str, precision: str) -> None:
+    """The bits of batch norm and product in turn, in tiles of 64 x 64 and of an image's columns."""
+    from pygan.bindings.operators import tensor_core
+
+    choices = (tensor_core.MEDIUM, tensor_core.NARROW)
+
+    def body(drawn: Any) -> None:
+        case, other, tile, slices, behind = drawn
+        read = "small_channels" if operator.startswith("transposed") else "large_channels"
+        case = replace(case, **{"large_channels": other, "small_channels": other, read: 12})
+        problem = Problem(operator, case)
+        with pytest.MonkeyPatch.context() as patch:
+            tiles = tensor_core.Tiles(tile, slices)
+            patch.setattr(tensor_core, "tiles_for", lambda *_: tiles)
+            patch.setattr(tensor_core, "few_channels", lambda *_: None)
+            patch.setattr(tensor_core.wgmma, "tiles_for", lambda *_: None)
+            tensor_core._plan.cache_clear()
+            arrays = [upload(device, a) for a in problem.inputs]
+            check_bits(device, problem, arrays, *behind, precision=precision)
+        tensor_core._plan.cache_clear()
+
+    drawn = st.tuples(
+        cases_in_fours(),
+        st.sampled_from((4, 5, 12)),
+        st.sampled_from(choices),
+        st.sampled_from((1, 2)),
+        st.sampled_from(KINDS),
+    )
+    for_all(drawn, examples_for(device, 6), body)
+
+
+@pytest.mark.parametrize("operator", OPERATORS[1::2])
+def test_beside_an_image_of_few_channels(device: Any, operator: str) -> None:
+    """A generator's last layer, with the bits of any precision and of bf16 arrays."""
+    from pygan.bindings.operators import convolution, tensor_core
+    from pygan.bindings.operators.prologue import with_prologue
+
+    kind = "backward_weight" if operator.endswith("weight") else "backward_data"
+
+    def body(drawn: Any) -> None:
+        case, image, filters, behind, precision, half = drawn
+        case = replace(case, groups=1, large_channels=image, small_channels=filters)
+        sides = (case.large, case.weight, case.small)
+        plan = convolution._plan(operator, kind, *sides, *case.attributes.values())
+        if not plan.file.startswith("convolution_few") or with_prologue(operator, plan) is None:
+            return
+        if precision == "float32":
+            check(device, operator, case, *behind)
+            return
+        problem = Problem(operator, case)
+        with pytest.MonkeyPatch.context() as patch:  # whatever tiles are predicted to take
+            patch.setattr(tensor_core, "predicted_microseconds", lambda *_, **__: 1e9)
+            tensor_core._plan.cache_clear()
+            half = half and precision == "bf16" and filters % 8 == 0
+            x = problem.inputs[0]
+            arrays = [upload(device, a) for a in problem.inputs]
+            if half:
+                arrays[0] = upload_half(device, rounded(x, "bf16"))
+            check_bits(device, problem, arrays, *behind, precision=precision)
+        tensor_core._plan.cache_clear()
+
+    drawn = st.tuples(
+        cases(),
+        st.integers(1, 4),
+        st.sampled_from((4, 8, 20, 64)),
+        st.sampled_from(KINDS),
+        st.sampled_from(("float32", "float32", "tf32", "bf16")),
+        st.booleans(),
+    )
+    for_all(drawn, examples_for(device, 24), body)
+
+
+def test_bands_that_leave_threads_their_sums(device: Any) -> None:
+    """DCGAN's last layer at batch 1, whose rows do not fit one band."""
+    from pygan.bindings.operators import convolution
+    from pygan.bindings.operators.prologue import with_prologue
+
+    case = Case(1, (64, 64), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 20)
+    sides, operator = (case.large, case.weight, case.small), "transposed_convolution_forward"
+    plan = convolution._plan(operator, "backward_data", *sides, *case.attributes.values())
+    found = with_prologue(operator, plan)
+    assert found is not None and 1 < plan.grid[0] <= found.grid[0]
+    check(device, operator, case, "relu", 0.0)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -33,19 +33,24 @@
 #include "tile_moments.cuh"
 
 // Two registers more than without the batch norm: where they would spill, a block less is resident.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || (MOMENTS && TILE_M == 128 && TILE_N == 32))
+constexpr bool SHORT = MOMENTS && TILE_M == 128 && TILE_N == 32;
+constexpr int RESIDENT_FORWARD = SHORT ? RESIDENT - 1 : RESIDENT;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 constexpr int RESIDENT_BY_PHASE = RESIDENT > 2 ? RESIDENT - 1 : RESIDENT;
 #else
-constexpr int RESIDENT_BY_PHASE = RESIDENT;
+constexpr int RESIDENT_BY_PHASE = RESIDENT_FORWARD;
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) convolution_forward_normalised(
-    const float* __restrict__ x, const float* __restrict__ w, const float* __restrict__ bias,
-    float* y, int batch, int height, int width, int x_channels, int y_height, int y_width,
-    int y_channels, int kernel_h, int kernel_w, int stride_h, int stride_w, int pad_h, int pad_w,
-    int dilation_h, int dilation_w, int groups, int slices, int accumulate, const float* activated,
-    int activation, float slope, float* moments, const float* __restrict__ normalisation, int kind,
-    float incline) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT_FORWARD)
+    convolution_forward_normalised(const float* __restrict__ x, const float* __restrict__ w,
+                                   const float* __restrict__ bias, float* y, int batch, int height,
+                                   int width, int x_channels, int y_height, int y_width,
+                                   int y_channels, int kernel_h, int kernel_w, int stride_h,
+                                   int stride_w, int pad_h, int pad_w, int dilation_h,
+                                   int dilation_w, int groups, int slices, int accumulate,
+                                   const float* activated, int activation, float slope,
+                                   float* moments, const float* __restrict__ normalisation,
+                                   int kind, float incline) {
     using Way = Normalising<Pipelined, Pipelined::Patches>;
     const Layer layer = {batch,      height,     width,      x_channels, y_height, y_width,
                          y_channels, kernel_h,   kernel_w,   stride_h,   stride_w, pad_h,

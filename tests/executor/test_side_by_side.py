@@ -42,10 +42,11 @@ KINK = 1e-5
 def side_by_side(
     device: Any, host: Any, graph: sym.Symbol, shapes: dict[str, Any], **options: Any
 ) -> tuple[Executor, Executor]:
-    """Executors of a device and of device numpy, which both leave the slices that the first asks
-    for, filled alike as networks start."""
+    """Executors of a device and of device numpy, which both leave the slices, and normalise on the
+    way in, where the first would; no moments, whose parts a twin has otherwise. Filled alike as
+    networks start."""
     left: dict[str, int] = {}
-    asked = Executor._left_slices
+    asked, late = Executor._left_slices, Executor._normalises
 
     def slices(executor: Executor, call: Call) -> int:
         name = call.arrays[-1].label
@@ -53,8 +54,16 @@ def side_by_side(
             left[name] = asked(executor, call)
         return left[name]
 
+    def normalises(executor: Executor, lean: bool, shape: Any, calls: list[Call], n: int) -> bool:
+        name = f"{calls[0].arrays[3].label}, normalised"
+        if executor.device is not host:
+            left[name] = late(executor, lean, shape, calls, n)
+        return bool(left[name])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Executor, "_left_slices", slices)
+        patch.setattr(Executor, "_normalises", normalises)
+        patch.setattr(Executor, "_left_moments", lambda *_: 0)
         pair = graph.bind(device, shapes, **options), graph.bind(host, shapes, **options)
     rng = np.random.default_rng(5)
     arrays = pair[0].arg_dict | {f"head {i}": a for i, a in enumerate(pair[0].head_gradients)}

@@ -67,7 +67,7 @@ def with_precision(twin: Callable[..., None]) -> Callable[..., None]:
                 given = arrays[place] if len(arrays) > place else None
                 slope = attributes.pop("x_slope", 0.0)
                 x = normalised(twin.__name__, arrays[0], given, kind, slope)
-                arrays = (x, *arrays[1:place])
+                arrays = (x, *arrays[1:place], None, *arrays[place + 1 :])
             arrays = (*(rounded(array, precision) for array in arrays[:2]), *arrays[2:])
         twin(*arrays, **attributes)
 

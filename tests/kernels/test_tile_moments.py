@@ -291,15 +291,17 @@ def test_parts_of_any_size(device: Any) -> None:
     for_all(drawn, examples_for(device, 20), merges)
 
 
-def test_twins_leave_moments() -> None:
+@pytest.mark.parametrize("precision", ("float32", "tf32", "bf16"))
+def test_twins_leave_moments(precision: str) -> None:
     for operator in FORWARD:
         case = Case(2, (5, 5), (3, 3), TWO, ONE, ONE, 1, 3, 4)
         problem = Problem(operator, case)
         run, channels = getattr(reference, operator), problem.result[-1]
         y, whole = (np.empty(problem.result, np.float32) for _ in range(2))
         moments = np.full(3 * (2 * channels + 1), np.nan, np.float32)
-        run(*problem.inputs, y, None, moments, **case.attributes)
-        run(*problem.inputs, whole, **case.attributes)
+        attributes = case.attributes | {"precision": precision}
+        run(*problem.inputs, y, None, moments, **attributes)
+        run(*problem.inputs, whole, **attributes)
         np.testing.assert_array_equal(y, whole)
         results = []
         for more in ((), (None, None, moments)):

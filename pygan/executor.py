@@ -404,8 +404,10 @@ class Executor:
         )
         lives = [Lifetime(array, -1, forever) for array in inputs] + lives
         scratch = self._scratch_memory
+        # `head_gradients` are the caller's to hold, and to bind others with: no block moves them.
+        held = {head.landing.root for head in self._graph.heads if head.landing is not None}
         if self._working_memory is not None:
-            passing = [life for life in lives if life.end < forever]
+            passing = [life for life in lives if life.end < forever and life.array not in held]
         elif scratch is not None:
             passing = [
                 life for life in lives if life.end < n or n < life.start <= life.end < forever

@@ -17,7 +17,8 @@ class WorkingMemory:
 
     A GAN's three passes through D need their activations one after the other, never at once:
     bound with the same `WorkingMemory`, the three executors lie in one block of memory. Inputs,
-    their gradients, outputs and parameters stay where they are, and are valid whenever.
+    their gradients, outputs, `head_gradients` and parameters stay where they are, and are valid
+    whenever (in `head_gradients`, until the backward that reads them).
 
     The block is as large as the executor that needs most of it. An executor that needs more than
     those bound before makes it anew, which moves them; once one of them has run, it is refused, as

@@ -11,6 +11,7 @@ import pytest
 from graphs import fill_randomly
 
 from pygan import networks
+from pygan import symbol as sym
 from pygan.errors import GraphError, StateError
 from pygan.executor import Executor
 from pygan.working_memory import WorkingMemory
@@ -133,6 +134,31 @@ def adversaries(device: Any, memory: WorkingMemory | None) -> tuple[Executor, Ex
     for executor, seed in ((generator, 1), (discriminator, 2)):
         fill_randomly(executor, seed)
     return generator, discriminator
+
+
+def test_gradients_of_outputs_do_not_move(device: Any) -> None:
+    """Where they arrive, another executor may write: the one place, whatever block is made anew."""
+    with sym.name_scope():
+        y = sym.Convolution(sym.Variable("x"), kernel=3, num_filter=4, pad=1, name="c1")
+        graph = sym.LeakyReLU(sym.BatchNorm(y, name="n1"), name="a1")
+    found = []
+    for memory in (None, WorkingMemory()):
+        executor = graph.bind(device, {"x": (2, 4, 4, 4)}, working_memory=memory)
+        arrival = executor.head_gradients[0]
+        if memory is not None:
+            small = memory.nbytes
+            graph.bind(device, {"x": (5, 4, 4, 4)}, working_memory=memory)
+            assert memory.nbytes > small
+        fill_randomly(executor, 4)
+        executor.forward(is_train=True)
+        for given in (np.cos(np.arange(128, dtype=np.float32)).reshape(arrival.shape), arrival):
+            arrival[...] = np.sin(np.arange(128, dtype=np.float32)).reshape(arrival.shape)
+            executor.forward(is_train=True)
+            executor.backward([given])
+            found.append({name: np.array(array) for name, array in executor.grad_dict.items()})
+    for ours, theirs in zip(found[2:], found[:2], strict=True):
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 def test_what_lives_one_way_lies_in_the_memory_of_passes_between(device: Any) -> None:

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", help="as sm_90a (default: that of the GPU here)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="at a time")
     options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers} compile nothing; give 1 or more")
     arch = options.arch
     if arch is None:
         driver = probe.nvidia_driver()
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         files = files or sorted(compiler.kernels_dir().glob("*.cu"))
         count, failures = precompile(files, arch, options.workers)
-    except (DeviceUnavailable, FileNotFoundError) as error:
+    except (DeviceUnavailable, FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     for failure in failures:

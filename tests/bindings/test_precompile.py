@@ -62,3 +62,12 @@ def test_without_a_gpu_an_architecture_must_be_named(
     monkeypatch.setattr(probe, "nvidia_driver", lambda: probe.Driver(False))
     assert precompile.main([]) == 2
     assert "--arch" in capsys.readouterr().err
+
+
+def test_what_cannot_be_meant_is_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(f"// variants(sm_80): -DN=3\n{SOURCE}")
+    assert precompile.main([str(file), "--arch", "sm_3x"]) == 2
+    assert "'sm_3x' is no architecture" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        precompile.main([str(file), "--arch", "sm_90a", "--workers", "0"])
+    assert "--workers 0" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from pygan.bindings import cooperative
 from pygan.bindings.operators import batch_norm
 from support import (
     assert_same_bits,
@@ -142,17 +143,19 @@ def test_rows_that_fit_once(device: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         assert_same_bits(one, two)
 
 
-def test_what_does_not_fit_takes_two_launches(device: Any, launches: Launches) -> None:
-    """More blocks than the CPU driver holds at once."""
-    batch_norm.SPLIT_BLOCKS = 64  # the fixture's patch sets it back
-    x = numbers(np.random.default_rng(3), 3000, 16)
-    blocks = batch_norm.split_plan(3000, 16, 4)
-    if device.context.arrivals is None or blocks.columns * blocks.splits < 9:
-        pytest.fail("the shape has few blocks")
-    one, two = (forward(device, x, "leaky_relu", cooperative)[0] for cooperative in (True, False))
+def test_what_does_not_fit_takes_two_launches(
+    device: Any, launches: Launches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More blocks than the device holds at once, however many processors it has."""
+    counts = cooperative.prepare(device.context)
+    assert counts is not None
+    monkeypatch.setattr(batch_norm, "SPLIT_BLOCKS", 2 * counts.size)
+    x = numbers(np.random.default_rng(3), 3000, 16 * -(-counts.size // 8))
+    blocks = batch_norm.split_plan(*x.shape, 4)
+    assert blocks.columns * blocks.splits >= counts.size
+    one, two = (forward(device, x, "leaky_relu", together)[0] for together in (True, False))
     assert_same_bits(one, two)
-    if device.name == "cpu":
-        assert not +launches
+    assert not +launches
 
 
 def test_a_recording_without_preparation_has_two_launches(

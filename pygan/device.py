@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import PyganError
+from .flags import flag
 
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
 NAMES = ("numpy", "cpu", "cuda")
@@ -319,16 +320,17 @@ def get(name: str = "auto", check: bool = False) -> Device:
         choices = ", ".join(("auto", *NAMES))
         which = "; CUDA_VISIBLE_DEVICES chooses among several GPUs" if "cuda:" in str(name) else ""
         raise DeviceError(f"there is no device {name!r}; choose one of: {choices}{which}")
+    check = flag(check, "check", DeviceError)
     if name == "cpu":
-        check = bool(check) or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
+        check = check or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
     elif check:
         raise DeviceError(
             f"check mode watches memory accesses on the CPU driver; it needs device 'cpu', "
             f"not {name!r}"
         )
-    key = (name, bool(check))
+    key = (name, check)
     if key not in _devices:
-        _devices[key] = NumpyDevice() if name == "numpy" else _kernel_device(name, bool(check))
+        _devices[key] = NumpyDevice() if name == "numpy" else _kernel_device(name, check)
     return _devices[key]
 
 

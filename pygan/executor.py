@@ -19,6 +19,7 @@ import numpy as np
 from pygan import device as devices
 from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
 from pygan.executor_memory import Block, Flat, MemoryUse, Stretch
+from pygan.flags import flag
 from pygan.lowering import Lifetime, LoweredGraph, lifetimes
 from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
@@ -62,7 +63,7 @@ def storage_scope(storage: str) -> AbstractContextManager[None]:
 
 def lean_scope(lean: bool = True) -> AbstractContextManager[None]:
     """Executors bound inside without a `lean` of their own have this one."""
-    return _within((_lean, lean))
+    return _within((_lean, flag(lean, "lean")))
 
 
 def cooperative_scope(
@@ -70,6 +71,7 @@ def cooperative_scope(
 ) -> AbstractContextManager[None]:
     """Executors bound inside without a `cooperative` (a `cooperative_limit`) of their own have
     these."""
+    cooperative = flag(cooperative, "cooperative")
     return _within((_cooperative, cooperative), (_cooperative_limit, limit))
 
 
@@ -179,6 +181,9 @@ class Executor:
         cooperative_limit: float | None = None,
     ) -> None:
         device = _device(device)
+        fuse, keep_forward = flag(fuse, "fuse"), flag(keep_forward, "keep_forward")
+        branches = flag(branches, "branches")
+        lean = _lean.get() if lean is None else flag(lean, "lean")
         precision = _precision.get() if precision is None else precision
         storage = _storage.get() if storage is None else storage
         dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 is "float32" too
@@ -226,11 +231,7 @@ class Executor:
         # not among them.
         apart_from_programs = self._jobs_of is None
         slices = self._left_slices if apart_from_programs else None
-        normalises = (
-            partial(self._normalises, _lean.get() if lean is None else lean)
-            if apart_from_programs
-            else None
-        )
+        normalises = partial(self._normalises, lean) if apart_from_programs else None
         moments = self._left_moments if apart_from_programs else None
         halves = None
         if storage == "bf16":
@@ -625,9 +626,7 @@ class Executor:
                 f"cooperative_limit is {limit!r}; it is the microseconds that a layer of a program "
                 f"may take, above 0 ({COOPERATIVE_LIMIT} unless given)"
             )
-        if cooperative is None:
-            cooperative = _cooperative.get()
-        if not cooperative:
+        if not (_cooperative.get() if cooperative is None else flag(cooperative, "cooperative")):
             return None
         if self.storage == "bf16":
             raise GraphError(

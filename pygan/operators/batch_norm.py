@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pygan.errors import GraphError
+from pygan.flags import flag
 from pygan.operators.base import (
     Array,
     Arrays,
@@ -51,6 +52,8 @@ class BatchNorm(Operator):
             raise GraphError(f"eps must be above 0, not {self.eps}")
         if not 0 <= self.momentum <= 1:
             raise GraphError(f"momentum must lie in [0, 1], not {self.momentum}")
+        for name in ("fix_gamma", "use_global_stats"):
+            object.__setattr__(self, name, flag(getattr(self, name), name))
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
         data = data_shape(inputs)

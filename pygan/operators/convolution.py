@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pygan.errors import GraphError, ShapeError
+from pygan.flags import flag
 from pygan.operators.base import (
     Array,
     Arrays,
@@ -54,6 +55,7 @@ class _Convolutional(Operator):
             object.__setattr__(self, name, pair(getattr(self, name), name, least))
         positive(self.num_filter, "num_filter")
         positive(self.groups, "groups")
+        object.__setattr__(self, "no_bias", flag(self.no_bias, "no_bias"))
         if self.num_filter % self.groups:
             raise GraphError(
                 f"num_filter {self.num_filter} is not a multiple of groups {self.groups}"

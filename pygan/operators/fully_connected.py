@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from pygan.flags import flag
 from pygan.operators.base import (
     Array,
     Arrays,
@@ -34,6 +35,7 @@ class FullyConnected(Operator):
 
     def __post_init__(self) -> None:
         positive(self.num_hidden, "num_hidden")
+        object.__setattr__(self, "no_bias", flag(self.no_bias, "no_bias"))
 
     def argument_names(self) -> tuple[str, ...]:
         return ("data", "weight") if self.no_bias else ("data", "weight", "bias")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygan.errors import GraphError, ShapeError
+from pygan.flags import flag
 from pygan.operators.base import (
     Array,
     Arrays,
@@ -44,6 +45,8 @@ class Pooling(Operator):
     def __post_init__(self) -> None:
         for name, least in (("kernel", 1), ("stride", 1), ("pad", 0)):
             object.__setattr__(self, name, pair(getattr(self, name), name, least))
+        for name in ("count_include_pad", "global_pool"):
+            object.__setattr__(self, name, flag(getattr(self, name), name))
         choice(self.kind, ("max", "avg"), "kind")
         choice(self.convention, ("valid", "full"), "convention")
         if any(p >= k for p, k in zip(both(self.pad), both(self.kernel), strict=True)):

@@ -15,6 +15,7 @@ import numpy as np
 from pygan import networks, symbol
 from pygan.data import ImageSet
 from pygan.errors import DataError
+from pygan.flags import flag
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, GanSettings, Losses
 
 NETWORK = "conditional-gan"
@@ -28,6 +29,7 @@ FAKE_LABELS = (0.9, 1.0)
 def bind_conditional_generator(device, count: int, training: bool = False):
     """An executor of the generator: noise and digit (count, 1, 1, 10), the digit one-hot -> images
     (count, 28, 28, 1), 0..1."""
+    training = flag(training, "training")
     return symbol.bind(
         networks.conditional_generator(),
         device,

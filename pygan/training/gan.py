@@ -20,6 +20,7 @@ import numpy as np
 from pygan import initializer, networks, optimizer, symbol
 from pygan.data import ImageSet, ResidentImages
 from pygan.errors import StateError
+from pygan.flags import flag
 from pygan.training.recording import Recording
 from pygan.working_memory import WorkingMemory
 
@@ -67,6 +68,7 @@ class Losses:
 def bind_generator(device, count: int, training: bool = False, **options):
     """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1.
     options: of the Executor."""
+    training = flag(training, "training")
     return symbol.bind(
         networks.lesson_generator(),
         device,

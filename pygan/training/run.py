@@ -20,6 +20,7 @@ from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.executor import cooperative_scope, precision_scope, storage_scope
+from pygan.flags import flag
 from pygan.progress import CompilingSaid, Progress, Status
 from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
@@ -59,6 +60,10 @@ class RunOptions:
     cooperative: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("resume", "overwrite", "cooperative", "part"):
+            object.__setattr__(self, name, flag(getattr(self, name), name))
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def make_system(every: int, pattern: str) -> System:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as asked; 0, or 128 + the number of the signal that stopped it."""
     parser = argparse.ArgumentParser(prog="pygan train dcgan", description=__doc__.splitlines()[0])
-    cli.add_run_options(parser, "dcgan", EPOCHS, Settings.batch_size)
+    cli.add_run_options(parser, "dcgan", EPOCHS, Settings.batch_size, lean=True)
     parser.add_argument(
         "--dataset",
         choices=("mnist", "cifar10"),

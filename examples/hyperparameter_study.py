@@ -581,7 +581,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__.splitlines()[0],
         epilog="settings: " + "; ".join(f"{n}: {c.title}" for n, c in SETTINGS.items()),
     )
-    cli.add_run_options(parser, "study", EPOCHS, Settings.batch_size)
+    cli.add_run_options(parser, "study", EPOCHS, Settings.batch_size, lean=True)
     parser.add_argument(
         "--batches",
         type=cli.positive,

@@ -33,6 +33,8 @@ TRAINED = {
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
+LEAN = ("lesson", "conditional", "classifier", "colour-classifier")
+"""Those whose convolutions read what a batch norm makes for them alone."""
 EXAMPLES = {
     "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
@@ -142,7 +144,7 @@ def _add_train(networks, name: str) -> None:
         description=f"Train {title}. Ctrl-C saves and says how to go on.",
     )
     data = CIFAR10 if name == "colour-classifier" else DIGITS
-    add_run_options(network, name, epochs, batch_size, data)
+    add_run_options(network, name, epochs, batch_size, data, lean=name in LEAN)
     network.set_defaults(command=commands.train, system=name)
 
 
@@ -155,10 +157,16 @@ CIFAR10 = "folder with cifar-10-batches-bin, or that one itself (default: the fo
 
 
 def add_run_options(
-    parser: argparse.ArgumentParser, name: str, epochs: int, batch_size: int, data: str = DIGITS
+    parser: argparse.ArgumentParser,
+    name: str,
+    epochs: int,
+    batch_size: int,
+    data: str = DIGITS,
+    *,
+    lean: bool = False,
 ) -> None:
     """The options that every run has, as ``pygan.training.command`` reads them. data: which images
-    it takes."""
+    it takes. lean: its convolutions can normalise what they read."""
     parser.add_argument("--data", type=_named, metavar="DIR", help=data)
     parser.add_argument(
         "--out",
@@ -203,6 +211,15 @@ def add_run_options(
         help="what activations and their gradients lie in while training; bf16, with --precision "
         "bf16, takes half the bytes; parameters stay float32 (float32)",
     )
+    if lean:
+        parser.add_argument(
+            "--lean",
+            action="store_true",
+            help="convolutions normalise what they read wherever a kernel can, so that the results "
+            "of those batch norms are not kept: less memory for a little more time, which is not "
+            "measured on a GPU yet; unless asked for, only where no time should be lost (devices "
+            "cuda and cpu)",
+        )
     parser.add_argument(
         "--cooperative",
         action="store_true",

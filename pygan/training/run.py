@@ -19,7 +19,7 @@ import numpy as np
 from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
-from pygan.executor import cooperative_scope, precision_scope, storage_scope
+from pygan.executor import cooperative_scope, lean_scope, precision_scope, storage_scope
 from pygan.flags import flag
 from pygan.progress import CompilingSaid, Progress, Status
 from pygan.training import averaging, recording, sampling
@@ -39,9 +39,9 @@ class RunOptions:
     epochs: in all, resumed ones included. length: batches in all, in place of epochs. max_batches:
     stop after so many batches in all, whatever the others say, to go on another time. graph:
     whether steps are recorded, see ``pygan.training.recording.choose``. precision: of the products
-    of a step, storage: of its activations, and cooperative: small layers in one launch, see
-    ``pygan.executor.Executor``. part:
-    one of several runs of a command, which goes on with it and with what follows.
+    of a step, storage: of its activations, lean: without the results of batch norms, and
+    cooperative: small layers in one launch, see ``pygan.executor.Executor``. part: one of several
+    runs of a command, which goes on with it and with what follows.
     """
 
     out: str
@@ -57,12 +57,13 @@ class RunOptions:
     graph: str = "auto"
     precision: str | None = None
     storage: str | None = None
+    lean: bool = False
     cooperative: bool = False
     asked: Mapping[str, Any] = field(default_factory=dict)
     part: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("resume", "overwrite", "cooperative", "part"):
+        for name in ("resume", "overwrite", "lean", "cooperative", "part"):
             object.__setattr__(self, name, flag(getattr(self, name), name))
 
 
@@ -113,7 +114,10 @@ class Run:
         self.settings = _settings(options, saved, self.system.settings)
         self.precision = _number_format("precision", options.precision, saved)
         self.storage = _number_format("storage", options.storage, saved)
-        self.cooperative = _is_cooperative(options, saved)
+        self.lean = _is_on("lean", options.lean, saved)
+        self.cooperative = _is_on("cooperative", options.cooperative, saved)
+        if self.lean and self.cooperative:
+            raise PyganError("--lean saves nothing with --cooperative; leave one of them out")
         self.max_batches = options.max_batches
         self.part = options.part
         self.where = options.data or saved.get("data", "auto")
@@ -124,6 +128,8 @@ class Run:
         self.source, self.fingerprint = images.source, images.fingerprint
         progress.say(f"data: {images.describe()}")
         progress.say(f"device: {device.description}\nseed: {self.settings.seed}")
+        if self.lean and device.name == "numpy":
+            progress.say("lean: no saving on device numpy, whose batch norms keep their pass")
         self.model = self._make_model(images)
         if said := recording.choose(options.graph, device, self.model):
             progress.say(said)
@@ -224,8 +230,12 @@ class Run:
 
     def _make_model(self, images: ImageSet) -> Any:
         try:
-            scopes = precision_scope(self.precision), storage_scope(self.storage)
-            with scopes[0], scopes[1], cooperative_scope(self.cooperative):
+            with (
+                precision_scope(self.precision),
+                storage_scope(self.storage),
+                lean_scope(self.lean),
+                cooperative_scope(self.cooperative),
+            ):
                 return self.system.model(self.device, images, self.settings)
         except MemoryError as error:
             table = images.images.nbytes / 2**20
@@ -312,6 +322,7 @@ class Run:
             "settings": self.settings.as_dict(),
             "precision": self.precision,
             "storage": self.storage,
+            "lean": self.lean,
             "cooperative": self.cooperative,
             "epochs": self.epochs,
             "length": self.length,
@@ -415,12 +426,12 @@ def _number_format(name: str, asked: str | None, saved: dict) -> str:
     return kept
 
 
-def _is_cooperative(options: RunOptions, saved: dict) -> bool:
-    """As `_number_format`."""
-    cooperative = saved.get("cooperative", False) if saved else options.cooperative
-    if options.cooperative and not cooperative:
-        raise _differs("cooperative", "on", "off")
-    return cooperative
+def _is_on(name: str, asked: bool, saved: dict) -> bool:
+    """As `_number_format`, for what is off unless asked for."""
+    kept = saved.get(name, False) if saved else asked
+    if asked and not kept:
+        raise _differs(name, "on", "off")
+    return kept
 
 
 def _differs(name: str, asked: Any, saved: Any) -> PyganError:

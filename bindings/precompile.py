@@ -43,7 +43,7 @@ def precompile(files: Sequence[Path], arch: str, workers: int) -> tuple[int, lis
     lengths = {path: _length(path) for path in files}
     jobs.sort(key=lambda job: -lengths[job[0]])
     with ThreadPoolExecutor(workers) as pool:
-        said = list(pool.map(lambda job: _compile(*job, arch), jobs))
+        said = list(pool.map(lambda job: _compile(job[0], job[1], arch), jobs))
     failures = [text for text in said if text is not None]
     return len(jobs) - len(failures), failures
 

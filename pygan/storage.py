@@ -21,6 +21,7 @@ from pygan.operators import (
     Shape,
     TransposedConvolution,
 )
+from pygan.operators.base import both
 
 if TYPE_CHECKING:
     from pygan.lowering import Key, Step
@@ -83,22 +84,24 @@ def takes_copies(step: Step, halves: Collection[Key]) -> bool:
 def _taken(step: Step, halves: Collection[Key], parameters: Collection[Key]) -> set[Key]:
     """Of `halves`, which a step reads or makes, those that its kernels take."""
     x, y = step.input_keys[0], step.output_keys[0]
-    both = {x, y}
-    if not both.isdisjoint(step.input_keys[1:]):
+    pair = {x, y}
+    if not pair.isdisjoint(step.input_keys[1:]):
         return set()  # a weight or bias that a layer makes
     operator = step.operator
     if isinstance(operator, BatchNorm):
-        return both
+        return pair
     if isinstance(operator, Activation | LeakyReLU):
-        return both if both <= set(halves) else set()
+        return pair if pair <= set(halves) else set()
     if not isinstance(operator, Convolution | TransposedConvolution):
         return set()
-    shapes = step.arrays.inputs[0].shape, step.arrays.outputs[0].shape
-    units = all(shape[-1] // operator.groups % CHANNELS == 0 for shape in shapes)
-    if units and both <= set(halves) and step.input_keys[1] in parameters:
-        return both
-    small, other = (y, shapes) if isinstance(operator, Convolution) else (x, shapes[::-1])
-    return {small} if _beside_image(*other, operator) else set()
+    large, small = step.arrays.inputs[0].shape, step.arrays.output.shape
+    units = all(shape[-1] // operator.groups % CHANNELS == 0 for shape in (large, small))
+    if units and pair <= set(halves) and step.input_keys[1] in parameters:
+        return pair
+    beside = y
+    if isinstance(operator, TransposedConvolution):
+        beside, large, small = x, small, large
+    return {beside} if _beside_image(large, small, operator) else set()
 
 
 def _beside_image(
@@ -106,7 +109,7 @@ def _beside_image(
 ) -> bool:
     """Whether the kernels for images of few channels compute a layer between these two: as they
     need it, a row of each side with its sums fits into a block's shared memory."""
-    columns = prod(operator.kernel) * image[-1]
+    columns = prod(both(operator.kernel)) * image[-1]
     if (
         operator.groups > 1
         or image[-1] > IMAGE_CHANNELS
@@ -115,7 +118,7 @@ def _beside_image(
     ):
         return False
     quads = -(-columns // 4)
-    (reach, reach_w), stride = operator.extent(), operator.stride
+    (reach, reach_w), stride = operator.extent(), both(operator.stride)
     rows = (reach - 1) // stride[0] + 1
     line = ((small[2] - 1) * stride[1] + reach_w) * image[-1]
     return (

@@ -202,8 +202,8 @@ def batch_norm_forward_training(
     if moments is not None:
         tiles = tiles_of(operator, moments, channels, slices)
         plan = tiles_plan(rows, channels, _width(channels, x, y, moments), tiles)
-        arrays = (x, moments, gamma, beta, mean, var, y, tiles)
-        _normalize("batch_norm_normalize_of_tiles", plan, arrays, eps, fix_gamma, kind, slope)
+        left = (x, moments, gamma, beta, mean, var, y, tiles)
+        _normalize("batch_norm_normalize_of_tiles", plan, left, eps, fix_gamma, kind, slope)
         return
     has_workspace(operator, workspace, forward_training_workspace(x.shape))
 
@@ -212,11 +212,11 @@ def batch_norm_forward_training(
     kernel = _kernel_for(x, slices, variant)
     start = (x,) if slices is None else (slices, bias, x)
     count = () if slices is None else (slices.shape[0],)
-    plan = whole_plan(rows, channels, width, arrays=1)
-    if plan is not None:
+    whole = whole_plan(rows, channels, width, arrays=1)
+    if whole is not None:
         arrays = (*start, gamma, beta, y, mean, var)
         sizes = (*count, rows, channels, eps, int(fix_gamma), slope)
-        kernel(operator, plan, plan.columns, *arrays, *sizes)
+        kernel(operator, whole, whole.columns, *arrays, *sizes)
         return
     plan = split_plan(rows, channels, width)
     alike = slices is None and not is_half(x) and not is_half(y)
@@ -347,7 +347,7 @@ def batch_norm_backward(
     needs_sums = dgamma is not None or dbeta is not None
     needs_sums = needs_sums or (dx is not None and not use_global_stats)
     if dx is None and not needs_sums:
-        if moving_mean is not None:
+        if momentum is not None:
             batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
         return
     width = _width(channels, x, dy, dx, slices, workspace)
@@ -372,7 +372,7 @@ def batch_norm_backward(
     if cooperative and alike and needs_sums and dx is not None:
         for kept in (2, 1):  # arrays whose rows stay in shared memory
             if one := _together(x.context, operator, plan, variant, kept):
-                arrays = (*operands, dy, *outputs, workspace, one.arrivals)
+                arrays: tuple[Any, ...] = (*operands, dy, *outputs, workspace, one.arrivals)
                 one.launch(*arrays, *sizes, plan.columns, kept - 1, *attributes, *modes)
                 return
     partial = None

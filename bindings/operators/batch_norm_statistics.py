@@ -65,10 +65,10 @@ def batch_norm_normalisation_training(
 
     width = _width(channels, x, slices, workspace)
     ends = (normalisation, rows, channels)
-    plan = whole_plan(rows, channels, width, arrays=1)
-    if plan is not None and slices is None:
+    whole = whole_plan(rows, channels, width, arrays=1)
+    if whole is not None and slices is None:
         kernel = _kernel(x, width, operator)
-        kernel(plan.columns, plan.block, x, gamma, beta, mean, var, *ends, eps, int(fix_gamma))
+        kernel(whole.columns, whole.block, x, gamma, beta, mean, var, *ends, eps, int(fix_gamma))
         return
     plan = split_plan(rows, channels, width)
     _split_statistics(plan, x, slices, bias, workspace, rows, channels)

@@ -43,7 +43,8 @@ class Epilogue(NamedTuple):
 
     def run(self, out: Any) -> None:
         """By a launch of its own, for a kernel that it does not fit."""
-        activation_forward(out, out, kind=self.activation, slope=self.slope)
+        if self.activation is not None:
+            activation_forward(out, out, kind=self.activation, slope=self.slope)
 
 
 NOTHING = Epilogue()

@@ -122,6 +122,13 @@ class Arrays:
     normalised: Normalised | None = None
     moments: Array | None = None
 
+    @property
+    def output(self) -> Array:
+        """The first output, which no operator leaves out."""
+        first = self.outputs[0]
+        assert first is not None
+        return first
+
 
 @dataclass(slots=True)
 class Shapes:

@@ -86,7 +86,7 @@ class BatchNorm(Operator):
             attributes["half_sum"] = data.half
         if training and not self.use_global_stats:
             statistics = (arrays.residuals["mean"], arrays.residuals["var"])
-            operands = (data, gamma, beta, y, *statistics)
+            operands: tuple[Array | None, ...] = (data, gamma, beta, y, *statistics)
             if arrays.data_slices is not None:
                 operands += (arrays.data_slices, arrays.data_bias)
             elif arrays.moments is not None:
@@ -108,6 +108,7 @@ class BatchNorm(Operator):
             attributes["half_sum"] = data.half
         if training and not self.use_global_stats:
             statistics = (arrays.residuals["mean"], arrays.residuals["var"])
+            operands: tuple[Array | None, ...]
             operands = (data, gamma, beta, *statistics, arrays.normalisation)
             if reduces := arrays.moments is None:
                 operands += slices
@@ -132,7 +133,7 @@ class BatchNorm(Operator):
             name: target is not None and target.accumulate
             for name, target in zip(names, gradients, strict=True)
         }
-        operands = (
+        operands: tuple[Array | None, ...] = (
             *arrays.inputs,
             *statistics,
             output_gradients[0] if arrays.gradient_slices is None else None,
@@ -144,7 +145,7 @@ class BatchNorm(Operator):
             attributes["momentum"] = self.momentum
             if arrays.gradient_slices is not None:
                 operands += (arrays.gradient_slices,)
-                attributes["half_sum"] = arrays.outputs[0].half
+                attributes["half_sum"] = arrays.output.half
         function = "batch_norm_backward"
         return [Call(function, operands, attributes, workspace=True, cooperative=True)]
 

@@ -107,6 +107,7 @@ def batch_norm_forward_inference(
         shapes.check_shape(operator, "bias", bias, y.shape[-1:], f"y {y.shape}")
         _add_slices(slices, bias, y, half_sum)
         x = y  # normalised in place
+    assert x is not None  # or _check_one had raised
     _check(operator, x, activation, y=y, gamma=gamma, beta=beta)
     _check(operator, x, activation, moving_mean=moving_mean, moving_var=moving_var)
     shapes.check_contiguous(operator, y)
@@ -165,6 +166,7 @@ def batch_norm_backward(
             )
         dy = np.empty_like(slices[0])
         _add_slices(slices, None, dy, half_sum)
+    assert dy is not None  # or _check_one had raised
     _check(
         operator,
         x,
@@ -178,14 +180,13 @@ def batch_norm_backward(
         dgamma=dgamma,
         dbeta=dbeta,
     )
-    moves = moving_mean is not None
-    if moves != (moving_var is not None) or moves != (momentum is not None):
+    if moving_mean is not None and moving_var is not None and momentum is not None:
+        batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
+    elif moving_mean is not None or moving_var is not None or momentum is not None:
         raise ValueError(
             f"{operator}: moving_mean, moving_var and momentum (here {momentum}) go together: "
             "give all three, or none of them"
         )
-    if moves:
-        batch_norm_update_moving(mean, var, moving_mean, moving_var, momentum=momentum)
     shapes.check_contiguous(operator, dx)
     channels = x.shape[-1]
     count = x.size // channels
@@ -193,9 +194,9 @@ def batch_norm_backward(
     normalise = _Normalise(mean, var, None if fix_gamma else gamma, beta, eps, repeat)
 
     # g is kept in dx, where that may be overwritten.
-    in_place = dx is not None and not accumulate
+    in_place = None if dx is None or accumulate else dx.reshape(x_rows.shape)
     with frame() as empty:
-        g_rows = dx.reshape(x_rows.shape) if in_place else empty(x_rows.shape, x.dtype)
+        g_rows = empty(x_rows.shape, x.dtype) if in_place is None else in_place
         parts = _parts(x_rows)
         sums = empty((2, len(parts), x_rows.shape[1]), x.dtype)
 
@@ -229,7 +230,7 @@ def batch_norm_backward(
                         np.multiply(normalise.shifted(x_rows[part], term), slope_of_x, out=term)
                         term += constant
                         g -= term
-                if not in_place:
+                if in_place is None:
                     dx_rows[part] += g
 
             run(finish, parts[::-1])  # what was made last is still in the cache

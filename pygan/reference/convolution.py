@@ -284,11 +284,12 @@ def _gather(
     elif by_taps.pays(large, small, taps, groups):
         by_taps.gather(large, weight, small, taps, accumulate)
     else:
+        height, width = small.shape[1:3]
         for few, many in _groups(large, small, groups):
 
             def gather(block: slice, few: slice = few, many: slice = many) -> None:
                 with frame() as empty:
-                    patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
+                    patches = columns.matrix(large[block, ..., few], height, width, taps, empty)
                     output = columns.rows(small[block], patches)[..., many]
                     _product(patches, _matrix(weight[many]).T, output, accumulate)
 
@@ -358,6 +359,7 @@ def _weigh(
     if by_taps.pays(large, small, taps, groups):
         by_taps.weigh(large, small, dw, taps, accumulate)
         return
+    height, width = small.shape[1:3]
     for few, many in _groups(large, small, groups):
         output = _matrix(dw[many])
         # Every block has a sum of its own, so the blocks are larger than it.
@@ -369,7 +371,7 @@ def _weigh(
             def weigh(part: tuple[np.ndarray, slice], few: slice = few, many: slice = many) -> None:
                 total, block = part
                 with frame() as empty:
-                    patches = columns.matrix(large[block, ..., few], *small.shape[1:3], taps, empty)
+                    patches = columns.matrix(large[block, ..., few], height, width, taps, empty)
                     _sum_of_products(columns.rows(small[block], patches)[..., many], patches, total)
 
             parallel.run_blocks(weigh, list(zip(sums, blocks, strict=True)))
@@ -454,4 +456,4 @@ def _checked_taps(
     shapes.check_convolution(
         operator, *sides, stride=stride, pad=pad, dilation=dilation, groups=groups
     )
-    return columns.Taps(weight[1:3], stride, pad, dilation)
+    return columns.Taps((weight[1], weight[2]), stride, pad, dilation)

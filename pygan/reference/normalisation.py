@@ -71,6 +71,8 @@ def batch_norm_normalisation_inference(
     """
     operator = "batch_norm_normalisation_inference"
     if slices is not None:
+        if x is None:
+            raise ValueError(f"{operator}: slices are given, but not x, which gets their sum")
         _check(operator, x, None, gamma=gamma, bias=bias)
         _check_slices(operator, slices, x.shape, bias, half_sum)
         _add_slices(slices, bias, x, half_sum)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import math
 import os
 import threading
@@ -120,11 +121,15 @@ def run_blocks(task: Callable[[Item], None], blocks: Sequence[Item]) -> None:
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
     """out (..., M, N) = a (..., M, K) @ b (..., K, N), in parts of rows or columns."""
     operations = 2 * out.size * a.shape[-1]
+
+    def whole(_: None) -> None:
+        np.matmul(a, b, out=out)
+
     if _here.inside or operations < LEAST_OPERATIONS_OF_BLAS:
         return np.matmul(a, b, out=out)
     if out.size < LEAST_RESULTS and _here.sharing is not False:
         with sharing(True):
-            run(lambda _: np.matmul(a, b, out=out), (None,))
+            run(whole, (None,))
         return out
     rows, columns = out.shape[-2:]
     parts = int(min(operations / LEAST_OPERATIONS, max(rows, columns) / LEAST_ROWS, MOST_PARTS))
@@ -301,9 +306,10 @@ class _Blas:
 def _thread_functions() -> tuple[Callable[[], int], Callable[[int], Any]]:
     """OpenBLAS's functions that get and set its number of threads."""
     alone = (lambda: 1), (lambda _: None)
-    core = np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core
+    core = "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core"
     try:
-        library = ctypes.CDLL(core._multiarray_umath.__file__)
+        numpy = importlib.import_module(f"numpy.{core}._multiarray_umath")
+        library = ctypes.CDLL(numpy.__file__)
     except OSError:  # numpy is built into the interpreter
         return alone
     for name in ("scipy_openblas_%s64_", "scipy_openblas_%s", "openblas_%s64_", "openblas_%s"):

@@ -345,3 +345,11 @@ def test_what_does_not_fit_is_refused():
             fix_gamma=True,
             use_global_stats=False,
         )
+
+
+def test_slices_without_the_array_that_gets_their_sum_are_refused():
+    c, normalisation, slices = np.zeros(3), np.zeros((3, 4)), np.zeros((2, 4, 3))
+    with pytest.raises(ValueError, match="slices are given, but not x"):
+        reference.batch_norm_normalisation_inference(
+            c, c, c, c, normalisation, None, slices, eps=EPS, fix_gamma=False
+        )

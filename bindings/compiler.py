@@ -24,7 +24,9 @@ from .errors import CompileError, DeviceUnavailable
 
 # Products and sums are fused where a kernel writes fmaf, and nowhere else: nvcc fuses others as
 # they happen to stand, and two kernels that compute the same expression would differ in bits.
-ARITHMETIC_FLAGS = ("-fmad=false",)
+# The CPU driver is told the same.
+FMAD = False
+ARITHMETIC_FLAGS = (f"-fmad={str(FMAD).lower()}",)
 NVCC_FLAGS = ("-std=c++17", "-lineinfo", *ARITHMETIC_FLAGS)
 
 log = logging.getLogger("pygan.compiling")
@@ -59,12 +61,14 @@ def compile_for_cpu(path: Path, defines: Mapping[str, object], check: bool) -> b
         path,
         include_dirs,
         [*define_flags(defines), f"check={check}"],
-        "cpu " + cpu_driver.fingerprint(check),
+        "cpu " + cpu_driver.fingerprint(check, FMAD),
     )
 
     def build() -> bytes:
         log.info("%s for device cpu", path.name)
-        return cpu_driver.compile(path, defines=defines, include_dirs=include_dirs, check=check)
+        return cpu_driver.compile(
+            path, defines=defines, include_dirs=include_dirs, check=check, fmad=FMAD
+        )
 
     return cached(key, build)
 

@@ -84,11 +84,14 @@ def compile(
     defines: Mapping[str, Any] | None = None,
     include_dirs: Sequence[str | os.PathLike[str]] = (),
     check: bool = False,
+    fmad: bool = True,
 ) -> bytes:
     """Compiles a ``.cu`` file to an image for ``cuModuleLoadData``.
 
     :param defines: macros; a value of None defines the bare name
     :param check: compile with the hooks of check mode
+    :param fmad: fuse products and sums wherever that can be, as nvcc does unless it is told
+        ``-fmad=false``; fmaf in the source is fused in either case
     :raises CompileError: the compiler's text, with the user's file and line
     """
     arguments = [f"-I{os.fspath(folder)}" for folder in include_dirs]
@@ -98,14 +101,16 @@ def compile(
     if not path.is_file():
         raise CompileError(f"{path}: no such file")
     try:
-        return nvcc_standin.compile_image(str(path), arguments, check=check)
+        return nvcc_standin.compile_image(
+            str(path), arguments, nvcc_standin.Build(check=check, fmad=fmad)
+        )
     except nvcc_standin.CompileError as error:
         raise CompileError(str(error)) from None
 
 
-def fingerprint(check: bool = False) -> str:
-    """A text that changes whenever the same source could give another image."""
-    return nvcc_standin.fingerprint(check)
+def fingerprint(check: bool = False, fmad: bool = True) -> str:
+    """A text that changes whenever the same source could give another image of :func:`compile`."""
+    return nvcc_standin.fingerprint(nvcc_standin.Build(check=check, fmad=fmad))
 
 
 @dataclass(frozen=True)

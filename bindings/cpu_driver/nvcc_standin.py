@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +51,6 @@ COMMON_FLAGS = [
     "-fno-strict-aliasing",
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-ffp-contract=fast",
     "-fno-stack-protector",
     "-U_FORTIFY_SOURCE",
 ]
@@ -86,6 +85,19 @@ class CompileError(Exception):
     """The compiler refused the source; the message is the compiler's own text."""
 
 
+@dataclass(frozen=True)
+class Build:
+    """How a module is compiled, whatever its source and macros are.
+
+    check: with the hooks of check mode. fmad: products and sums are fused wherever the compiler
+    can, nvcc's default, and not only where the source says fmaf.
+    """
+
+    check: bool = False
+    fmad: bool = True
+    standard: str = "gnu++17"
+
+
 @dataclass
 class Request:
     """What a command line asks for."""
@@ -97,8 +109,7 @@ class Request:
     version: bool = False
     keep: bool = False
     no_markers: bool = False
-    check: bool = False
-    standard: str = "gnu++17"
+    build: Build = Build()
     arguments: list[str] = field(default_factory=list)  # -I, -D, -U, -include
 
 
@@ -141,14 +152,15 @@ def processor_features() -> str:
     return ""
 
 
-@lru_cache(maxsize=4)
-def flags_of(check: bool, standard: str = "gnu++17") -> list[str]:
+@lru_cache(maxsize=8)
+def flags_of(build: Build) -> list[str]:
     """The flags of a module, from its first reading to its image."""
-    flags = [*COMMON_FLAGS, *(CHECK_FLAGS if check else PLAIN_FLAGS), f"-std={standard}"]
+    flags = [*COMMON_FLAGS, *(CHECK_FLAGS if build.check else PLAIN_FLAGS)]
+    flags += [f"-std={build.standard}", f"-ffp-contract={'fast' if build.fmad else 'off'}"]
     clang = is_clang(find_compiler())
     # PyCUDA's header has a constexpr function that can never be one, an error to clang alone.
     flags.append("-Wno-invalid-constexpr" if clang else "-fno-gnu-unique")
-    if check:  # a loop turned into memset would escape the hooks
+    if build.check:  # a loop turned into memset would escape the hooks
         flags.append("-fno-builtin" if clang else "-fno-tree-loop-distribute-patterns")
     return flags
 
@@ -164,8 +176,8 @@ def c_library() -> str:
     return ""
 
 
-@lru_cache(maxsize=4)
-def fingerprint(check: bool = False) -> str:
+@lru_cache(maxsize=8)
+def fingerprint(build: Build = Build()) -> str:
     """Changes whenever the same source could give another image: vocabulary, rewriting, compiler,
     libraries, flags, processor."""
     digest = hashlib.sha256()
@@ -175,7 +187,7 @@ def fingerprint(check: bool = False) -> str:
     compiler = find_compiler()
     of_machine = [compiler, compiler_version(compiler), c_library(), processor_features()]
     digest.update("\0".join(of_machine).encode())
-    digest.update("\0".join(flags_of(check)).encode())
+    digest.update("\0".join(flags_of(build)).encode())
     return digest.hexdigest()[:32]
 
 
@@ -203,7 +215,7 @@ def _run(command: list[str]) -> str:
 
 
 def preprocess(
-    source: str, arguments: list[str], *, standard: str, check: bool, header: Path | None = None
+    source: str, arguments: list[str], build: Build, *, header: Path | None = None
 ) -> str:
     """The source with includes and macros expanded, with line markers.
 
@@ -213,7 +225,7 @@ def preprocess(
     return _run(
         [
             find_compiler(),
-            *flags_of(check, standard),
+            *flags_of(build),
             *DEFINES,
             *["-E", "-x", "c++"],
             *arguments,
@@ -227,19 +239,17 @@ def preprocess(
     )
 
 
-def precompiled_header(standard: str, check: bool) -> Path | None:
+def precompiled_header(build: Build) -> Path | None:
     """The folder with the vocabulary precompiled for these flags, or None: see precompiled.py."""
     compiler = find_compiler()
     if is_clang(compiler):
         return None
-    flags = [*flags_of(check, standard), *DEFINES]
-    folder = cache_root() / "headers" / f"{fingerprint(check)}-{standard}"
+    flags = [*flags_of(build), *DEFINES]
+    folder = cache_root() / "headers" / fingerprint(build)
     return precompiled.folder_with_header(compiler, flags, INCLUDE, folder)
 
 
-def compile_image(
-    source: str, arguments: list[str], *, standard: str = "gnu++17", check: bool = False
-) -> bytes:
+def compile_image(source: str, arguments: list[str], build: Build = Build()) -> bytes:
     """Compiles a CUDA source file to an image for the CPU driver, or takes it from the cache.
 
     The cache is keyed by the preprocessed text (thus by every included file), the flags, the
@@ -249,24 +259,22 @@ def compile_image(
     :param arguments: ``-I``, ``-D`` and the like
     :raises CompileError: with the compiler's text, which names the user's file and line
     """
-    header = precompiled_header(standard, check)
+    header = precompiled_header(build)
     try:
-        return _compile_image(source, arguments, standard, check, header)
+        return _compile_image(source, arguments, build, header)
     except CompileError as error:
         # A damaged header, or one that GCC cannot map where it was made for, is no fault of the
         # source.
         if header is None or not re.search(r"\bPCH\b|\.gch\b|internal compiler error", str(error)):
             raise
         precompiled.discard(header)
-        return _compile_image(source, arguments, standard, check, None)
+        return _compile_image(source, arguments, build, None)
 
 
-def _compile_image(
-    source: str, arguments: list[str], standard: str, check: bool, header: Path | None
-) -> bytes:
-    expanded = preprocess(source, arguments, standard=standard, check=check, header=header)
+def _compile_image(source: str, arguments: list[str], build: Build, header: Path | None) -> bytes:
+    expanded = preprocess(source, arguments, build, header=header)
     key = hashlib.sha256(
-        "\0".join([fingerprint(check), standard, expanded]).encode("utf-8", "surrogateescape")
+        "\0".join([fingerprint(build), expanded]).encode("utf-8", "surrogateescape")
     ).hexdigest()
     cached = cache_root() / "modules" / key[:2] / f"{key}.so"
     with contextlib.suppress(OSError):
@@ -274,7 +282,7 @@ def _compile_image(
         pruning.mark_used(cached)
         return image
     try:
-        rewritten = source_rewriter.rewrite(expanded, checked=check)
+        rewritten = source_rewriter.rewrite(expanded, checked=build.check)
     except source_rewriter.RewriteError as error:
         raise CompileError(str(error)) from None
     with tempfile.TemporaryDirectory(prefix="pygan-nvcc-") as folder:
@@ -283,7 +291,7 @@ def _compile_image(
         linked = Path(folder) / "module.so"
         text.write_text(rewritten.text)
         compiler = find_compiler()
-        flags = [*flags_of(check, standard), "-x", "c++-cpp-output"]
+        flags = [*flags_of(build), "-x", "c++-cpp-output"]
         if not is_clang(compiler):
             flags.append("-fpreprocessed")  # and take up the precompiled header
         _run([compiler, *flags, "-c", str(text), "-o", str(unlinked)])
@@ -347,11 +355,14 @@ def parse(arguments: list[str]) -> Request:
         elif item in ("--keep", "-keep"):
             request.keep = True
         elif item == "--cpu-driver-check":
-            request.check = True
+            request.build = replace(request.build, check=True)
         elif name in ("-o", "--output-file"):
             request.output = value(name, item)
         elif name in ("-std", "--std"):
-            request.standard = value(name, item).replace("c++", "gnu++").replace("gnugnu", "gnu")
+            standard = value(name, item).replace("c++", "gnu++").replace("gnugnu", "gnu")
+            request.build = replace(request.build, standard=standard)
+        elif name in ("-fmad", "--fmad"):
+            request.build = replace(request.build, fmad=_truth(name, value(name, item)))
         elif name in ("-include", "--pre-include"):
             request.arguments += ["-include", value(name, item)]
         elif name in ("--include-path", "--define-macro", "--undefine-macro"):
@@ -381,21 +392,27 @@ def parse(arguments: list[str]) -> Request:
     return request
 
 
-def version_text(check: bool) -> str:
+def _truth(option: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise CompileError(f"nvcc stand-in: {option} is true or false, not {value!r}")
+    return value == "true"
+
+
+def version_text(build: Build) -> str:
     """What ``--version`` prints. PyCUDA keeps images under a key that this text is part of, so it
     must tell images for check mode from others."""
     compiler = find_compiler()
     return (
         "nvcc: stand-in of pygan's CPU driver\n"
         f"Cuda compilation tools, release {RELEASE}, V{RELEASE}.0\n"
-        f"Built on {compiler_version(compiler)}, fingerprint {fingerprint(check)}\n"
+        f"Built on {compiler_version(compiler)}, fingerprint {fingerprint(build)}\n"
     )
 
 
 def expanded_only(request: Request) -> str:
     """``--preprocess``: the source with includes and macros expanded, without the vocabulary."""
     assert request.source is not None
-    command = [find_compiler(), *DEFINES, "-E", "-x", "c++", f"-std={request.standard}"]
+    command = [find_compiler(), *DEFINES, "-E", "-x", "c++", f"-std={request.build.standard}"]
     command += [*request.arguments, "-isystem", str(INCLUDE), request.source]
     if request.no_markers:
         command.append("-P")
@@ -405,25 +422,23 @@ def expanded_only(request: Request) -> str:
 def main(arguments: list[str]) -> int:
     try:
         request = parse(arguments)
-        check = request.check or os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0")
+        build = request.build
+        if os.environ.get("PYGAN_CPU_CHECK", "0") not in ("", "0"):
+            build = replace(build, check=True)
         if request.version:
-            sys.stdout.write(version_text(check))
+            sys.stdout.write(version_text(build))
             return 0
         if request.preprocess:
             sys.stdout.write(expanded_only(request))
             return 0
         assert request.source is not None
-        image = compile_image(
-            request.source, request.arguments, standard=request.standard, check=check
-        )
+        image = compile_image(request.source, request.arguments, build)
         output = request.output or f"{Path(request.source).stem}.{request.target}"
         Path(output).write_bytes(image)
         if request.keep:
-            expanded = preprocess(
-                request.source, request.arguments, standard=request.standard, check=check
-            )
+            expanded = preprocess(request.source, request.arguments, build)
             kept = Path(output).with_suffix(".cpu_driver.ii")
-            kept.write_text(source_rewriter.rewrite(expanded, checked=check).text)
+            kept.write_text(source_rewriter.rewrite(expanded, checked=build.check).text)
     except CompileError as error:
         sys.stderr.write(re.sub(r"\n*\Z", "\n", str(error)))
         return 1

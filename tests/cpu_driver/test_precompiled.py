@@ -26,7 +26,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def header() -> Path:
-    folder = nvcc_standin.precompiled_header("gnu++17", False)
+    folder = nvcc_standin.precompiled_header(nvcc_standin.Build())
     if folder is None:
         pytest.skip("only GCC has precompiled headers that fit in here")
     return folder / f"{precompiled.HEADER}.gch"
@@ -40,7 +40,7 @@ def compile_anew(source: Path, *arguments: str) -> bytes:
 def names_header(source: Path, *arguments: str) -> bool:
     folder = header().parent
     text = nvcc_standin.preprocess(
-        str(source), list(arguments), standard="gnu++17", check=False, header=folder
+        str(source), list(arguments), nvcc_standin.Build(), header=folder
     )
     return str(folder) in text
 
@@ -48,7 +48,7 @@ def names_header(source: Path, *arguments: str) -> bool:
 def test_the_image_is_the_one_without_it(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names_header(source)
     with_header = compile_anew(source)
-    monkeypatch.setattr(nvcc_standin, "precompiled_header", lambda standard, check: None)
+    monkeypatch.setattr(nvcc_standin, "precompiled_header", lambda build: None)
     assert compile_anew(source) == with_header
 
 
@@ -75,5 +75,5 @@ def test_a_header_that_cannot_be_made_is_done_without(
     expected = compile_anew(source)
     shutil.rmtree(header().parent.parent)
     (nvcc_standin.cache_root() / "headers").write_text("no folder")
-    assert nvcc_standin.precompiled_header("gnu++17", False) is None
+    assert nvcc_standin.precompiled_header(nvcc_standin.Build()) is None
     assert compile_anew(source) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -351,7 +352,7 @@ def test_only_kernels_without_any_cooperation_become_plain_loops(
         "__global__ void k(float *x, int n) {\n"
         f"  int i = blockIdx.x * blockDim.x + threadIdx.x; {body} }}\n"
     )
-    expanded = nvcc_standin.preprocess(str(source), [], standard="gnu++17", check=False)
+    expanded = nvcc_standin.preprocess(str(source), [], nvcc_standin.Build())
     kernels = {k.name: k for k in source_rewriter.rewrite(expanded).kernels}
     assert kernels["k"].plain is plain
     assert not kernels["other"].plain
@@ -383,3 +384,29 @@ print(hashlib.sha256(np.concatenate(arrays).tobytes()).hexdigest())
     fibers = run(tmp_path, program, PYGAN_CPU_THREAD_ORDER="random:3")
     assert plain.returncode == 0 == fibers.returncode, plain.stderr
     assert plain.stdout == fibers.stdout
+
+
+# x * x - y for x = 1 + 2^-12 and y its rounded square: only a fused sum sees what was rounded off.
+FUSED = """
+import numpy as np
+import pycuda.autoinit, pycuda.driver as drv
+from pycuda.compiler import SourceModule
+
+source = '__global__ void k(float *r, float x, float y) { *r = x * x - y; r[1] = fmaf(x, x, -y); }'
+for options in ([], ["-fmad=true"], ["-fmad=false"], ["--fmad", "false"]):
+    x, r = np.float32(1 + 2**-12), np.empty(2, np.float32)
+    kernel = SourceModule(source, options=options, cache_dir=False).get_function("k")
+    kernel(drv.Out(r), x, x * x, grid=(1, 1), block=(1, 1, 1))
+    print(*(int(v * 2**24) for v in r))
+"""
+
+
+def test_products_and_sums_are_fused_as_nvcc_is_told(tmp_path: Path) -> None:
+    done = run(tmp_path, FUSED)
+    assert done.returncode == 0, done.stderr
+    features = nvcc_standin.processor_features().split()
+    fuses = "fma" in features or platform.machine() not in ("x86_64", "AMD64")
+    usual = "1 1" if fuses else "0 1"  # a processor without the instruction fuses fmaf alone
+    assert done.stdout.split("\n")[:4] == [usual, usual, "0 1", "0 1"]
+    wrong = nvcc(tmp_path, "--cubin", "-fmad=maybe", "kernel.cu")
+    assert wrong.returncode == 1 and "-fmad is true or false, not 'maybe'" in wrong.stderr

@@ -6,15 +6,18 @@ is always the same, does it to keep the test itself right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from graphs import fill_randomly
+from test_executor import everything
 
+import pygan.device
 from pygan import networks
 from pygan.bindings.operators import tensor_core
+from pygan.optimizer import Adam
 
 REPEATS = {"cpu": 2, "cuda": 60}
 WAYS = {
@@ -69,17 +72,11 @@ def bound(network: str, device: Any, options: dict[str, Any]) -> Any:
     return symbol.bind(device, shapes, branches=True, **options)
 
 
-@pytest.mark.parametrize(
-    "network",
-    ["lesson generator", "lesson discriminator", "dcgan generator", "dcgan discriminator"],
-)
-def test_the_bits_of_every_run(device: Any, network: str, options: dict[str, Any]) -> None:
-    if device.name == "cpu" and network.endswith("generator"):
-        pytest.skip("takes long, and has no launches that the others have not")
-    executor = bound(network, device, options)
+def step_of(executor: Any, device: Any) -> Callable[[], None]:
+    """A pass forward and backward, on numbers that leave all sums of order 1."""
     fill_randomly(executor, 3)
     for name, array in executor.arg_dict.items():
-        if name.endswith("weight"):  # sums of order 1
+        if name.endswith("weight"):
             array[...] = np.asarray(array) / np.sqrt(np.prod(array.shape[1:]) + array.shape[0])
     heads = [
         None
@@ -92,12 +89,25 @@ def test_the_bits_of_every_run(device: Any, network: str, options: dict[str, Any
         executor.forward(is_train=True)
         executor.backward(heads)
 
-    def results() -> dict[str, np.ndarray]:
-        outputs = {f"output {i}": np.array(output) for i, output in enumerate(executor.outputs)}
-        return outputs | {f"gradient {n}": np.array(g) for n, g in executor.grad_dict.items()}
+    return step
 
+
+def results(executor: Any) -> dict[str, np.ndarray]:
+    outputs = {f"output {i}": np.array(output) for i, output in enumerate(executor.outputs)}
+    return outputs | {f"gradient {n}": np.array(g) for n, g in executor.grad_dict.items()}
+
+
+@pytest.mark.parametrize(
+    "network",
+    ["lesson generator", "lesson discriminator", "dcgan generator", "dcgan discriminator"],
+)
+def test_the_bits_of_every_run(device: Any, network: str, options: dict[str, Any]) -> None:
+    if device.name == "cpu" and network.endswith("generator"):
+        pytest.skip("takes long, and has no launches that the others have not")
+    executor = bound(network, device, options)
+    step = step_of(executor, device)
     step()
-    expected = results()
+    expected = results(executor)
     assert all(np.isfinite(array).all() for array in expected.values())
     runs = [("launched", step)]
     if device.cannot_record() is None:
@@ -107,6 +117,24 @@ def test_the_bits_of_every_run(device: Any, network: str, options: dict[str, Any
             for array in (*executor.outputs, *executor.grad_dict.values()):
                 array.fill(np.nan)
             run()
-            for name, array in results().items():
+            for name, array in results(executor).items():
                 same = np.array_equal(array, expected[name])
                 assert same, f"{name} of {network}, {how}: other bits in run {number}"
+
+
+def test_check_mode_has_the_bits_of_full_speed(device: Any) -> None:
+    """What is found right there is right here: the compiler fuses no products and sums of its own
+    in either, though only one of them is compiled for this processor's instructions."""
+    if device.name != "cpu" or device.check:
+        pytest.skip("the CPU driver has a check mode, and is compared with it once")
+    found = []
+    for each in (device, pygan.device.get("cpu", check=True)):
+        executor = everything().bind(each, {"x": (4, 6, 6, 2), "gate": (1, 1, 1, 3)})
+        step = step_of(executor, each)
+        optimizer = Adam(executor, learning_rate=0.1, weight_decay=0.01)
+        for _ in range(2):
+            step()
+            optimizer.update()
+        found.append(results(executor) | {n: np.array(a) for n, a in executor.arg_dict.items()})
+    for name, array in found[0].items():
+        np.testing.assert_array_equal(array, found[1][name], err_msg=name)

@@ -102,9 +102,9 @@ class Context:
         # A thread, and what it gets in place of kernels: see program.py.
         self.recorder: tuple[int, Callable[..., Any]] | None = None
         self.arrivals: Any = None  # at barriers of cooperative launches: see cooperative.py
-        self._kernels: dict[tuple, Kernel] = {}
-        self._cooperative_kernels: dict[tuple, CooperativeKernel] = {}
-        self._modules: dict[tuple, Any] = {}
+        self._kernels: dict[tuple[Any, ...], Kernel] = {}
+        self._cooperative_kernels: dict[tuple[Any, ...], CooperativeKernel] = {}
+        self._modules: dict[tuple[Any, ...], Any] = {}
 
     @classmethod
     def get(cls, name: str, check: bool = False) -> Context:

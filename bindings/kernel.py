@@ -53,7 +53,7 @@ class Kernel:
             for index, parameter in enumerate(self.signature.parameters)
             if parameter.pointer
         )
-        self._launches: dict[tuple, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        self._launches: dict[tuple[Any, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._consented = 0  # bytes of dynamic shared memory, beyond what needs no consent
 
     def __call__(

@@ -120,7 +120,9 @@ def _tuple(size: Any) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=256)
-def _parameters(path: Path, entry: str, defines: tuple) -> tuple[signatures.Parameter, ...]:
+def _parameters(
+    path: Path, entry: str, defines: tuple[Any, ...]
+) -> tuple[signatures.Parameter, ...]:
     return signatures.parse(path.read_text(encoding="utf-8"), dict(defines))[entry].parameters
 
 

@@ -13,10 +13,14 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from pygan import commands
 from pygan.commands import GRID_LIMIT
 from pygan.errors import PyganError
+
+if TYPE_CHECKING:
+    Parsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DEVICES = ("auto", "numpy", "cpu", "cuda")
 TRAINED = {
@@ -136,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train(networks, name: str) -> None:
+def _add_train(networks: Parsers, name: str) -> None:
     title, epochs, batch_size = TRAINED[name]
     network = networks.add_parser(
         name,
@@ -243,7 +247,7 @@ def add_gan_options(parser: argparse.ArgumentParser, option: str, system: str) -
     )
 
 
-def _add_average(parsers) -> None:
+def _add_average(parsers: Parsers) -> None:
     text = "average a run's generators over its last epochs, which often draws better than each"
     mean = parsers.add_parser("average", help=text, description=text)
     mean.add_argument("--run", required=True, metavar="DIR", help="folder of the run of a GAN")
@@ -258,7 +262,7 @@ def _add_average(parsers) -> None:
     mean.set_defaults(command=commands.average)
 
 
-def _add_sample(parsers) -> None:
+def _add_sample(parsers: Parsers) -> None:
     text = "draw images with a trained generator"
     draw = parsers.add_parser("sample", help=text, description=text)
     _add_checkpoint(draw)
@@ -269,7 +273,7 @@ def _add_sample(parsers) -> None:
     draw.set_defaults(command=commands.sample)
 
 
-def _add_interpolate(parsers) -> None:
+def _add_interpolate(parsers: Parsers) -> None:
     text = "walk through the latent space from one noise to another, a row each walk"
     walk = parsers.add_parser("interpolate", help=text, description=text)
     _add_checkpoint(walk)
@@ -288,7 +292,7 @@ def _add_interpolate(parsers) -> None:
     walk.set_defaults(command=commands.interpolate)
 
 
-def _add_quality(parsers) -> None:
+def _add_quality(parsers: Parsers) -> None:
     text = "measure generated images: Frechet distance, precision, recall, digits as asked"
     measure = parsers.add_parser("quality", help=text, description=text)
     _add_checkpoint(measure)

@@ -266,12 +266,13 @@ class KernelDevice:
         """What a call of the operator `function` launches, as jobs of a program; None where it has
         none, or one that a model gives more than `most_microseconds`. Nothing is launched."""
         from pygan.bindings import program
+        from pygan.bindings.job import NotInProgram
 
         if function not in program.FUNCTIONS:
             return None
         try:
             return program.jobs_of(self.context, call, most_microseconds)
-        except program.NotInProgram:
+        except NotInProgram:
             return None
 
     def program(self, jobs: list[Any]) -> Any:

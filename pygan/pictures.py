@@ -8,11 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from pygan.errors import PyganError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GAP = 2
 BACKGROUND = 64
@@ -174,16 +179,17 @@ def save_series(
     save_figure(figure, path)
 
 
-def scatter_by_label(axes, points: np.ndarray, labels: np.ndarray) -> None:
+def scatter_by_label(axes: Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """Points (N, 2) into matplotlib's axes, as `save_scatter` draws them."""
     from matplotlib import colormaps
 
     for label in np.unique(labels):
         of_label = points[labels == label]
         colour = colormaps["tab10"](int(label) % 10)
-        axes.scatter(*of_label.T, s=3, color=colour, alpha=0.4, linewidths=0)
+        axes.scatter(of_label[:, 0], of_label[:, 1], s=3, color=colour, alpha=0.4, linewidths=0)
         frame = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
-        axes.text(*np.median(of_label, axis=0), str(label), color=colour, bbox=frame, weight="bold")
+        x, y = np.median(of_label, axis=0)
+        axes.text(x, y, str(label), color=colour, bbox=frame, weight="bold")
     axes.grid(alpha=0.3)
 
 
@@ -200,17 +206,23 @@ def save_scatter(
     save_figure(figure, path)
 
 
-def _draw(axes, epochs, series, window, colours) -> None:
+def _draw(
+    axes: Axes,
+    epochs: np.ndarray,
+    series: Mapping[str, Sequence[float]],
+    window: int,
+    colours: Sequence[str],
+) -> None:
     for colour, (name, values) in zip(colours, series.items(), strict=True):
-        values = np.asarray(values, float)
+        numbers = np.asarray(values, float)
         if window > 1:
-            axes.plot(epochs, values, color=colour, lw=0.5, alpha=0.2)
+            axes.plot(epochs, numbers, color=colour, lw=0.5, alpha=0.2)
         kernel = np.ones(window) / window
-        smooth = np.convolve(values, kernel, "valid")
+        smooth = np.convolve(numbers, kernel, "valid")
         axes.plot(epochs[window - 1 :], smooth, color=colour, lw=1.6, label=name)
 
 
-def save_figure(figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes matplotlib's figure, creating its folder. Raises PyganError where that fails."""
     path = Path(path)
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -231,7 +232,7 @@ def measure(
     asked: np.ndarray | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict:
+) -> dict[str, Any]:
     """All measures of generated images against real ones, ready for JSON.
 
     network: images -> features (N, D) and probabilities (N, K), such as a ``DigitClassifier``.
@@ -253,7 +254,7 @@ def compare(
     asked: np.ndarray | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> dict:
+) -> dict[str, Any]:
     """`measure` of features that are there already: real (N, D), generated (M, D), and the
     probabilities (M, K) of the generated images."""
     precision, recall = precision_recall(real, generated)

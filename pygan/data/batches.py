@@ -6,10 +6,15 @@ device arrays too, so the same launches serve every batch.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from pygan.data.image_set import ImageSet
 from pygan.errors import DataError
+
+if TYPE_CHECKING:
+    from pygan.device import Device
 
 
 class ResidentImages:
@@ -23,7 +28,7 @@ class ResidentImages:
 
     def __init__(
         self,
-        device,
+        device: Device,
         images: ImageSet,
         batch_size: int,
         seed: int,
@@ -53,14 +58,14 @@ class ResidentImages:
         self.order[...] = generator.permutation(self.count).astype(np.int32)
         self.cursor[...] = np.zeros(1, np.int32)
 
-    def latest_batch(self, out) -> None:
+    def latest_batch(self, out: Any) -> None:
         """Fills ``out`` as the latest ``next_batch`` did."""
         start = (int(np.asarray(self.cursor)[0]) - self.batch_size) % self.count
         place = self.device.from_numpy(np.array([start], np.int32))
         scaled = {"scale": self._scale, "shift": self._shift}
         self.device.ops.gather_rows(self.table, self.order, place, out, **scaled)
 
-    def next_batch(self, out, one_hot=None) -> None:
+    def next_batch(self, out: Any, one_hot: Any | None = None) -> None:
         """Fills ``out`` (batch, height, width, channels) float32 with the next images, in the
         pixel range, and ``one_hot`` (batch, classes) float32, where it is given, with their labels.
         """

@@ -36,7 +36,7 @@ AUTO = "auto"
 
 
 def load_cifar10(
-    where: str | os.PathLike = AUTO, split: str = "train", classes: Sequence[int] | None = None
+    where: str | os.PathLike[str] = AUTO, split: str = "train", classes: Sequence[int] | None = None
 ) -> ImageSet:
     """Images (M, 32, 32, 3) uint8, red, green, blue, with labels (M,) uint8, in the files' order.
 
@@ -97,7 +97,7 @@ def read_cifar10_file(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
 
 
-def _files(where: str | os.PathLike, split: str) -> list[Path]:
+def _files(where: str | os.PathLike[str], split: str) -> list[Path]:
     if str(where) == AUTO:
         named = os.environ.get("PYGAN_DATA")
         if not named:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from pygan.errors import DataError
 
@@ -52,7 +53,7 @@ def download_mnist(names: tuple[str, ...]) -> Path:
     return folder
 
 
-def _retrieve(pooch, name: str, folder: Path) -> None:
+def _retrieve(pooch: ModuleType, name: str, folder: Path) -> None:
     failures: dict[str, list[str]] = {}
     for mirror in MIRRORS:
         try:

@@ -20,7 +20,7 @@ CSV_NAMES = {"train": ("train.csv", "mnist_train.csv"), "test": ("mnist_test.csv
 AUTO, DOWNLOAD, DIGITS = "auto", "download", "digits"
 
 
-def load_digits(where: str | os.PathLike = AUTO, split: str = "train") -> ImageSet:
+def load_digits(where: str | os.PathLike[str] = AUTO, split: str = "train") -> ImageSet:
     """Handwritten digits, images (M, 28, 28, 1) uint8 with labels (M,) uint8.
 
     where: a folder with MNIST's idx files (gzipped or plain) or the lesson's CSV, in itself or in

@@ -16,7 +16,7 @@ HELD_OUT = 6
 """One image in six is held out where a source has no test images: MNIST's own share."""
 
 
-def load_train_and_test(where: str | os.PathLike = "auto") -> tuple[ImageSet, ImageSet]:
+def load_train_and_test(where: str | os.PathLike[str] = "auto") -> tuple[ImageSet, ImageSet]:
     """Digits to train on and others to test on, from where ``load_digits`` finds them.
 
     MNIST has its own 10,000 test images. Of a source without (scikit-learn's digits, the lesson's

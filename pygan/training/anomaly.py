@@ -93,7 +93,7 @@ class AnomalyScores:
         shapes = {"data": (BATCH, *IMAGE_SHAPE), "label": (BATCH, 1)}
         self.executor = networks.lenet().bind(device, shapes, "null", shared=training)
 
-    def load(self, folder: str | Path) -> dict:
+    def load(self, folder: str | Path) -> dict[str, Any]:
         """Takes over the network of a run's newest checkpoint; its metadata.
 
         Raises CheckpointError for a damaged file and for another network.

@@ -103,7 +103,7 @@ class Codec:
         self.encoder = self.network.encoder_graph().bind(device, data, **shared)
         self.decoder = self.network.decoder_graph().bind(device, code, **shared)
 
-    def load(self, folder: str | Path, network: str) -> dict:
+    def load(self, folder: str | Path, network: str) -> dict[str, Any]:
         """Takes over the network of a run's newest checkpoint; its metadata.
 
         Raises CheckpointError for a damaged file and for another network.

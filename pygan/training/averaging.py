@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from pygan.training.conditional import CLASSES
 from pygan.training.folder import AVERAGED, CHECKPOINT
 from pygan.training.gan import network_shapes
 from pygan.training.sampling import BATCH, PICTURE_COUNTER, Sampler, open_sampler, picture_state
+
+if TYPE_CHECKING:
+    from pygan.device import Device
 
 EPOCHS = "checkpoints/epoch_*.safetensors"
 PART = "generator"
@@ -31,12 +35,12 @@ FURTHER = 1 << 56
 
 
 def average_run(
-    device,
+    device: Device,
     folder: str | Path,
     last: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
-) -> tuple[Path, dict]:
+) -> tuple[Path, dict[str, Any]]:
     """Writes the mean of a run's generators after its last epochs, all but the first half unless
     ``last`` says how many; to ``out``, or to averaged.safetensors in the run's folder, from where
     pictures are drawn then (`pygan.training.sampling.generator_file`).
@@ -70,7 +74,9 @@ def epochs_of(folder: str | Path) -> list[Path]:
     return files
 
 
-def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[dict, dict]:
+def average_generators(
+    device: Device, paths: Sequence[Path], seed: int = 0
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A checkpoint's tensors and metadata: the generator that is the mean of those in ``paths``.
 
     Its moving statistics are those of ``BATCHES`` batches of noise, and of random digits where it
@@ -101,7 +107,7 @@ def average_generators(device, paths: Sequence[Path], seed: int = 0) -> tuple[di
     return mean, {**metadata, "averaged": batches}
 
 
-def _statistics(device, sampler: Sampler, seed: int) -> dict[str, np.ndarray]:
+def _statistics(device: Device, sampler: Sampler, seed: int) -> dict[str, np.ndarray]:
     """The moving statistics of a sampler's generator, as its own training would leave them, but
     over more batches; none where it has no batch norm."""
     if not sampler.executor.aux_dict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from pygan.errors import DataError
 from pygan.training.folder import RunFolder, read_log
 from pygan.training.gan import IMAGE_SHAPE
 from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
+
+if TYPE_CHECKING:
+    from pygan.device import Device
+    from pygan.executor import Executor
 
 NETWORK = "digit-classifier"
 PART = "classifier"
@@ -126,7 +130,7 @@ class TrainedClassifier:
     advice: ClassVar[str]
     """What makes a checkpoint of it."""
 
-    def __init__(self, device, trained=None) -> None:
+    def __init__(self, device: Device, trained: Executor | None = None) -> None:
         self.executor = symbol.bind(
             self.graph(CLASSES),
             device,
@@ -135,7 +139,7 @@ class TrainedClassifier:
             shared=trained,
         )
 
-    def load(self, path: str | Path) -> dict:
+    def load(self, path: str | Path) -> dict[str, Any]:
         """Takes over a checkpoint (a file, or a run's folder); its metadata.
 
         Raises CheckpointError for a damaged file and for another network.

@@ -120,7 +120,7 @@ class Plan:
         """The test accuracy is measured after so many batches, and after the last."""
         return max(1, self.batches // MEASUREMENTS)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"ways": list(self.ways)}
 
 
@@ -344,7 +344,9 @@ class Comparison:
         return "\n".join([table(ways), *lines, ", ".join(files)])
 
 
-def summarize(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dict[str, dict]:
+def summarize(
+    finished: Sequence[Mapping[str, Any]], ways: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """By way: seeds, the mean accuracy with its 95 % interval over seeds, and the same of the
     difference from the first way, seed by seed; None where no seed has both."""
     accuracies = {
@@ -362,7 +364,9 @@ def summarize(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dic
     return result
 
 
-def by_batches(finished: Sequence[Mapping[str, Any]], ways: Sequence[str]) -> dict[str, dict]:
+def by_batches(
+    finished: Sequence[Mapping[str, Any]], ways: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     """``summarize`` at each measurement, by the batches done then."""
     places = [row[0] for row in finished[0]["curve"]] if finished else []
     return {

@@ -10,6 +10,8 @@ the probability of "generated".
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from pygan import networks, symbol
@@ -17,6 +19,10 @@ from pygan.data import ImageSet
 from pygan.errors import DataError
 from pygan.flags import flag
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, GanSettings, Losses
+
+if TYPE_CHECKING:
+    from pygan.device import Device
+    from pygan.executor import Executor
 
 NETWORK = "conditional-gan"
 CLASSES = 10
@@ -26,7 +32,7 @@ REAL_LABELS = (0.0, 0.1)
 FAKE_LABELS = (0.9, 1.0)
 
 
-def bind_conditional_generator(device, count: int, training: bool = False):
+def bind_conditional_generator(device: Device, count: int, training: bool = False) -> Executor:
     """An executor of the generator: noise and digit (count, 1, 1, 10), the digit one-hot -> images
     (count, 28, 28, 1), 0..1."""
     training = flag(training, "training")
@@ -39,7 +45,7 @@ def bind_conditional_generator(device, count: int, training: bool = False):
     )
 
 
-def bind_conditional_discriminator(device, count: int):
+def bind_conditional_discriminator(device: Device, count: int) -> Executor:
     """An executor of the discriminator and its loss: img (count, 28, 28, 1), digit
     (count, 1, 1, 10), label (count, 1, 1, 1) -> loss (1,) and the score of each image."""
     return symbol.bind(
@@ -58,7 +64,7 @@ def bind_conditional_discriminator(device, count: int):
 class SoftLabels:
     """Labels for a batch: ten uniform numbers drawn on the device, repeated over the batch."""
 
-    def __init__(self, device, count: int, interval: tuple[float, float]) -> None:
+    def __init__(self, device: Device, count: int, interval: tuple[float, float]) -> None:
         self.device = device
         self.low, self.high = interval
         self.drawn = device.zeros((LABEL_DRAWS, 1, 1, 1), np.float32)
@@ -66,7 +72,7 @@ class SoftLabels:
         self.start = device.zeros((1,), np.int32)
         self.labels = device.zeros((count, 1, 1, 1), np.float32)
 
-    def draw(self, random_state):
+    def draw(self, random_state: Any) -> Any:
         """New labels (count, 1, 1, 1), in the same memory each time."""
         ops = self.device.ops
         ops.random_uniform(random_state, self.drawn, low=self.low, high=self.high)
@@ -86,7 +92,7 @@ class ConditionalGan(Gan):
     title = "conditional GAN"
 
     def __init__(
-        self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
+        self, device: Device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
     ) -> None:
         if images.labels.max() >= CLASSES:
             raise DataError(
@@ -102,7 +108,7 @@ class ConditionalGan(Gan):
         self.digits = device.from_numpy(np.arange(CLASSES, dtype=np.uint8))
         self.digit_order = device.zeros((len(images),), np.int32)
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         generator = bind_conditional_generator(device, batch_size, training=True)
         return generator, bind_conditional_discriminator(device, batch_size)
 

@@ -11,9 +11,9 @@ from or to the host until ``read_losses``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from pygan.errors import StateError
 from pygan.flags import flag
 from pygan.training.recording import Recording
 from pygan.working_memory import WorkingMemory
+
+if TYPE_CHECKING:
+    from pygan.device import Device
+    from pygan.executor import Executor
 
 NOISE_SIZE = 10
 IMAGE_SHAPE = (28, 28, 1)
@@ -39,7 +43,7 @@ class GanSettings:
     beta1: float = 0.5
     initial_range: float = 0.01
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -65,7 +69,7 @@ class Losses:
         )
 
 
-def bind_generator(device, count: int, training: bool = False, **options):
+def bind_generator(device: Device, count: int, training: bool = False, **options: Any) -> Executor:
     """An executor of the generator: noise (count, 1, 1, 10) -> images (count, 28, 28, 1), 0..1.
     options: of the Executor."""
     training = flag(training, "training")
@@ -79,7 +83,7 @@ def bind_generator(device, count: int, training: bool = False, **options):
     )
 
 
-def bind_discriminator(device, count: int, **options):
+def bind_discriminator(device: Device, count: int, **options: Any) -> Executor:
     """An executor of the discriminator and its loss: img (count, 28, 28, 1), label (count, 1, 1, 1)
     -> loss (1,), the mean over the batch, and the score of each image. options: of the Executor."""
     return symbol.bind(
@@ -107,7 +111,9 @@ class Gan:
     settings: Any
     """`GanSettings`, or what a system has in its place, with ``batch_size`` and ``seed``."""
 
-    def __init__(self, device, images: ImageSet, settings: Any, losses_kept: int = 20) -> None:
+    def __init__(
+        self, device: Device, images: ImageSet, settings: Any, losses_kept: int = 20
+    ) -> None:
         self.device = device
         self.settings = settings
         batch_size = settings.batch_size
@@ -140,7 +146,7 @@ class Gan:
         self._ops = device.ops
         self.recording = Recording(device)
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         """The generator's and the discriminator's executors."""
         raise NotImplementedError
 
@@ -148,7 +154,7 @@ class Gan:
         """How both networks start."""
         return initializer.Uniform(self.settings.initial_range)
 
-    def make_optimizer(self, executor) -> optimizer.Optimizer:
+    def make_optimizer(self, executor: Executor) -> optimizer.Optimizer:
         """The optimizer of one of the networks: Adam, unless a system has another."""
         settings = self.settings
         return optimizer.Adam(executor, learning_rate=settings.learning_rate, beta1=settings.beta1)
@@ -169,18 +175,18 @@ class Gan:
         """Draws what is drawn once an epoch: the order of the images."""
         self.data.start_epoch(epoch)
 
-    def _keep(self, which: int, loss, scores) -> None:
+    def _keep(self, which: int, loss: Any, scores: Any) -> None:
         """Copies a pass's loss (1,) and scores (batch, ...), each where it is not None, on the
         device, to where ``read_losses`` finds them. which: 0 on fake, 1 on real images, 2 for G;
         2 is kept in every batch, as its last."""
         self._store({which: (loss, scores)})
 
-    def _keep_all(self, *passes) -> None:
+    def _keep_all(self, *passes: Sequence[Any]) -> None:
         """As ``_keep`` for (loss, scores) of all three passes, in one launch, for a system that has
         an executor for each."""
         self._store(dict(enumerate(passes)))
 
-    def _store(self, passes) -> None:
+    def _store(self, passes: Mapping[int, Sequence[Any]]) -> None:
         parts, offsets = [], []
         for which, pair in passes.items():
             for place, array in enumerate(pair, which * (1 + self.settings.batch_size)):
@@ -264,7 +270,7 @@ class LessonGan(Gan):
     title = "lesson's GAN"
 
     def __init__(
-        self, device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
+        self, device: Device, images: ImageSet, settings: GanSettings, losses_kept: int = 20
     ) -> None:
         super().__init__(device, images, settings, losses_kept)
         generator, real = self.generator, self.discriminator
@@ -279,7 +285,7 @@ class LessonGan(Gan):
             device.ops.fill(executor.arg_dict["label"], value=label)
         self._beside = device.branch()
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         # Of D's three passes, which follow each other, between G's forward and its backward.
         self.working_memory = memory = WorkingMemory()
         generator = bind_generator(device, batch_size, training=True, scratch_memory=memory)
@@ -323,14 +329,14 @@ class LessonGan(Gan):
         beside.join()
 
 
-def network_shapes(executor, part: str) -> dict[str, tuple[int, ...]]:
+def network_shapes(executor: Executor, part: str) -> dict[str, tuple[int, ...]]:
     """Names, as in a checkpoint, and shapes of a network's parameters and moving statistics."""
     named = {f"{part}/{name}": tuple(a.shape) for name, a in _parameters(executor)}
     named |= {f"{part}_auxiliary/{name}": tuple(a.shape) for name, a in executor.aux_dict.items()}
     return named
 
 
-def load_network(executor, state: dict[str, np.ndarray], part: str) -> None:
+def load_network(executor: Executor, state: dict[str, np.ndarray], part: str) -> None:
     """Fills a network's parameters and moving statistics from a checkpoint's arrays."""
     for name, array in _parameters(executor):
         array[...] = state[f"{part}/{name}"]
@@ -338,7 +344,7 @@ def load_network(executor, state: dict[str, np.ndarray], part: str) -> None:
         array[...] = state[f"{part}_auxiliary/{name}"]
 
 
-def copy_network(source, target) -> None:
+def copy_network(source: Executor, target: Executor) -> None:
     """Copies parameters and moving statistics between executors of one network, on the device."""
     for name, array in _parameters(target):
         array[...] = source.arg_dict[name]
@@ -346,7 +352,7 @@ def copy_network(source, target) -> None:
         array[...] = source.aux_dict[name]
 
 
-def _parameters(executor):
+def _parameters(executor: Executor) -> list[tuple[str, Any]]:
     return [(name, executor.arg_dict[name]) for name in executor.parameter_names]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from pygan.training.classifier import DigitClassifier, TrainedClassifier
 from pygan.training.colour_classifier import ColourClassifier, load_balanced
 from pygan.training.conditional import CLASSES
 from pygan.training.sampling import BATCH, Sampler, open_sampler, origin
+
+if TYPE_CHECKING:
+    from pygan.device import Device
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,13 @@ def as_digits(images: np.ndarray) -> np.ndarray:
 
 
 def judge(
-    device,
+    device: Device,
     generator: str | Path,
     classifier: str | Path,
     where: str,
     count: int = 10_000,
     seed: int = 0,
-) -> dict:
+) -> dict[str, Any]:
     """The numbers of ``quality.measure`` for ``count`` images of a generator's checkpoint.
 
     The features are those of a classifier's checkpoint (`SUBJECTS` says of which network), the real
@@ -110,7 +114,7 @@ def _as_drawn(images: ImageSet, sampler: Sampler, subject: Subject) -> np.ndarra
     return subject.as_seen(resized(images, side, channels).images / np.float32(255))
 
 
-def table(result: dict) -> str:
+def table(result: Mapping[str, Any]) -> str:
     """The result of ``judge`` in lines for a terminal, with 95 % intervals."""
     rows = [
         ("Frechet distance", "frechet", "{:.3f}"),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,11 @@ from pygan.training import averaging, recording, sampling
 from pygan.training.folder import JsonLog, RunFolder
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import SYSTEMS, System
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pygan.device import Device
 
 BATCHES_PER_PICTURE = 100
 
@@ -75,7 +80,7 @@ class Outcome:
     signal_number: int | None
 
 
-def train(options: RunOptions, device, progress: Progress) -> Outcome:
+def train(options: RunOptions, device: Device, progress: Progress) -> Outcome:
     """Trains until the epochs are done, a limit is reached, or SIGINT or SIGTERM arrives.
 
     A state is saved at the beginning, after each epoch, and when stopped; ``resume`` goes on from
@@ -100,7 +105,9 @@ def train(options: RunOptions, device, progress: Progress) -> Outcome:
 class Run:
     """One run between its start, or resumption, and its end."""
 
-    def __init__(self, options: RunOptions, device, folder: RunFolder, progress: Progress) -> None:
+    def __init__(
+        self, options: RunOptions, device: Device, folder: RunFolder, progress: Progress
+    ) -> None:
         self.device = device
         self.folder = folder
         self.progress = progress
@@ -245,7 +252,7 @@ class Run:
                 "needs less"
             ) from None
 
-    def _restore(self, state: dict[str, np.ndarray], saved: dict) -> None:
+    def _restore(self, state: dict[str, np.ndarray], saved: dict[str, Any]) -> None:
         path = self.folder.checkpoint
         expected = {name: array.shape for name, array in self.model.state_dict().items()}
         if saved["fingerprint"] != self.fingerprint:
@@ -306,7 +313,7 @@ class Run:
             f"epoch {epoch} took {seconds:.0f} s; {self.report.page(self.folder, epoch)}"
         )
 
-    def _save(self, copy=None) -> None:
+    def _save(self, copy: Path | None = None) -> None:
         """Saves the state; a state with a number that is not finite is refused, not saved."""
         state = self.model.state_dict()
         for name, array in state.items():
@@ -395,7 +402,7 @@ def _program() -> str:
     return "pygan" if same else shlex.quote(called)
 
 
-def _require_network(folder: RunFolder, saved: dict, network: str) -> None:
+def _require_network(folder: RunFolder, saved: dict[str, Any], network: str) -> None:
     if saved.get("network") != network:
         raise CheckpointError(
             f"{folder.checkpoint}: a checkpoint of the network {saved.get('network')!r}, "
@@ -403,7 +410,7 @@ def _require_network(folder: RunFolder, saved: dict, network: str) -> None:
         )
 
 
-def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
+def _settings(options: RunOptions, saved: dict[str, Any], kind: type) -> Any:
     """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
     named = {"batch_size": options.batch_size, "seed": options.seed, **options.asked}
     asked = {name: value for name, value in named.items() if value is not None}
@@ -416,7 +423,7 @@ def _settings(options: RunOptions, saved: dict, kind: type) -> Any:
     return settings
 
 
-def _number_format(name: str, asked: str | None, saved: dict) -> str:
+def _number_format(name: str, asked: str | None, saved: dict[str, Any]) -> str:
     """As `_settings`; runs saved before there was a choice are float32."""
     if not saved:
         return asked or "float32"
@@ -426,7 +433,7 @@ def _number_format(name: str, asked: str | None, saved: dict) -> str:
     return kept
 
 
-def _is_on(name: str, asked: bool, saved: dict) -> bool:
+def _is_on(name: str, asked: bool, saved: dict[str, Any]) -> bool:
     """As `_number_format`, for what is off unless asked for."""
     kept = saved.get(name, False) if saved else asked
     if asked and not kept:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from pygan.errors import CheckpointError, PyganError
 from pygan.training import conditional, gan
 from pygan.training.folder import AVERAGED, CHECKPOINT
 from pygan.training.gan import NOISE_SIZE, copy_network, load_network, network_shapes
+
+if TYPE_CHECKING:
+    from pygan.device import Device
+    from pygan.executor import Executor
 
 # Far beyond what training draws from the same seed.
 PICTURE_COUNTER = 1 << 60
@@ -32,20 +36,20 @@ class Generator:
     dataset: what it draws, "mnist" or "cifar10", unless the settings of the run say so.
     """
 
-    bind: Callable[[Any, int, Mapping[str, Any]], Any]
+    bind: Callable[[Device, int, Mapping[str, Any]], Executor]
     noise: str = "noise"
     black: float = 0.0
     dataset: str = "mnist"
 
 
-def _bind_dcgan(device, count: int, settings: Mapping[str, Any]):
+def _bind_dcgan(device: Device, count: int, settings: Mapping[str, Any]) -> Executor:
     """rand (count, 1, 1, Z) -> images (count, 64, 64, 3), -1..1."""
     shape = (count, 1, 1, settings.get("noise_size", 100))
     network = networks.dcgan_generator(settings.get("ngf", 64), DCGAN_CHANNELS)
     return network.bind(device, {"rand": shape}, "null")
 
 
-def _bind_fully_connected(device, count: int, settings: Mapping[str, Any]):
+def _bind_fully_connected(device: Device, count: int, settings: Mapping[str, Any]) -> Executor:
     """noise (count, Z) -> images (count, 28, 28, 1), -1..1."""
     shape = (count, settings.get("noise_size", 100))
     return networks.fully_connected_generator().bind(device, {"noise": shape}, "null")
@@ -77,14 +81,14 @@ def find_generator(network: str) -> Generator:
     return GENERATORS[network]
 
 
-def picture_state(device, seed: int, further: int = 0):
+def picture_state(device: Device, seed: int, further: int = 0) -> Any:
     """The state, on the device, of random numbers for pictures and for what is measured on images:
     none that training drew from the same seed. further: so many numbers on."""
     return device.from_numpy(np.array([seed, PICTURE_COUNTER + further], np.uint64))
 
 
 def draw_noise(
-    device, count: int, seed: int, shape: tuple[int, ...] = (1, 1, NOISE_SIZE)
+    device: Device, count: int, seed: int, shape: tuple[int, ...] = (1, 1, NOISE_SIZE)
 ) -> np.ndarray:
     """Standard normal noise (count, *shape) float32 on the host, the same for the same seed."""
     state = picture_state(device, seed)
@@ -103,7 +107,7 @@ class Sampler:
 
     def __init__(
         self,
-        device,
+        device: Device,
         count: int,
         network: str = gan.NETWORK,
         settings: Mapping[str, Any] | None = None,
@@ -121,11 +125,11 @@ class Sampler:
         """`draw_noise` of this generator's shape."""
         return draw_noise(self.device, count, seed, self.noise_shape)
 
-    def copy_from(self, generator) -> None:
+    def copy_from(self, generator: Executor) -> None:
         """Takes over parameters and moving statistics of a generator being trained."""
         copy_network(generator, self.executor)
 
-    def load(self, path: str | Path) -> dict:
+    def load(self, path: str | Path) -> dict[str, Any]:
         """Takes over the generator of a checkpoint (`generator_file`); its metadata.
 
         Raises CheckpointError for a damaged file and for another network.
@@ -173,7 +177,7 @@ class Sampler:
         return np.clip((images - black) / (1 - black) if black else images, 0, 1)
 
 
-def open_sampler(device, path: str | Path, count: int) -> tuple[Sampler, dict]:
+def open_sampler(device: Device, path: str | Path, count: int) -> tuple[Sampler, dict[str, Any]]:
     """The sampler that a checkpoint's own network needs (`generator_file`), loaded, and the
     checkpoint's metadata.
 
@@ -223,7 +227,7 @@ def described(metadata: Mapping[str, Any]) -> str:
     return f"the mean of {len(batches)} generators, after {batches[0]:,} to {batches[-1]:,} batches"
 
 
-def _require_network(path: Path, metadata: dict, known: list[str]) -> None:
+def _require_network(path: Path, metadata: Mapping[str, Any], known: list[str]) -> None:
     if metadata.get("network") not in known:
         raise CheckpointError(
             f"{path}: a checkpoint of the network {metadata.get('network')!r}, "

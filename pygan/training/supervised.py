@@ -34,7 +34,7 @@ class SupervisedSettings:
     beta1: float = 0.9
     weight_decay: float = 1e-4
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -191,7 +191,7 @@ class SupervisedLosses:
 
 def load_trained(
     executor: Any, path: str | Path, network: str, part: str = PART, advice: str = ""
-) -> dict:
+) -> dict[str, Any]:
     """Fills an executor's parameters from a checkpoint (a file, or a run's folder); its metadata.
 
     Raises CheckpointError for a damaged file and for another network (then with the advice).

@@ -34,8 +34,9 @@ from pygan.data.cifar10 import CHANNELS, CLASS_NAMES, SIDE, load_cifar10
 from pygan.errors import DataError
 from pygan.training.colour_classifier import ColourClassifier
 from pygan.training.command import run_system
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
 from pygan.training.gan import Gan
+from pygan.training.log import read_log
 from pygan.training.sampling import GENERATORS, Generator, picture_state
 from pygan.training.systems import System
 

@@ -26,9 +26,10 @@ from pygan.data.resize import resized
 from pygan.errors import PyganError
 from pygan.training import sampling
 from pygan.training.command import run_system
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
 from pygan.training.gan import Gan, Losses
 from pygan.training.gan_report import draw_gan_curves
+from pygan.training.log import read_log
 from pygan.training.monitor import Monitor, with_internals
 from pygan.training.systems import System
 from pygan.working_memory import WorkingMemory

@@ -11,6 +11,7 @@ epoch a row. Goodfellow et al., "Generative adversarial nets" (2014), used such 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,9 +22,10 @@ from pygan import checkpoint, cli, networks, pictures
 from pygan.data import ImageSet
 from pygan.training import sampling
 from pygan.training.command import run_system
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
 from pygan.training.gan import IMAGE_SHAPE, Gan
 from pygan.training.gan_report import draw_gan_curves
+from pygan.training.log import read_log
 from pygan.training.systems import System
 
 EPOCHS = 10
@@ -167,15 +169,15 @@ def losses_by_epoch(entries: list[dict], batches_per_epoch: int) -> list[dict]:
     """Means over each epoch's batches, the last one's as far as it went. D's loss is the mean of
     its two, on generated and on real images (nats an image)."""
     rows = []
-    for start in range(0, len(entries), batches_per_epoch):
-        part = entries[start : start + batches_per_epoch]
+    for epoch, group in itertools.groupby(entries, lambda e: e["batch"] // batches_per_epoch):
+        part = list(group)
         means = {
             name: float(np.mean([entry[name] for entry in part]))
             for name in ("d_fake", "d_real", "g", "score_real", "score_fake")
         }
         rows.append(
             {
-                "epoch": len(rows) + 1,
+                "epoch": epoch + 1,
                 "batches": len(part),
                 "d": (means["d_fake"] + means["d_real"]) / 2,
                 **means,

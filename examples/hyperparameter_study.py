@@ -31,9 +31,10 @@ from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import PyganError
 from pygan.training.classifier import DigitClassifier
 from pygan.training.command import run_part
-from pygan.training.folder import CHECKPOINT, RunFolder, read_log
+from pygan.training.folder import CHECKPOINT, RunFolder
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, Losses, load_network
 from pygan.training.gan_report import draw_gan_curves
+from pygan.training.log import read_log
 from pygan.training.sampling import GENERATORS, Generator, draw_noise
 from pygan.training.systems import SYSTEMS, System
 
@@ -420,8 +421,11 @@ class Judge:
         return self(images), images[: ROWS * COLUMNS].astype(np.float32) / 255
 
 
-def losses_at_the_end(log: list[dict]) -> dict[str, float]:
-    """Means over the last batches; D's loss is the mean of its two (nats an image)."""
+def losses_at_the_end(log: list[dict]) -> dict[str, float | None]:
+    """Means over the last batches; D's loss is the mean of its two (nats an image). None where the
+    log of a finished run was lost."""
+    if not log:
+        return dict.fromkeys(("d_loss", "g_loss", "score_real", "score_fake"))
     means = {
         name: float(np.mean([entry[name] for entry in log[-AVERAGED:]]))
         for name in ("d_fake", "d_real", "g", "score_real", "score_fake")
@@ -460,6 +464,7 @@ def examine(folder: Path, device, judge: Judge) -> tuple[dict, np.ndarray, dict]
         "settings": metadata["settings"],
     }
     curves = {
+        "batches": [entry["batch"] + 1 for entry in log],
         "D": [(entry["d_fake"] + entry["d_real"]) / 2 for entry in log],
         "G": [entry["g"] for entry in log],
     }
@@ -473,8 +478,8 @@ def table_rows(results: dict[str, list[dict]], reference: dict) -> list[list[str
     for name, runs in results.items():
         cells = []
         for _, key, form in HEADINGS:
-            values = [run[key] for run in runs]
-            cell = form.format(float(np.mean(values)))
+            values = [run[key] for run in runs if run[key] is not None]
+            cell = form.format(float(np.mean(values))) if values else "-"
             if len(values) > 1:
                 cell += f" ({form.format(min(values))} to {form.format(max(values))})"
             cells.append(cell)
@@ -561,16 +566,19 @@ def draw(
 
 def _draw_losses(axes, runs: list[dict], legend: bool) -> None:
     """Moving means over 1/50 of the run, a line for each seed; dashed: D cannot tell (ln 2)."""
-    for number, run in enumerate(runs):
-        for colour, (network, losses) in zip(pictures.COLOURS, run.items(), strict=False):
+    logged = [run for run in runs if run["batches"]]
+    for number, run in enumerate(logged):
+        batches = run["batches"]
+        for colour, network in zip(pictures.COLOURS, ("D", "G"), strict=False):
+            losses = run[network]
             window = max(1, len(losses) // 50)
             smooth = np.convolve(losses, np.ones(window) / window, "valid")
             label = None if number else f"{network} loss"
-            axes.plot(np.arange(window, len(losses) + 1), smooth, color=colour, label=label)
+            axes.plot(batches[window - 1 :], smooth, color=colour, label=label)
     axes.axhline(np.log(2), color="0.4", lw=0.8, ls="--")
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     axes.grid(alpha=0.3)
-    if legend:
+    if legend and logged:
         axes.legend(frameon=False, fontsize=7, ncols=2)
 
 

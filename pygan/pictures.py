@@ -5,6 +5,7 @@ Images are (N, height, width, channels) float32 in 0..1 with 1 or 3 channels, on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,7 +118,7 @@ def save_loss_curves(
         axes.grid(alpha=0.3)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=3)
     if len(epochs) > 1:
-        lower.set_xlim(epochs[0], epochs[-1])
+        lower.set_xlim(1 / batches_per_epoch, epochs[-1])  # where the log begins later, a gap
     figure.suptitle(title)
     save_figure(figure, path)
 
@@ -215,11 +216,22 @@ def _draw(
 ) -> None:
     for colour, (name, values) in zip(colours, series.items(), strict=True):
         numbers = np.asarray(values, float)
-        if window > 1:
-            axes.plot(epochs, numbers, color=colour, lw=0.5, alpha=0.2)
-        kernel = np.ones(window) / window
-        smooth = np.convolve(numbers, kernel, "valid")
-        axes.plot(epochs[window - 1 :], smooth, color=colour, lw=1.6, label=name)
+        label: str | None = name
+        for piece in unbroken(epochs):
+            if window > 1:
+                axes.plot(epochs[piece], numbers[piece], color=colour, lw=0.5, alpha=0.2)
+            size = min(window, len(numbers[piece]))
+            smooth = np.convolve(numbers[piece], np.ones(size) / size, "valid")
+            axes.plot(epochs[piece][size - 1 :], smooth, color=colour, lw=1.6, label=label)
+            label = None  # one line in the legend, however many pieces
+
+
+def unbroken(places: Sequence[float] | np.ndarray) -> list[slice]:
+    """The pieces of ascending places in which none lacks: no step is wider than the least."""
+    steps = np.diff(places)
+    gaps = np.flatnonzero(steps > 1.5 * steps.min()) + 1 if len(steps) else []
+    ends = [0, *map(int, gaps), len(places)]
+    return [slice(first, last) for first, last in itertools.pairwise(ends)]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

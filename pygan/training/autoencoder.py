@@ -14,7 +14,8 @@ import numpy as np
 
 from pygan import checkpoint, networks, pictures
 from pygan.data import ImageSet, ResidentImages, load_train_and_test
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
+from pygan.training.log import read_log
 from pygan.training.sampling import interpolate, picture_state
 from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 

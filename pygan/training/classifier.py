@@ -16,8 +16,9 @@ import numpy as np
 from pygan import checkpoint, initializer, networks, pictures, symbol
 from pygan.data import ImageSet, ResidentImages, load_train_and_test
 from pygan.errors import DataError
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
 from pygan.training.gan import IMAGE_SHAPE
+from pygan.training.log import read_log
 from pygan.training.supervised import Supervised, SupervisedSettings, load_trained
 
 if TYPE_CHECKING:

@@ -1,15 +1,10 @@
-"""The folder of a run: what lies where, who may write to it, and its log."""
+"""The folder of a run: what lies where, and who may write to it."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
-import os
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pygan import checkpoint
 from pygan.errors import TrainingError
@@ -108,58 +103,3 @@ class RunFolder:
 
     def page(self, epoch: int) -> Path:
         return self.path / "pages" / f"epoch_{epoch:04d}.pdf"
-
-
-class JsonLog:
-    """A file of JSON lines that can be cut back to where a checkpoint was taken.
-
-    Raises TrainingError where the file cannot be written.
-    """
-
-    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        try:
-            self._file = open(path, "ab")  # noqa: SIM115
-            if self._file.tell() < keep_bytes:
-                raise TrainingError(
-                    f"{path} is shorter ({self._file.tell():,} bytes) than when the checkpoint was "
-                    f"taken ({keep_bytes:,}); it was changed, so the run cannot go on from here: "
-                    "put the file back, or start a run in another folder"
-                )
-            self._file.truncate(keep_bytes)
-            self._file.seek(keep_bytes)
-        except OSError as error:
-            raise TrainingError(f"{path} cannot be written: {error.strerror}") from None
-        self.path = path
-
-    def write(self, entry: dict[str, Any]) -> None:
-        with self._explained():
-            self._file.write(json.dumps(entry).encode() + b"\n")
-
-    def flush(self, to_disk: bool = False) -> int:
-        """Hands lines to the system (and the disk); the file's length in bytes."""
-        with self._explained():
-            self._file.flush()
-            if to_disk:
-                os.fsync(self._file.fileno())
-        return self._file.tell()
-
-    def close(self) -> None:
-        # What cannot be written any more was reported by the flush before.
-        with contextlib.suppress(OSError):
-            self._file.close()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path} could not be written: {error.strerror}; the last checkpoint is whole"
-            ) from None
-
-
-def read_log(path: Path, kind: str) -> list[dict[str, Any]]:
-    """The entries of one kind (``"batch"`` or ``"epoch"``) in a log."""
-    with open(path, encoding="utf-8") as lines:
-        entries = [json.loads(line) for line in lines]
-    return [entry for entry in entries if entry["kind"] == kind]

@@ -6,8 +6,9 @@ import numpy as np
 
 from pygan import pictures
 from pygan.training import conditional
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
 from pygan.training.gan import Gan
+from pygan.training.log import read_log
 from pygan.training.sampling import Sampler, draw_noise
 
 SCALE = 4

@@ -23,7 +23,8 @@ from pygan.executor import cooperative_scope, lean_scope, precision_scope, stora
 from pygan.flags import flag
 from pygan.progress import CompilingSaid, Progress, Status
 from pygan.training import averaging, recording, sampling
-from pygan.training.folder import JsonLog, RunFolder
+from pygan.training.folder import RunFolder
+from pygan.training.log import JsonLog
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import SYSTEMS, System
 
@@ -154,7 +155,9 @@ class Run:
             self._restore(state, saved)
         else:
             folder.clear()  # only now: a run is not overwritten by one that cannot start
-        self.log = JsonLog(folder.log, saved.get("log_bytes", 0))
+        self.log = JsonLog(folder.log, self.model.batches_done, self.per_epoch)
+        if self.log.missing:
+            progress.say(self._without_log())
         self.pace = Pace(self.model.batches_done)
         self.latest: Any = None
 
@@ -270,6 +273,16 @@ class Run:
             )
         self.progress.say(f"going on after batch {saved['batches_done']:,}")
 
+    def _without_log(self) -> str:
+        """What to say where the log was removed, cut or changed. The checkpoint has all else."""
+        done, missing = self.model.batches_done, self.log.missing
+        if missing == done:
+            return f"{self.log.path} has none of the {done:,} batches done: the log begins anew"
+        return (
+            f"{self.log.path} lacks {missing:,} of the {done:,} batches done: curves and means "
+            "leave them out"
+        )
+
     def _read_losses(self) -> None:
         """Reads the losses of the last batches, logs them, and stops where one is no number."""
         losses = self.model.read_losses()
@@ -322,6 +335,7 @@ class Run:
                     f"after batch {self.model.batches_done:,} {name} holds a number that is not "
                     f"finite; {self.folder.checkpoint} keeps the state before"
                 )
+        self.log.flush(to_disk=True)
         metadata = {
             "network": self.system.network,
             "pygan": version("pygan"),
@@ -338,7 +352,6 @@ class Run:
             "data": self.where,
             "source": self.source,
             "fingerprint": self.fingerprint,
-            "log_bytes": self.log.flush(to_disk=True),
         }
         checkpoint.save(self.folder.checkpoint, state, metadata)
         if copy is not None:

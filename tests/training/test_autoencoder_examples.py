@@ -11,7 +11,7 @@ from PIL import Image
 
 from pygan import cli
 from pygan.examples import anomaly_detection
-from pygan.training.folder import read_log
+from pygan.training.log import read_log
 
 pytest.importorskip("sklearn", reason="the scripts measure with scikit-learn")
 

@@ -20,7 +20,7 @@ from pygan.training.anomaly import (
     load_normal_digits,
 )
 from pygan.training.autoencoder import AnomalyVae, Codec, Vae32, in_the_plane
-from pygan.training.folder import read_log
+from pygan.training.log import read_log
 from pygan.training.supervised import SmallBatches, SupervisedSettings
 from pygan.training.systems import SYSTEMS
 

@@ -17,8 +17,8 @@ from pygan import checkpoint, cli
 from pygan.data import ImageSet
 from pygan.errors import DataError
 from pygan.examples import cifar10_gan as example
-from pygan.training.folder import read_log
 from pygan.training.gan import load_network
+from pygan.training.log import read_log
 from pygan.training.sampling import open_sampler
 
 SMALL = ["--filters", "2", "--batch-size", "4", "--device", "numpy", "--plain"]

@@ -14,7 +14,7 @@ from pygan import checkpoint, cli
 from pygan.data import ImageSet, load_train_and_test
 from pygan.errors import CheckpointError, DataError, StateError
 from pygan.training.classifier import Classifier, ClassifierSettings, DigitClassifier
-from pygan.training.folder import read_log
+from pygan.training.log import read_log
 
 
 def bars(count: int, seed: int) -> ImageSet:

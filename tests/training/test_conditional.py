@@ -15,8 +15,8 @@ from pygan import cli, layout, pictures
 from pygan.data import ImageSet, load_digits
 from pygan.errors import CheckpointError, DataError, PyganError
 from pygan.training.conditional import ConditionalGan, SoftLabels
-from pygan.training.folder import read_log
 from pygan.training.gan import GanSettings
+from pygan.training.log import read_log
 from pygan.training.sampling import Sampler, draw_noise, open_sampler
 
 STEPS = ("it1", "it2", "it3")

@@ -15,7 +15,8 @@ from pygan import cli
 from pygan.data import ImageSet
 from pygan.examples import dcgan
 from pygan.executor import precision_scope, storage_scope
-from pygan.training.folder import RunFolder, read_log
+from pygan.training.folder import RunFolder
+from pygan.training.log import read_log
 from pygan.training.sampling import open_sampler
 
 SMALL = ["--ngf", "2", "--ndf", "2", "--batch-size", "4", "--device", "numpy", "--plain"]

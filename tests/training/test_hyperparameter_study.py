@@ -12,8 +12,8 @@ from run_support import Trainer, assert_same_run
 from pygan import checkpoint, cli, device, networks, pictures
 from pygan.data import load_digits
 from pygan.examples import hyperparameter_study as study
-from pygan.training.folder import read_log
 from pygan.training.gan import GanSettings, LessonGan
+from pygan.training.log import read_log
 
 BATCH = 4
 STATE = "checkpoint.safetensors"

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,14 @@ from pygan import device as devices
 from pygan.errors import GraphError, OutOfDeviceMemory, ShapeError, StateError
 from pygan.executor_memory import Block, Flat, MemoryUse, Stretch
 from pygan.flags import flag
-from pygan.lowering import Lifetime, LoweredGraph, lifetimes
+from pygan.launches import Launches
+from pygan.lifetimes import Lifetime, lifetimes
+from pygan.lowering import LoweredGraph
+from pygan.lowering.storage import STORAGES
 from pygan.named_arrays import NamedArrays
 from pygan.operators import Array, Call, Shape
 from pygan.planner import aligned
 from pygan.reference.precision import to_bf16
-from pygan.storage import STORAGES
 from pygan.symbol import InferredShapes, Symbol
 from pygan.working_memory import WorkingMemory
 
@@ -132,10 +133,10 @@ class Executor:
     differ by a part of their size. None: as the `precision_scope` says, and float32 outside of any.
     storage: of activations and their gradients within the executor: "float32", or "bf16", with
     precision="bf16", where they lie in half the bytes: those of convolutions, batch norms and
-    activations with channels in multiples of 8 (pygan.storage has the rule). A number is rounded
-    once, when it is stored. Arguments, outputs, parameters, all gradients in `grad_dict`, sums and
-    statistics stay float32; a bf16 copy of the parameters is made at the beginning of every
-    forward. Device numpy rounds where the others store, in float32 memory. None: as the
+    activations with channels in multiples of 8 (pygan.lowering.storage has the rule). A number is
+    rounded once, when it is stored. Arguments, outputs, parameters, all gradients in `grad_dict`,
+    sums and statistics stay float32; a bf16 copy of the parameters is made at the beginning of
+    every forward. Device numpy rounds where the others store, in float32 memory. None: as the
     `storage_scope` says, and float32 outside of any.
     cooperative: small layers that follow each other run as one cooperative launch, a program
     (pygan.bindings.program; kernels/program.cu). Sums are those of separate launches; batch norm
@@ -229,10 +230,8 @@ class Executor:
         self._jobs_of = self._recorder(cooperative, cooperative_limit)
         # A program's jobs are launches that it knows; those that add slices, or merge moments, are
         # not among them.
-        apart_from_programs = self._jobs_of is None
-        slices = self._left_slices if apart_from_programs else None
-        normalises = partial(self._normalises, lean) if apart_from_programs else None
-        moments = self._left_moments if apart_from_programs else None
+        in_programs = self._jobs_of is not None
+        self._launches = Launches(device, repr(symbol.name), dtype, precision, lean, in_programs)
         halves = None
         if storage == "bf16":
             halves = "float32" if device.name == "numpy" else "uint16"
@@ -244,11 +243,9 @@ class Executor:
             dtype,
             fuse,
             apart,
-            slices,
-            normalises,
+            None if in_programs else self._launches,
             halves,
             parameters,
-            moments,
         )
         self._check_requests(grad_req)
         self._memory: dict[Array, Any] = {}
@@ -401,7 +398,7 @@ class Executor:
         persistent = {array for flat in self._flats for array in flat.arrays} | set(inputs)
         persistent.update(self._memory, self._graph.copies)
         lives, in_place, self._rooms = lifetimes(
-            self._graph, persistent, self.keep_forward, self._workspace_of
+            self._graph, persistent, self.keep_forward, self._launches.workspace
         )
         lives = [Lifetime(array, -1, forever) for array in inputs] + lives
         scratch = self._scratch_memory
@@ -460,59 +457,6 @@ class Executor:
                 needed,
                 free,
             ) from (error if str(error) else None)
-
-    def _workspace_of(self, call: Call) -> Array | None:
-        """The workspace that a call asks for, if any."""
-        shapes, attributes = self._described(call)
-        try:
-            size = self.device.ops.workspace_size(call.function, *shapes, **attributes)
-        except ValueError as error:  # more than one launch can take
-            raise ShapeError(f"binding {self.symbol.name!r}: {error}") from None
-        return Array(f"workspace of {call.function}", (int(size),), self.dtype) if size else None
-
-    def _left_slices(self, call: Call) -> int:
-        """How many slices a convolution leaves to the batch norm that reads it."""
-        shapes, attributes = self._described(call)
-        try:
-            return self.device.ops.left_slices(call.function, *shapes, **attributes)
-        except ValueError:  # more than one launch can take; _workspace_of says so
-            return 1
-
-    def _normalises(self, lean: bool, shape: Shape, calls: list[Call], slices: int) -> bool:
-        """Whether a batch norm of that shape leaves its normalising pass to these calls."""
-        described = []
-        for call in calls:
-            shapes, attributes = self._described(call)
-            described.append((call.function, shapes, attributes))
-        try:
-            gain = self.device.ops.normalisation_gain(shape, described, slices=slices)
-        except ValueError:  # more than one launch can take; _workspace_of says so
-            return False
-        return gain > -inf if lean else gain >= 0
-
-    def _left_moments(self, call: Call, merged: bool) -> int:
-        """How many numbers of the moments of its result a convolution leaves, likewise; merged: to
-        one that merges them and leaves the rest to its own reader."""
-        shapes, attributes = self._described(call)
-        try:
-            return self.device.ops.left_moments(call.function, *shapes, merged=merged, **attributes)
-        except ValueError:  # as above
-            return 0
-
-    def _described(self, call: Call) -> tuple[list[Shape | None], dict[str, Any]]:
-        """Shapes and attributes by which the device says what memory a call takes."""
-        shapes = [None if array is None else array.shape for array in call.arrays]
-        attributes = {k: v for k, v in self._attributes(call).items() if k != "accumulate"}
-        if any(array is not None and array.half for array in call.arrays):
-            dtypes = [None if array is None else array.dtype for array in call.arrays]
-            attributes["dtypes"] = dtypes
-        return shapes, attributes
-
-    def _attributes(self, call: Call) -> dict[str, Any]:
-        chosen = call.precision and self.precision != "float32"
-        attributes = call.attributes | ({"precision": self.precision} if chosen else {})
-        together = call.cooperative and self._jobs_of is not None
-        return attributes | ({"cooperative": True} if together else {})
 
     def _resolve(self, array: Array) -> Any:
         found = self._memory.get(array)
@@ -604,7 +548,7 @@ class Executor:
         return prepared
 
     def _prepare(self, call: Call, time: int) -> _Prepared:
-        attributes = self._attributes(call)
+        attributes = self._launches.attributes(call)
         if call.workspace:
             room = self._rooms.get((time, call.apart))
             attributes["workspace"] = None if room is None else self._resolve(room)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pygan.lowering import Lifetime
+from pygan.lifetimes import Lifetime
 from pygan.operators import Array
 from pygan.planner import Request, aligned, plan
 

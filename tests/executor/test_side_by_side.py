@@ -23,6 +23,7 @@ import pytest
 from pygan import networks
 from pygan import symbol as sym
 from pygan.executor import Executor
+from pygan.launches import Launches
 from pygan.operators import Call
 from pygan.reference.precision import to_bf16
 
@@ -46,24 +47,24 @@ def side_by_side(
     way in, where the first would; no moments, whose parts a twin has otherwise. Filled alike as
     networks start."""
     left: dict[str, int] = {}
-    asked, late = Executor._left_slices, Executor._normalises
+    asked, late = Launches.left_slices, Launches.normalises
 
-    def slices(executor: Executor, call: Call) -> int:
+    def slices(launches: Launches, call: Call) -> int:
         name = call.arrays[-1].label
-        if executor.device is not host:
-            left[name] = asked(executor, call)
+        if launches.device is not host:
+            left[name] = asked(launches, call)
         return left[name]
 
-    def normalises(executor: Executor, lean: bool, shape: Any, calls: list[Call], n: int) -> bool:
+    def normalises(launches: Launches, shape: Any, calls: list[Call], n: int) -> bool:
         name = f"{calls[0].arrays[3].label}, normalised"
-        if executor.device is not host:
-            left[name] = late(executor, lean, shape, calls, n)
+        if launches.device is not host:
+            left[name] = late(launches, shape, calls, n)
         return bool(left[name])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Executor, "_left_slices", slices)
-        patch.setattr(Executor, "_normalises", normalises)
-        patch.setattr(Executor, "_left_moments", lambda *_: 0)
+        patch.setattr(Launches, "left_slices", slices)
+        patch.setattr(Launches, "normalises", normalises)
+        patch.setattr(Launches, "left_moments", lambda *_: 0)
         pair = graph.bind(device, shapes, **options), graph.bind(host, shapes, **options)
     rng = np.random.default_rng(5)
     arrays = pair[0].arg_dict | {f"head {i}": a for i, a in enumerate(pair[0].head_gradients)}

@@ -13,8 +13,8 @@ from pygan import networks
 from pygan import symbol as sym
 from pygan.errors import GraphError
 from pygan.executor import precision_scope, storage_scope
+from pygan.lowering.storage import _beside_image
 from pygan.reference.precision import rounded
-from pygan.storage import _beside_image
 from pygan.working_memory import WorkingMemory
 
 HALF = {"precision": "bf16", "storage": "bf16"}

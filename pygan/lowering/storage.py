@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from math import prod
-from typing import TYPE_CHECKING
 
+from pygan.lowering.steps import CONVOLUTIONS, Key, Step, Steps
 from pygan.operators import (
     Activation,
+    Array,
     BatchNorm,
     Convolution,
     LeakyReLU,
@@ -22,9 +23,6 @@ from pygan.operators import (
     TransposedConvolution,
 )
 from pygan.operators.base import both
-
-if TYPE_CHECKING:
-    from pygan.lowering import Key, Step
 
 STORAGES = ("float32", "bf16")
 CHANNELS = 8
@@ -42,6 +40,29 @@ SHARED_BYTES = 64 * 1024
 MOST_WEIGHTS = 8192
 MOST_EXTENT = 2**14
 """Of a block of those kernels, and of the layer."""
+
+
+def store_halves(steps: Steps, dtype: str, parameters: Collection[str]) -> dict[Array, Array]:
+    """Lets arrays hold bf16 numbers, each in a number of `dtype`, and convolutions between them
+    read copies of those weights that are among the arguments `parameters`. Gives the copies, each
+    with its parameter."""
+    weights = {steps.argument_keys[name]: steps.arguments[name] for name in parameters}
+    halves = half_arrays(steps.in_order, steps.heads, weights)
+    copies: dict[Key, Array] = {}
+    for step in steps.in_order:
+        arrays = step.arrays
+        if step.output_keys[0] in halves:
+            made = (arrays.outputs[0], arrays.residuals.get("unactivated_gradient"))
+            for array in made:
+                if array is not None:
+                    array.dtype, array.half = dtype, True
+        if takes_copies(step, halves):
+            key = step.input_keys[1]
+            if key not in copies:
+                label, shape = f"{weights[key].label} in bf16", weights[key].shape
+                copies[key] = Array(label, shape, dtype, half=True)
+            arrays.inputs = (arrays.inputs[0], copies[key], *arrays.inputs[2:])
+    return {copy: weights[key] for key, copy in copies.items()}
 
 
 def half_arrays(
@@ -77,7 +98,7 @@ def may_be_half(shape: Shape) -> bool:
 def takes_copies(step: Step, halves: Collection[Key]) -> bool:
     """Whether a step is a convolution between two arrays of bf16 numbers, which reads a copy of its
     weights."""
-    is_convolution = isinstance(step.operator, Convolution | TransposedConvolution)
+    is_convolution = isinstance(step.operator, CONVOLUTIONS)
     return is_convolution and step.input_keys[0] in halves and step.output_keys[0] in halves
 
 
@@ -92,7 +113,7 @@ def _taken(step: Step, halves: Collection[Key], parameters: Collection[Key]) -> 
         return pair
     if isinstance(operator, Activation | LeakyReLU):
         return pair if pair <= set(halves) else set()
-    if not isinstance(operator, Convolution | TransposedConvolution):
+    if not isinstance(operator, CONVOLUTIONS):
         return set()
     large, small = step.arrays.inputs[0].shape, step.arrays.output.shape
     units = all(shape[-1] // operator.groups % CHANNELS == 0 for shape in (large, small))

@@ -41,16 +41,8 @@ from pygan.training.classifier import (
     DigitClassifier,
     count_right,
 )
-from pygan.training.comparison import (
-    Comparison,
-    Plan,
-    Session,
-    batches_of,
-    choose,
-    digest,
-    in_session,
-    trained_gan,
-)
+from pygan.training.comparison import Comparison, Plan, batches_of, digest
+from pygan.training.comparison_session import Session, choose, in_session, trained_gan
 from pygan.training.sampling import (
     BATCH,
     described,

@@ -235,7 +235,7 @@ def add_run_options(
 
 def add_gan_options(parser: argparse.ArgumentParser, option: str, system: str) -> None:
     """``option``, which names a trained GAN, and ``--gan-batches``, as
-    ``pygan.training.comparison.trained_gan`` reads them."""
+    ``pygan.training.comparison_session.trained_gan`` reads them."""
     parser.add_argument(
         option,
         dest="gan",

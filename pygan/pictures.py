@@ -229,8 +229,8 @@ def _draw(
 def unbroken(places: Sequence[float] | np.ndarray) -> list[slice]:
     """The pieces of ascending places in which none lacks: no step is wider than the least."""
     steps = np.diff(places)
-    gaps = np.flatnonzero(steps > 1.5 * steps.min()) + 1 if len(steps) else []
-    ends = [0, *map(int, gaps), len(places)]
+    gaps = np.flatnonzero(steps > 1.5 * steps.min(initial=np.inf)) + 1
+    ends = [0, *gaps.tolist(), len(places)]
     return [slice(first, last) for first, last in itertools.pairwise(ends)]
 
 

@@ -74,9 +74,10 @@ def _up_to(content: bytes, batches: int, epochs: int) -> tuple[bytes, int]:
     for line in content.splitlines(keepends=True):
         entry = _entry(line)
         kind = entry["kind"]
+        if kind not in limits or not line.endswith(b"\n"):
+            continue
         number = entry.get(kind)
-        whole = line.endswith(b"\n") and isinstance(number, int)
-        if kind in limits and whole and latest[kind] < number < limits[kind]:
+        if isinstance(number, int) and latest[kind] < number < limits[kind]:
             lines.append(line)
             latest[kind] = number
             known += kind == "batch"
@@ -89,4 +90,4 @@ def _entry(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
         if isinstance(found, dict) and isinstance(found.get("kind"), str):
             return found
-    return {"kind": None}
+    return {"kind": ""}

@@ -64,7 +64,7 @@ GENERATORS = {
     FULLY_CONNECTED: Generator(_bind_fully_connected, black=-1.0),
 }
 """The generators that pictures are drawn with, by their networks' names in checkpoints."""
-SCRIPTS = {"cifar10-gan": "cifar10_gan", "lesson-study": "hyperparameter_study"}
+SCRIPTS = {"cifar10-gan": "cifar10_gan", "lesson-study": "study_gan"}
 """Networks that a script of ``pygan.examples`` has written out; imported, it adds its generator to
 ``GENERATORS``."""
 

@@ -11,16 +11,9 @@ import pytest
 from pygan import device
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.progress import PlainProgress
-from pygan.training.comparison import (
-    Comparison,
-    Plan,
-    Session,
-    by_batches,
-    choose,
-    mean_interval,
-    summarize,
-    table,
-)
+from pygan.training.comparison import Comparison, Plan
+from pygan.training.comparison_report import by_batches, mean_interval, summarize, table
+from pygan.training.comparison_session import Session, choose
 from pygan.training.folder import RunFolder
 
 

@@ -12,6 +12,7 @@ from run_support import Trainer, assert_same_run
 from pygan import checkpoint, cli, device, networks, pictures
 from pygan.data import load_digits
 from pygan.examples import hyperparameter_study as study
+from pygan.examples import study_gan, study_report
 from pygan.training.gan import GanSettings, LessonGan
 from pygan.training.log import read_log
 
@@ -19,14 +20,14 @@ BATCH = 4
 STATE = "checkpoint.safetensors"
 
 
-def settings(name: str, **others) -> study.Settings:
-    return study.Settings(
+def settings(name: str, **others) -> study_gan.Settings:
+    return study_gan.Settings(
         **{"batch_size": BATCH, "seed": 5, **study.SETTINGS[name].settings, **others}
     )
 
 
-def trained(images, name: str, batches: int, **others) -> study.StudyGan:
-    model = study.StudyGan(device.get("numpy"), images, settings(name, **others))
+def trained(images, name: str, batches: int, **others) -> study_gan.StudyGan:
+    model = study_gan.StudyGan(device.get("numpy"), images, settings(name, **others))
     model.start_epoch(0)
     for _ in range(batches):
         model.step()
@@ -65,8 +66,8 @@ def run(data, out, *options: str) -> int:
 
 
 def test_the_networks_shown_are_the_lessons():
-    assert study.generator().to_json() == networks.lesson_generator().to_json()
-    assert study.discriminator().to_json() == networks.lesson_discriminator().to_json()
+    assert study_gan.generator().to_json() == networks.lesson_generator().to_json()
+    assert study_gan.discriminator().to_json() == networks.lesson_discriminator().to_json()
 
 
 def test_without_a_change_it_is_the_lessons_gan_to_the_bit(images):
@@ -85,7 +86,10 @@ def test_without_a_change_it_is_the_lessons_gan_to_the_bit(images):
 @pytest.mark.parametrize("name", [name for name in study.SETTINGS if name != "lesson"])
 def test_every_change_changes_the_training(images, name):
     """And nothing else of the settings than it says."""
-    lesson, changed = study.Settings().as_dict(), study.Settings(**study.SETTINGS[name].settings)
+    lesson, changed = (
+        study_gan.Settings().as_dict(),
+        study_gan.Settings(**study.SETTINGS[name].settings),
+    )
     different = {n for n, value in changed.as_dict().items() if value != lesson[n]}
     assert different == set(study.SETTINGS[name].settings)
     weights = [
@@ -95,15 +99,15 @@ def test_every_change_changes_the_training(images, name):
 
 
 def test_graphs_have_the_activations_asked_for():
-    assert "LeakyReLU" in study.generator(slope=0.25).to_json()
-    assert "LeakyReLU" not in study.discriminator(slope=0.0).to_json()
-    assert study.generator(bounded=False).list_outputs() == ["gen_deconv4_output"]
+    assert "LeakyReLU" in study_gan.generator(slope=0.25).to_json()
+    assert "LeakyReLU" not in study_gan.discriminator(slope=0.0).to_json()
+    assert study_gan.generator(bounded=False).list_outputs() == ["gen_deconv4_output"]
 
 
 def test_one_update_has_the_sum_of_both_gradients(images):
     """Of the plain optimizer's first step: its change is that of the two gradients together."""
     plain = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.0}
-    model = study.StudyGan(device.get("numpy"), images, settings("one-update", **plain))
+    model = study_gan.StudyGan(device.get("numpy"), images, settings("one-update", **plain))
     model.start_epoch(0)
     before = np.array(model.discriminator.parameters)
     model.step()
@@ -113,7 +117,7 @@ def test_one_update_has_the_sum_of_both_gradients(images):
     np.testing.assert_allclose(moved, 0.1 * model.discriminator.gradients, atol=1e-7)
 
     gradients = []
-    apart = study.StudyGan(device.get("numpy"), images, settings("lesson", **plain))
+    apart = study_gan.StudyGan(device.get("numpy"), images, settings("lesson", **plain))
     apart.discriminator_optimizer.update = lambda: gradients.append(
         np.array(apart.discriminator.gradients)
     )
@@ -158,14 +162,14 @@ def test_real_images_stand_beside_the_generated_ones_in_gs_pass(images):
 def test_labels_lie_where_the_settings_say():
     random = np.random.default_rng(0)
     for label, low, high in ((0.0, 0.0, 0.1), (1.0, 0.9, 1.0)):
-        noisy = study.draw_labels(label, settings("labels-noisy"), random, 4000)
+        noisy = study_gan.draw_labels(label, settings("labels-noisy"), random, 4000)
         assert noisy.shape == (4000, 1, 1, 1) and noisy.dtype == np.float32
         assert low <= noisy.min() < low + 0.002 and high - 0.002 < noisy.max() <= high
-        wrong = study.draw_labels(label, settings("labels-wrong"), random, 40_000)
+        wrong = study_gan.draw_labels(label, settings("labels-wrong"), random, 40_000)
         assert set(wrong.ravel().tolist()) == {0.0, 1.0}
         # Five standard deviations of a share of 1/20.
         assert abs((wrong != label).mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 40_000)
-        exact = study.draw_labels(label, settings("lesson"), random, 100)
+        exact = study_gan.draw_labels(label, settings("lesson"), random, 100)
         assert (exact == label).all()
 
 
@@ -209,13 +213,13 @@ def test_a_study_is_stopped_resumed_and_measured(data, judge, tmp_path, capsys):
     assert len(lines) == 4 and lines[0].startswith("| setting | D loss |")
     mean = np.mean([entry["frechet"] for entry in runs])
     assert f"{mean:.2f} (" in lines[2] and lines[3].startswith("| real digits | - |")
-    assert Image.open(whole / "study.png").width == study.FIGURE_WIDTH
+    assert Image.open(whole / "study.png").width == study_report.FIGURE_WIDTH
 
     # A run of it is drawn with as other generators are.
     place, picture = whole / "labels-wrong" / "seed_0", tmp_path / "a.png"
     command = ["sample", "--checkpoint", str(place), "--device", "numpy", "--out", str(picture)]
     assert cli.main([*command, "--count", "24", "--grid", "2x12"]) == 0
-    drawing = study.Drawing(device.get("numpy"), study.Settings(), 24)
+    drawing = study_gan.Drawing(device.get("numpy"), study_gan.Settings(), 24)
     drawing.load(checkpoint.load(place / "checkpoint.safetensors")[0])
     expected = np.asarray(pictures.grid(drawing(24, seed=0), 2, 12, 2), int)
     # Sums of another batch size's products may round to the next grey.
@@ -225,11 +229,11 @@ def test_a_study_is_stopped_resumed_and_measured(data, judge, tmp_path, capsys):
 def test_measured_images_are_those_of_the_checkpoint(images, tmp_path):
     """An unbounded generator's are cut off at black and white."""
     model = trained(images, "unbounded", 3)
-    drawing = study.Drawing(device.get("numpy"), model.settings, 3)
+    drawing = study_gan.Drawing(device.get("numpy"), model.settings, 3)
     drawing.load(model.state_dict())
     found = drawing(7, seed=1)
     assert found.shape == (7, 28, 28, 1) and found.min() >= 0 and found.max() <= 1
-    same = study.Drawing(device.get("numpy"), model.settings, 7, model.generator)
+    same = study_gan.Drawing(device.get("numpy"), model.settings, 7, model.generator)
     np.testing.assert_allclose(same(7, seed=1), found, atol=1e-6)
     raw = np.array(same.executor.outputs[0])
     assert raw.min() < 0
@@ -249,16 +253,16 @@ def test_a_judge_is_trained_where_none_is_given(data, tmp_path, monkeypatch):
 
 def test_the_table_on_a_terminal_and_elsewhere(monkeypatch, capsys):
     rows = [["setting", "Frechet"], ["the lesson's", "4.81"], ["real digits", "0.05"]]
-    study.print_table(rows, plain=False)
+    study_report.print_table(rows, plain=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["setting       Frechet", "the lesson's     4.81", "real digits      0.05"]
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    study.print_table(rows, plain=True)
+    study_report.print_table(rows, plain=True)
     assert capsys.readouterr().out.splitlines() == lines
-    study.print_table(rows, plain=False)
+    study_report.print_table(rows, plain=False)
     shown = capsys.readouterr().out
     assert "│" in shown and "the lesson's" in shown and "0.05" in shown
-    assert study.markdown_table(rows).splitlines()[1] == "|---|---:|"
+    assert study_report.markdown_table(rows).splitlines()[1] == "|---|---:|"
 
 
 def test_user_errors_are_one_line_and_code_1(data, tmp_path, capsys):

@@ -14,7 +14,7 @@ from PIL import Image
 from run_support import Trainer, assert_same_state
 
 from pygan import pictures
-from pygan.examples import fully_connected_gan, hyperparameter_study
+from pygan.examples import fully_connected_gan, study_report
 from pygan.training.log import JsonLog, read_log
 from pygan.training.systems import SYSTEMS
 
@@ -131,19 +131,18 @@ def test_a_table_by_epochs_leaves_out_what_is_not_known() -> None:
 
 
 def test_a_study_has_no_losses_of_a_run_whose_log_was_lost() -> None:
-    study = hyperparameter_study
-    lost = study.losses_at_the_end([])
+    lost = study_report.losses_at_the_end([])
     assert set(lost.values()) == {None}
-    numbers = {key: 1.0 for _, key, _ in study.HEADINGS}
+    numbers = {key: 1.0 for _, key, _ in study_report.HEADINGS}
     known = {name: {"value": 1.0} for name in ("frechet", "precision", "recall")}
     reference = {**known, "classes": {"covered": 10}}
     results = {"lesson": [numbers | lost], "labels-wrong": [numbers, numbers | lost]}
-    rows = study.table_rows(results, reference)
+    rows = study_report.table_rows(results, {name: name for name in results}, reference)
     assert rows[1][1:5] == ["-"] * 4 and rows[2][1:5] == ["1.000"] * 4
     assert "-" not in rows[1][5:]
     known = {"batches": [4, 5], "D": [0.5, 0.25], "G": [1.0, 2.0]}
     axes = Figure().subplots()
-    study._draw_losses(axes, [{"batches": [], "D": [], "G": []}, known], legend=True)
+    study_report._draw_losses(axes, [{"batches": [], "D": [], "G": []}, known], legend=True)
     assert [line.get_xdata()[0] for line in axes.lines[:2]] == [4, 4]
 
 

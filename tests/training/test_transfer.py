@@ -207,6 +207,7 @@ def test_the_precision_asked_for_is_that_of_the_training(
         (["--discriminator", "CLASSIFIER"], "not 'lesson-gan'; 'pygan train lesson' makes one"),
         (["--data", "nowhere"], "no such folder: nowhere"),
         (["--plain", "--cooperative"], "--cooperative is not for comparisons"),
+        (["--precision", "bf16", "--storage", "bf16"], "--storage is not for comparisons"),
     ],
 )
 def test_requests_that_cannot_be_met(labelled_data, unbroken, tmp_path, capsys, options, message):

@@ -529,8 +529,9 @@ class Executor:
 
     def _prepared(self, calls: Iterable[Iterable[Call]], forward: bool) -> list[_Prepared]:
         """The calls with their arrays. At a fork of the graph what was set apart before is waited
-        for before the first call set apart, or behind the group where this pass has none there."""
-        forks = [] if forward else self._graph.forks
+        for before the first call set apart, or behind the group where this pass has none there; or
+        before the call that is alone, or the whole group where this pass lacks that."""
+        forks = {} if forward else self._graph.forks
         start = 0 if forward else len(self._graph.steps)
         prepared: list[_Prepared] = []
         waiting = False
@@ -538,9 +539,9 @@ class Executor:
             steps = [self._prepare(call, start + index) for call in group]
             at: int | None = 0
             if not waiting:
-                apart = (i for i, step in enumerate(steps) if step.apart)
-                at = next(apart, None) if index in forks else None
-                waiting = index in forks and at is None
+                waits = (i for i, call in enumerate(group) if call.apart or call.alone)
+                at = next(waits, 0 if forks[index] else None) if index in forks else None
+                waiting = index in forks and (at is None or not steps)
             if at is not None and steps:
                 steps[at] = replace(steps[at], joins=True)
                 waiting = False
@@ -550,7 +551,7 @@ class Executor:
     def _prepare(self, call: Call, time: int) -> _Prepared:
         attributes = self._launches.attributes(call)
         if call.workspace:
-            room = self._rooms.get((time, call.apart))
+            room = self._rooms.get((time, call.function))
             attributes["workspace"] = None if room is None else self._resolve(room)
         arrays = [None if array is None else self._resolve(array) for array in call.arrays]
         run = partial(getattr(self.device.ops, call.function), *arrays, **attributes)

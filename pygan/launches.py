@@ -12,6 +12,9 @@ from typing import Any
 from pygan.errors import ShapeError
 from pygan.operators import Array, Call, Shape
 
+BESIDE = "convolution_backward_weight"
+"""How the names of functions end that a device's `leaves_room` knows."""
+
 
 class Launches:
     """A device's answers about the calls of one executor; `pygan.lowering.Advice` is among them.
@@ -76,6 +79,16 @@ class Launches:
         except ValueError:  # as above
             return False
         return gain > -inf if self._lean else gain >= 0
+
+    def leaves_room(self, call: Call) -> bool:
+        """Whether what runs beside this gradient would gain by it."""
+        if not call.function.endswith(BESIDE):
+            return True
+        shapes, attributes = self._described(call)
+        try:
+            return self.device.ops.leaves_room(call.function, *shapes, **attributes)
+        except ValueError:  # as above
+            return True
 
     def _described(self, call: Call) -> tuple[list[Shape | None], dict[str, Any]]:
         """Shapes and attributes by which the device says what memory a call takes."""

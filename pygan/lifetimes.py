@@ -23,8 +23,11 @@ class Lifetime:
     end: float
 
 
-Room = tuple[int, bool]
-"""The workspace of calls: when they run, and whether set apart."""
+Room = tuple[int, str]
+"""The workspace of calls: when their group runs, and their function."""
+
+APART = 0.5
+"""Time from the beginning of a group of backward to that of what it sets apart."""
 
 
 def lifetimes(
@@ -36,10 +39,11 @@ def lifetimes(
     """When each array that is not persistent is needed, and which arrays work in place.
 
     An output of the graph lives from its making on, and what a call set apart mentions until the
-    next fork, or the end of the pass, when that call is done at the latest. keep_forward: what a
-    backward reads lives until the next forward too, so that backward can run again. workspace: what
-    a call wants. The second result maps an array to the one whose memory it takes over; the third
-    are the workspaces, each the largest that calls of its room want.
+    next fork, or the end of the pass, when that call is done at the latest. The calls of a group of
+    backward have times of their own, since a pass that lacks some keeps the order of the others.
+    keep_forward: what a backward reads lives until the next forward too, so that backward can run
+    again. workspace: what a call wants. The second result maps an array to the one whose memory it
+    takes over; the third are the workspaces, each the largest that calls of its room want.
     """
     n, forever = len(graph.steps), graph.forever
     found: dict[Array, Lifetime] = {}
@@ -48,7 +52,7 @@ def lifetimes(
     def give_room(call: Call, time: int, start: float, end: float) -> None:
         wanted = workspace(call) if call.workspace else None
         if wanted is not None:
-            room = rooms.setdefault((time, call.apart), Lifetime(wanted, start, end))
+            room = rooms.setdefault((time, call.function), Lifetime(wanted, start, end))
             room.start, room.end = min(room.start, start), max(room.end, end)
             if room.array.size < wanted.size:
                 room.array = wanted
@@ -67,29 +71,43 @@ def lifetimes(
                 for array in call.arrays:
                     mention(array, time)
     made_by_forward = set(found)
-    forks = [n + index for index in graph.forks]
     if graph.argument_gradients:
         for head in graph.heads:
             mention(head.landing, n)
-        for time, calls in enumerate(graph.whole_backward(), n):
-            # What is set apart begins half a step later, when what was set apart before is done;
-            # the calls that follow it in its step run beside it.
-            joined = next((float(fork) for fork in forks if fork > time), 2 * n + 0.5)
-            late: float = time
-            for call in calls:
+        whole = graph.whole_backward()
+        joins = [n + index + _join(whole[index]) for index in graph.forks]
+        for time, calls in enumerate(whole, n):
+            for place, call in enumerate(calls):
+                start = end = time + _moment(calls, place)
                 if call.apart:
-                    late = time + 0.5
-                give_room(call, time, late if call.apart else time, joined if call.apart else late)
+                    # It begins when what was set apart before is done; what follows in its group
+                    # runs beside it, and so do the next ones.
+                    start = time + APART
+                    end = next((join for join in joins if join > start), 2 * n + APART)
+                elif any(before.apart for before in calls[:place]):
+                    end = time + APART
+                give_room(call, time, start, end)
                 for array in call.arrays:
                     if keep_forward and array is not None and array.root in made_by_forward:
                         mention(array, forever)
-                    mention(array, time)
-                    mention(array, joined if call.apart else late)
+                    mention(array, start)
+                    mention(array, end)
     for head in graph.heads:
         mention(head.array, forever)
     lives, in_place = _share_in_place(graph, found)
     lives += rooms.values()
     return lives, in_place, {room: life.array for room, life in rooms.items()}
+
+
+def _moment(group: list[Call], place: float) -> float:
+    """From the beginning of a group of backward to the call at that place in line."""
+    return APART * place / (len(group) + 1)
+
+
+def _join(group: list[Call]) -> float:
+    """Until when, after the beginning of a group at a fork, what was set apart before may run."""
+    alone = (place for place, call in enumerate(group) if call.alone)
+    return _moment(group, next(alone, len(group) + 1) - 0.5)
 
 
 def _share_in_place(

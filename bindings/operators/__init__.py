@@ -23,6 +23,7 @@ from .batch_norm_statistics import (
     batch_norm_normalisation_inference,
     batch_norm_normalisation_training,
 )
+from .beside import leaves_room
 from .convolution import bias_backward
 from .data import advance_cursor, gather_one_hot, gather_rows, store_row
 from .dropout import dropout_backward, dropout_forward
@@ -104,6 +105,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "leaves_room",
     "left_moments",
     "left_slices",
     "mean_squared_error_backward",

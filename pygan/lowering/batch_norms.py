@@ -44,6 +44,9 @@ class Advice(Protocol):
         """Whether a batch norm of a shape, whose data comes in so many slices (1: whole), should
         leave its normalising pass to these calls, all that read its result."""
 
+    def leaves_room(self, call: Call) -> bool:
+        """Whether what runs beside a call, the gradient of a weight or a bias, gains by it."""
+
 
 def leave_slices(steps: Steps, gradients: Mapping[Key, Array], advice: Advice) -> dict[Key, Array]:
     """Lets batch norms add the slices of the products around them, where that gains. Gives the

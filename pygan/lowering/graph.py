@@ -12,7 +12,13 @@ from collections.abc import Collection, Mapping
 
 from pygan.lowering.activations import fuse_derivatives
 from pygan.lowering.batch_norms import Advice, leave_moments, leave_slices, normalise_late
-from pygan.lowering.branches import forks_of, set_apart, written_apart
+from pygan.lowering.branches import (
+    forks_of,
+    set_apart,
+    that_leave_no_room,
+    weights_first,
+    written_apart,
+)
 from pygan.lowering.gradients import Gradients
 from pygan.lowering.nodes import lower_nodes
 from pygan.lowering.steps import Step
@@ -25,9 +31,11 @@ class LoweredGraph:
     """The calls of a symbol under given shapes and gradient requests ("write", "add", "null").
 
     fuse: layers take their neighbours' work along, where nothing else reads what lies between.
-    branches: set those of backward apart that may run beside the ones that follow. What one group
-    of `backward` sets apart must be done before the next of `forks` (indices of groups) sets calls
-    apart, or, in a pass that lacks those, is over: so long its arrays are kept.
+    branches: set those of backward apart that may run beside the ones that follow, but for
+    gradients of weights that leave them no room, by the advice: those are alone. What one group of
+    `backward` sets apart must be done before the next of `forks` (indices of groups) sets calls
+    apart or, where its value is true, before the call there that is alone; or, in a pass that lacks
+    those, is over: so long its arrays are kept.
     advice: with fuse, what batch norms and convolutions should leave to each other; None: nothing.
     half_dtype: what bf16 numbers lie in, where activations are stored so (pygan.lowering.storage),
     or None; parameters are then the arguments of whose bf16 copies convolutions may read: `copies`,
@@ -68,9 +76,14 @@ class LoweredGraph:
         self.argument_gradients = gradients.arguments
         self.random_state = steps.random_state
         self._apart: set[Array] = set()
-        self.forks: list[int] = []
+        self._alone: set[Array] = set()
+        self.forks: dict[int, bool] = {}
         if branches and self.argument_gradients:
-            self._apart = written_apart(self.whole_backward())
+            whole = self.whole_backward()
+            self._apart = written_apart(whole)
+            if advice is not None:
+                self._alone = that_leave_no_room(whole, self._apart, advice.leaves_room)
+                self._apart -= self._alone
             self.forks = forks_of(self.whole_backward())
 
     @property
@@ -89,8 +102,8 @@ class LoweredGraph:
         needed. Wanted "write" gradients that nothing reaches are filled with 0.
         """
         calls = self._gradients.calls(self.heads, given, wanted)
-        set_apart(calls, self._apart)
-        return calls
+        set_apart(calls, self._apart, self._alone)
+        return [weights_first(group) for group in calls]
 
     def whole_backward(self) -> list[list[Call]]:
         """The calls of the pass with every gradient handed in and wanted."""

@@ -61,7 +61,7 @@ class Call:
     workspace, precision, cooperative: whether it takes the executor's scratch memory, its
     precision, and whether it may launch cooperatively. apart:
     nothing else in its pass reads or writes what it writes, so it may run beside the calls that
-    follow it.
+    follow it. alone: it waits for what was set apart before it.
     """
 
     function: str
@@ -69,6 +69,7 @@ class Call:
     attributes: dict[str, Any] = field(default_factory=dict)
     workspace: bool = False
     apart: bool = False
+    alone: bool = False
     precision: bool = False
     cooperative: bool = False
 

@@ -99,6 +99,7 @@ __all__ = [
     "gather_rows",
     "kullback_leibler_backward",
     "kullback_leibler_forward",
+    "leaves_room",
     "left_moments",
     "left_slices",
     "mean_squared_error_backward",
@@ -139,6 +140,8 @@ LEAVE_SLICES = (
 )
 
 
+BESIDE = ("convolution_backward_weight", "transposed_convolution_backward_weight")
+
 LEAVE_MOMENTS = ("convolution_forward", "transposed_convolution_forward")
 
 
@@ -174,6 +177,22 @@ def left_moments(
     """
     check_leaves_moments(name)
     return 0
+
+
+def leaves_room(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> bool:
+    """Whether the function `name`, a convolution's gradient of its weights, leaves room to what may
+    run beside it: as nothing does on this device, it never is said not to.
+
+    Raises ValueError for a name that is no such gradient.
+    """
+    check_runs_beside(name)
+    return True
+
+
+def check_runs_beside(name: str) -> None:
+    """Raises ValueError unless the function `name` is a convolution's gradient of its weights."""
+    if name not in BESIDE:
+        raise ValueError(f"leaves_room: {name!r} is not one of {BESIDE}")
 
 
 def check_leaves_moments(name: str) -> None:

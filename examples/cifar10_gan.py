@@ -31,7 +31,9 @@ from pygan import checkpoint, cli, initializer, optimizer, pictures, quality
 from pygan import symbol as sym
 from pygan.data import ImageSet
 from pygan.data.cifar10 import CHANNELS, CLASS_NAMES, SIDE, load_cifar10
+from pygan.device import Device
 from pygan.errors import DataError
+from pygan.executor import Executor
 from pygan.training.colour_classifier import ColourClassifier
 from pygan.training.command import run_system
 from pygan.training.folder import RunFolder
@@ -65,7 +67,7 @@ class Settings:
     label_noise: float = 0.01
     dropout: float = 0.5
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -135,7 +137,9 @@ class Cifar10Gan(Gan):
     network = "cifar10-gan"
     title = "GAN of one class of CIFAR-10"
 
-    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+    def __init__(
+        self, device: Device, images: ImageSet, settings: Settings, losses_kept: int = 20
+    ) -> None:
         if len(images) < settings.batch_size:
             raise DataError(
                 f"{images.source}: {len(images)} images do not fill a batch of "
@@ -152,7 +156,7 @@ class Cifar10Gan(Gan):
             state = getattr(self, name).random_state
             state[...] = np.array([settings.seed, start], np.uint64)
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         settings = self.settings
         gen = generator(settings.filters).bind(
             device, {"noise": (batch_size, settings.noise_size)}, {"noise": "null"}
@@ -166,7 +170,7 @@ class Cifar10Gan(Gan):
     def initial(self) -> initializer.Initializer:
         return initializer.Xavier()
 
-    def make_optimizer(self, executor) -> optimizer.RMSprop:
+    def make_optimizer(self, executor: Executor) -> optimizer.RMSprop:
         """What this system has in Adam's place."""
         settings = self.settings
         of_generator = executor is self.generator
@@ -234,13 +238,13 @@ class Judge:
     Raises CheckpointError where ``classifier`` is none, DataError without test images.
     """
 
-    def __init__(self, device, classifier: str, where: str, kind: str) -> None:
+    def __init__(self, device: Device, classifier: str, where: str, kind: str) -> None:
         self.network = ColourClassifier(device)
         self.network.load(classifier)
         test = load_cifar10(where, "test", [CLASS_NAMES.index(kind)])
         self.real, _ = self.network(test.images)
 
-    def __call__(self, images: np.ndarray, seed: int) -> dict:
+    def __call__(self, images: np.ndarray, seed: int) -> dict[str, Any]:
         """The numbers of ``quality.compare`` for images (N, 32, 32, 3) in 0..1."""
         return quality.compare(self.real, *self.network(images), seed=seed)
 
@@ -343,7 +347,7 @@ SYSTEM = System(
 )
 
 
-def bind_sampler(device, count: int, settings: Mapping[str, Any]):
+def bind_sampler(device: Device, count: int, settings: Mapping[str, Any]) -> Executor:
     """noise (count, Z) -> images (count, 32, 32, 3), for `pygan.training.sampling`."""
     known = Settings(**settings)
     return generator(known.filters).bind(device, {"noise": (count, known.noise_size)}, "null")

@@ -16,6 +16,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +25,9 @@ from pygan import checkpoint, cli, initializer, networks, optimizer, pictures
 from pygan.data import ImageSet, load_digits
 from pygan.data.cifar10 import load_cifar10
 from pygan.data.resize import resized
+from pygan.device import Device
 from pygan.errors import PyganError
+from pygan.executor import Executor
 from pygan.training import sampling
 from pygan.training.command import run_system
 from pygan.training.folder import RunFolder
@@ -55,7 +59,7 @@ class Settings:
     beta1: float = 0.5
     sigma: float = 0.02
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -85,7 +89,9 @@ class Dcgan(Gan):
     monitor_pattern = ""
     """Outputs inside the networks to keep for a monitor."""
 
-    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+    def __init__(
+        self, device: Device, images: ImageSet, settings: Settings, losses_kept: int = 20
+    ) -> None:
         super().__init__(device, images, settings, losses_kept)
         options = {"shared": self.discriminator, "inputs": {"data": self.generator.outputs[0]}}
         options["working_memory"] = self.working_memory
@@ -99,7 +105,7 @@ class Dcgan(Gan):
             device.ops.fill(executor.arg_dict["label"], value=label)
         self._beside = device.branch()
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         settings = self.settings
         # What the monitor watches inside the networks becomes an output of them.
         gen = with_internals(networks.dcgan_generator(settings.ngf, CHANNELS), self.monitor_pattern)
@@ -122,7 +128,9 @@ class Dcgan(Gan):
             device, batch_size, requests, working_memory=memory
         )
 
-    def _bind_discriminator(self, device, batch_size: int, requests, **options):
+    def _bind_discriminator(
+        self, device: Device, batch_size: int, requests: dict[str, str], **options: Any
+    ) -> Executor:
         """An executor of D, with the gradient requests that are not "write"."""
         plain = networks.dcgan_discriminator(self.settings.ndf)
         dis = with_internals(plain, self.monitor_pattern)
@@ -132,7 +140,7 @@ class Dcgan(Gan):
     def initial(self) -> initializer.Initializer:
         return initializer.Normal(self.settings.sigma)
 
-    def make_optimizer(self, executor) -> optimizer.Adam:
+    def make_optimizer(self, executor: Executor) -> optimizer.Adam:
         # LogisticRegressionOutput does not divide by the batch; MXNet's Module does it here.
         return optimizer.Adam(
             executor,
@@ -204,7 +212,7 @@ class Report:
         model = self.model
         gradient = np.array(model.image_gradient)
         # Grey is no gradient; the largest of the batch is black or white.
-        gradient *= 1 / max(float(np.abs(gradient).max()), np.finfo(np.float32).tiny)
+        gradient *= 1 / max(float(np.abs(gradient).max()), float(np.finfo(np.float32).tiny))
         parts = {
             "generated": np.array(model.generator.outputs[0]),
             "gradient": gradient,
@@ -244,7 +252,7 @@ class Report:
         return f"{folder.result}: last {len(latest)} batches: {listed}"
 
 
-def draw_grid(images: np.ndarray, path) -> None:
+def draw_grid(images: np.ndarray, path: Path) -> None:
     """Images (N, 64, 64, channels) in -1..1 in the squarest grid."""
     rows, columns = pictures.grid_shape(len(images))
     pictures.save_picture(pictures.grid((images + 1) / 2, rows, columns), path)

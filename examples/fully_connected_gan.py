@@ -15,11 +15,14 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from pygan import checkpoint, cli, networks, pictures
 from pygan.data import ImageSet
+from pygan.device import Device
+from pygan.executor import Executor
 from pygan.training import sampling
 from pygan.training.command import run_system
 from pygan.training.folder import RunFolder
@@ -44,7 +47,7 @@ class Settings:
     dropout: float = 0.3
     initial_range: float = 0.05
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -55,12 +58,14 @@ class FullyConnectedGan(Gan):
     title = "fully connected GAN"
     pixel_range = (-1.0, 1.0)
 
-    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+    def __init__(
+        self, device: Device, images: ImageSet, settings: Settings, losses_kept: int = 20
+    ) -> None:
         super().__init__(device, images, settings, losses_kept)
         # Dropout draws from the executor's own stream, which the seed starts too.
         self.discriminator.random_state[...] = np.array([settings.seed, 1 << 56], np.uint64)
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         generator = networks.fully_connected_generator().bind(
             device,
             {"noise": (batch_size, self.settings.noise_size)},
@@ -165,7 +170,7 @@ class Report:
         return "\n".join([*lines, str(folder.result)])
 
 
-def losses_by_epoch(entries: list[dict], batches_per_epoch: int) -> list[dict]:
+def losses_by_epoch(entries: list[dict[str, Any]], batches_per_epoch: int) -> list[dict[str, Any]]:
     """Means over each epoch's batches, the last one's as far as it went. D's loss is the mean of
     its two, on generated and on real images (nats an image)."""
     rows = []

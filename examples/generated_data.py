@@ -56,7 +56,7 @@ from pygan.training.systems import SYSTEMS
 NAME = "generated-data"
 CONDITIONAL = SYSTEMS["conditional"]
 WAYS = ("real", "both", "generated")
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "ways": ",".join(WAYS),
     "labelled": 0,
     "generated": 0,
@@ -104,7 +104,7 @@ class HelpedClassifier(Classifier):
             start += table.batch_size
 
 
-def draw_images(device: Any, path: Path, count: int, seed: int) -> tuple[ImageSet, dict]:
+def draw_images(device: Any, path: Path, count: int, seed: int) -> tuple[ImageSet, dict[str, Any]]:
     """``count`` images of the digits 0 to 9 in turn, drawn by the generator of a checkpoint, in
     bytes; and where they are from.
 

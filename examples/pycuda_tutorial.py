@@ -246,6 +246,7 @@ def structs_by_pointer(context: Context) -> None:
     )
     size = np.zeros(1, np.int32)
     kernel(cuda.In(described), cuda.Out(size), grid=(2, 1), block=(32, 1, 1))
+    assert vector.fields is not None
     say(f"numpy's struct: {vector.itemsize} bytes, `values` at byte {vector.fields['values'][1]}")
     verify(size[0] == vector.itemsize, f"sizeof on the device says {size[0]} as well")
     for host, array in zip(hosts, arrays, strict=True):
@@ -627,12 +628,12 @@ CHAPTERS: tuple[Callable[[Context], None], ...] = (
 
 def title(chapter: Callable[[Context], None]) -> str:
     """The first line of the chapter's docstring."""
-    return inspect.getdoc(chapter).splitlines()[0]
+    return (inspect.getdoc(chapter) or "").partition("\n")[0]
 
 
 def lesson(chapter: Callable[[Context], None]) -> str:
     """The rest of it."""
-    return inspect.getdoc(chapter).partition("\n")[2].strip()
+    return (inspect.getdoc(chapter) or "").partition("\n")[2].strip()
 
 
 def start(name: str) -> Context:

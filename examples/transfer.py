@@ -49,7 +49,7 @@ from pygan.training.systems import SYSTEMS
 NAME = "transfer"
 LESSON = SYSTEMS["lesson"]
 WAYS = ("scratch", "transfer", "frozen")
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "labelled": 1000,
     "epochs": 10,
     "batch_size": 20,
@@ -88,7 +88,7 @@ class TransferClassifier(Classifier):
         return requests | {"data": "write"} if self.fixed else requests
 
 
-def read_layers(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+def read_layers(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The parameters that discriminator and classifier have in common, and where they are from.
 
     Raises CheckpointError where the file holds no discriminator of the lesson.
@@ -102,8 +102,9 @@ def read_layers(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     shapes = {"data": (1, *gan.IMAGE_SHAPE), "label": (1, CLASSES)}
     inferred = networks.classifier(CLASSES).infer_shape(shapes).arguments
     names = [name for name in inferred if name.startswith("dis_")]
-    layers = {name: tensors.get(f"discriminator/{name}") for name in names}
-    wrong = [n for n in names if layers[n] is None or layers[n].shape != inferred[n]]
+    prefix = "discriminator/"
+    layers = {n: tensors[prefix + n] for n in names if prefix + n in tensors}
+    wrong = [n for n in names if n not in layers or layers[n].shape != inferred[n]]
     if wrong:
         raise CheckpointError(f"{path}: its discriminator has no {wrong[0]} {inferred[wrong[0]]}")
     origin = {"network": LESSON.network, "batches": metadata["batches_done"]}

@@ -28,8 +28,8 @@ EXPERIMENTS = {
     module.__name__.rpartition(".")[2]: module
     for module in (features, guided, walk, arithmetic, drop, neighbours)
 }
-"""By name: modules with ``add_options(parser)`` and ``run(device, options)``, which gives numbers
-for JSON, a line about them, and a function that draws the figure to a path."""
+"""By name: modules with ``add_options(parser)`` and ``run(device, options)``, which gives
+`pygan.examples.dcgan_paper.Results`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     experiments = parser.add_subparsers(metavar="EXPERIMENT", required=True, dest="experiment")
     for name, module in EXPERIMENTS.items():
-        title = module.__doc__.splitlines()[0]
-        options = experiments.add_parser(name, help=title, description=title)
-        options.add_argument(
+        title = (module.__doc__ or "").partition("\n")[0]
+        experiment = experiments.add_parser(name, help=title, description=title)
+        experiment.add_argument(
             "--checkpoint", required=True, metavar="FILE", help="a checkpoint, or a run's folder"
         )
-        options.add_argument("--out", default="runs/dcgan_paper", metavar="DIR")
-        options.add_argument("--seed", type=cli.seed, default=0, metavar="N")
-        options.add_argument("--device", choices=cli.DEVICES, default="auto")
-        module.add_options(options)
+        experiment.add_argument("--out", default="runs/dcgan_paper", metavar="DIR")
+        experiment.add_argument("--seed", type=cli.seed, default=0, metavar="N")
+        experiment.add_argument("--device", choices=cli.DEVICES, default="auto")
+        module.add_options(experiment)
     options = parser.parse_args(arguments)
     return cli.guarded(lambda: run(options))
 

@@ -8,12 +8,14 @@ tells the digits, so that all pairs of digits are tried and none is picked out.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pygan import cli, pictures, quality
 from pygan.errors import PyganError
+from pygan.examples.dcgan_paper import Results
 from pygan.examples.dcgan_paper.attributes import ATTRIBUTES
 from pygan.training.classifier import CLASSES, DigitClassifier
 from pygan.training.judging import as_digits
@@ -61,7 +63,7 @@ class Pool:
         return of_digit[(values >= low) & (values <= high)]
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     sampler, metadata = open_sampler(device, options.checkpoint, BATCH)
     if sampler.takes_digits:
         raise PyganError(
@@ -115,7 +117,7 @@ def choose(pool: Pool, attribute: str, repeats: int, random: np.random.Generator
 
 def measure(
     sampler: Sampler, classifier: DigitClassifier, pool: Pool, attribute: str, terms: np.ndarray
-) -> dict:
+) -> dict[str, Any]:
     """What the arithmetic did: terms (equations, 4, exemplars).
 
     The gain is over the control, usual a - usual a + usual b, whose code is as long: the mean of
@@ -151,7 +153,7 @@ def measure(
     }
 
 
-def table(results: dict) -> str:
+def table(results: dict[str, Any]) -> str:
     lines = [f"{'':22}{'asked':>9}{'gained':>9}{'in':>6}   {'digit kept':>11}{'control':>9}"]
     for attribute, kinds in results.items():
         unit = ATTRIBUTES[attribute][1]
@@ -164,7 +166,9 @@ def table(results: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(sampler: Sampler, pool: Pool, shown: list, random: np.random.Generator, path) -> None:
+def draw(
+    sampler: Sampler, pool: Pool, shown: list[Any], random: np.random.Generator, path: Path
+) -> None:
     """A row for each equation: the three terms, three exemplars and the image of their mean; then
     the result, and three with uniform noise added to its code."""
     from matplotlib.figure import Figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pygan.training.sampling import open_sampler
 BATCH = 50
 
 
-def dcgan_rest(settings: dict) -> sym.Symbol:
+def dcgan_rest(settings: dict[str, Any]) -> sym.Symbol:
     """maps (N, 16, 16, 2 ngf) -> images (N, 64, 64, 3): the last two of DCGAN's generator."""
     x = sym.Variable("maps")
     options = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
@@ -26,7 +27,7 @@ def dcgan_rest(settings: dict) -> sym.Symbol:
     return sym.Activation(x, kind="tanh", name="images")
 
 
-def lesson_rest(settings: dict) -> sym.Symbol:
+def lesson_rest(settings: dict[str, Any]) -> sym.Symbol:
     """maps (N, 7, 7, 128) -> images (N, 28, 28, 1): the last two of the lesson's generators."""
     x = sym.Variable("maps")
     options = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
@@ -37,7 +38,9 @@ def lesson_rest(settings: dict) -> sym.Symbol:
     return sym.Activation(x, kind="sigmoid", name="images")
 
 
-CUTS = {
+Make = Callable[[dict[str, Any]], sym.Symbol]
+
+CUTS: dict[str, tuple[Make, str, Make]] = {
     sampling.DCGAN: (lambda s: networks.dcgan_generator(s["ngf"]), "gact3_output", dcgan_rest),
     gan.NETWORK: (lambda s: networks.lesson_generator(), "gen_relu2_output", lesson_rest),
     conditional.NETWORK: (

@@ -55,7 +55,7 @@ def layer_graphs(ndf: int) -> list[sym.Symbol]:
     return graphs
 
 
-def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays and the metadata of a checkpoint of ``pygan train dcgan``.
 
     Raises CheckpointError for a damaged file and for another network."""
@@ -77,7 +77,9 @@ def fill(executor: Any, tensors: dict[str, np.ndarray], path: str | Path) -> Non
     load_network(executor, used, "discriminator")
 
 
-def untrained(device: Any, settings: dict, images: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def untrained(
+    device: Any, settings: dict[str, Any], images: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
     """Arrays, named as in a checkpoint, of the network as training with that seed begins.
 
     Its moving statistics have seen images (M, 64, 64, 3) uint8, so that its activations have the
@@ -106,7 +108,9 @@ def pixels(images: np.ndarray) -> np.ndarray:
 class Features:
     """The features of images, by the moving statistics, ``BATCH`` images at a time."""
 
-    def __init__(self, device: Any, ndf: int, tensors: dict[str, np.ndarray], path="") -> None:
+    def __init__(
+        self, device: Any, ndf: int, tensors: dict[str, np.ndarray], path: str = ""
+    ) -> None:
         shape = (BATCH, SIDE, SIDE, CHANNELS)
         self.executor = feature_graph(ndf).bind(device, {"data": shape}, "null")
         fill(self.executor, tensors, path)

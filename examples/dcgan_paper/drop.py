@@ -9,12 +9,14 @@ without anybody drawing boxes.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pygan import cli, pictures, quality
 from pygan.errors import PyganError
+from pygan.examples.dcgan_paper import Results
 from pygan.examples.dcgan_paper.attributes import horizontal_strokes
 from pygan.examples.dcgan_paper.cut import CutGenerator
 from pygan.training.classifier import DigitClassifier
@@ -40,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", metavar="FILE", help="a run of 'pygan train classifier'")
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     generator = CutGenerator(device, options.checkpoint)
     learned = generator.maps(LEARNED_FROM, options.seed)
     weights, told = stroke_weights(learned, generator.images(learned), options.seed)
@@ -136,7 +138,7 @@ def left_over(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
-def seen(classifier: DigitClassifier, drawn: dict[str, np.ndarray]) -> tuple[dict, str]:
+def seen(classifier: DigitClassifier, drawn: dict[str, np.ndarray]) -> tuple[dict[str, Any], str]:
     """How often a classifier sees the same digit as in the whole generator's image."""
     digits = {
         name: classifier(as_digits(images))[1].argmax(axis=1) for name, images in drawn.items()
@@ -157,7 +159,7 @@ def seen(classifier: DigitClassifier, drawn: dict[str, np.ndarray]) -> tuple[dic
     return {"same": same, "from_to": matrix.tolist()}, text
 
 
-def draw(drawn: dict[str, np.ndarray], numbers: dict, path) -> None:
+def draw(drawn: dict[str, np.ndarray], numbers: dict[str, Any], path: Path) -> None:
     """A column an image: whole, without the maps, without as many random ones."""
     from matplotlib.figure import Figure
 

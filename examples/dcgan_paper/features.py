@@ -7,6 +7,7 @@ CIFAR-10. Here the network is the checkpoint's, and both see the same images.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from pygan.data.cifar10 import load_cifar10
 from pygan.data.mnist import load_digits
 from pygan.data.resize import resized
 from pygan.errors import PyganError
-from pygan.examples.dcgan_paper import discriminator
+from pygan.examples.dcgan_paper import Results, discriminator
 
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """C times the number of features: the loss allowed against the weights' squares."""
 HELD_OUT = 5
 """One training image in five chooses C."""
+Parts = tuple[Any, np.ndarray]
+"""Features learned from, an array or a sparse matrix of scipy's, and features judged."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     tensors, metadata = discriminator.load(options.checkpoint)
     settings = metadata["settings"]
     train, test = load(options.data, options.dataset, options.images)
@@ -47,9 +50,9 @@ def run(device: Any, options: argparse.Namespace):
         resized(images, discriminator.SIDE, discriminator.CHANNELS) for images in (train, test)
     ]
 
-    def of_network(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def of_network(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         network = discriminator.Features(device, settings["ndf"], arrays, options.checkpoint)
-        return [network(images.images) for images in larger]
+        return network(larger[0].images), network(larger[1].images)
 
     rows = {}
     found = of_network(tensors)
@@ -58,8 +61,9 @@ def run(device: Any, options: argparse.Namespace):
     for seed in range(options.seed, options.seed + options.untrained):
         start = discriminator.untrained(device, settings, larger[0].images, seed)
         rows["untrained"].append(svm(*of_network(start), train.labels, test.labels, options.seed))
-    raw = [images.images.reshape(len(images), -1).astype(np.float32) for images in (train, test)]
-    rows["pixels"] = [svm(*raw, train.labels, test.labels, options.seed)]
+    raw = (train.images, test.images)
+    learned, judged = (part.reshape(len(part), -1).astype(np.float32) for part in raw)
+    rows["pixels"] = [svm(learned, judged, train.labels, test.labels, options.seed)]
 
     lines = [f"{'features of':12}{'numbers':>9}  test accuracy"]
     for name, parts in rows.items():
@@ -91,7 +95,7 @@ def load(where: str, dataset: str, count: int | None) -> tuple[ImageSet, ImageSe
 
 def svm(
     train: np.ndarray, test: np.ndarray, labels: np.ndarray, test_labels: np.ndarray, seed: int
-) -> dict:
+) -> dict[str, Any]:
     """Accuracy on test features (M, D) of a linear L2-SVM (squared hinge, one against the rest)
     that learned training features (N, D).
 
@@ -107,7 +111,7 @@ def svm(
     choosing, learning = order[::HELD_OUT], np.delete(order, np.s_[::HELD_OUT])
     width = train.shape[1]
 
-    def accuracy(strength: float, pair: tuple, kept: np.ndarray, truth: np.ndarray) -> float:
+    def accuracy(strength: float, pair: Parts, kept: np.ndarray, truth: np.ndarray) -> float:
         from sklearn.svm import LinearSVC
 
         learned, judged = pair
@@ -130,7 +134,7 @@ def svm(
     }
 
 
-def with_fewer_numbers(learned: np.ndarray, judged: np.ndarray):
+def with_fewer_numbers(learned: np.ndarray, judged: np.ndarray) -> Parts:
     """Features (N, D) and (M, D) turned so that N of an image's D numbers hold all that those of
     ``learned`` have; as they are where N is not fewer.
 
@@ -153,7 +157,7 @@ def with_fewer_numbers(learned: np.ndarray, judged: np.ndarray):
     return csr_matrix(factor), turned
 
 
-def draw(rows: dict[str, list[dict]], path) -> None:
+def draw(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """A bar for each kind of features, at the mean of its networks, with the 95 % interval of the
     first; a dot for each network."""
     from matplotlib.figure import Figure

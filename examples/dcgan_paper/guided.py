@@ -9,13 +9,14 @@ that raise the feature.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pygan import cli, pictures
 from pygan.data.resize import resized
-from pygan.examples.dcgan_paper import discriminator
+from pygan.examples.dcgan_paper import Results, discriminator
 from pygan.examples.dcgan_paper.features import load
 
 FEATURES = 6
@@ -70,7 +71,7 @@ class Layers:
         return gradient
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     tensors, metadata = discriminator.load(options.checkpoint)
     settings = metadata["settings"]
     images, _ = load(options.data, options.dataset, options.images)
@@ -92,7 +93,9 @@ def run(device: Any, options: argparse.Namespace):
     return numbers, text, lambda path: draw(parts, path)
 
 
-def explain(device: Any, ndf: int, tensors: dict[str, np.ndarray], images: np.ndarray) -> dict:
+def explain(
+    device: Any, ndf: int, tensors: dict[str, np.ndarray], images: np.ndarray
+) -> dict[str, Any]:
     """The images (F, I, 64, 64, 3), 0..1, in which each of the last layer's first F features is
     largest, their guided gradients, and how well these follow the images' edges."""
     features = discriminator.Features(device, ndf, tensors)(images)
@@ -125,7 +128,7 @@ def follows_edges(image: np.ndarray, gradient: np.ndarray) -> float:
     return float(np.corrcoef(change[reached], size[reached])[0, 1])
 
 
-def draw(parts: dict[str, dict], path) -> None:
+def draw(parts: dict[str, dict[str, Any]], path: Path) -> None:
     """For each network a feature's images in a row, and their gradients below; grey is none."""
     from matplotlib.figure import Figure
 

@@ -8,6 +8,7 @@ often that is wrong tells whether the draws are right and cover what digits look
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from pygan import cli, pictures, quality
 from pygan.data import load_train_and_test
 from pygan.errors import PyganError
+from pygan.examples.dcgan_paper import Results
 from pygan.training.sampling import BATCH, open_sampler, origin
 
 CHUNK = 1000
@@ -31,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     sampler, metadata = open_sampler(device, options.checkpoint, BATCH)
     if not sampler.takes_digits:
         raise PyganError(
@@ -47,18 +49,18 @@ def run(device: Any, options: argparse.Namespace):
     drawn = flat(sampler.images(sampler.draw_noise(counts[-1], options.seed), asked))
     real = flat(train.images[order] / np.float32(255))
     sets = {"drawn": (drawn, asked), "real": (real, train.labels[order])}
-    errors, mistakes = {}, None
+    errors: dict[str, dict[str, Any]] = {}
+    mistakes = {}  # of the largest set
     for name, (images, labels) in sets.items():
         errors[name] = {}
         for count in (c for c in counts if c <= len(images)):
             nearest = nearest_rows(images[:count], judged)
             wrong = labels[nearest] != test.labels
             errors[name][str(count)] = vars(quality.proportion(int(wrong.sum()), len(wrong)))
+            mistakes[name] = (nearest, wrong)
             print(
                 f"{name:6} {count:7,} images: {wrong.mean():.2%} of test digits wrong", flush=True
             )
-        if name == "drawn":
-            mistakes = (nearest, wrong)
     numbers = {
         **origin(metadata),
         "data": test.source,
@@ -67,7 +69,7 @@ def run(device: Any, options: argparse.Namespace):
     }
     shape = (-1, *sampler.image_shape)
     pair = judged.reshape(shape), drawn.reshape(shape)
-    return numbers, table(errors), lambda path: draw(errors, *pair, *mistakes, path)
+    return numbers, table(errors), lambda path: draw(errors, *pair, *mistakes["drawn"], path)
 
 
 def flat(images: np.ndarray) -> np.ndarray:
@@ -84,7 +86,7 @@ def nearest_rows(images: np.ndarray, judged: np.ndarray) -> np.ndarray:
     return np.concatenate([search.kneighbors(part, return_distance=False)[:, 0] for part in parts])
 
 
-def table(errors: dict) -> str:
+def table(errors: dict[str, Any]) -> str:
     lines = []
     for name, by_count in errors.items():
         for count, e in by_count.items():
@@ -94,12 +96,12 @@ def table(errors: dict) -> str:
 
 
 def draw(
-    errors: dict,
+    errors: dict[str, Any],
     judged: np.ndarray,
     drawn: np.ndarray,
     nearest: np.ndarray,
     wrong: np.ndarray,
-    path,
+    path: Path,
 ) -> None:
     """The error by the size of the set; and test digits above their nearest drawn ones: the first
     ten that are told right, the first ten that are not."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pygan import cli, pictures
+from pygan.examples.dcgan_paper import Results
 from pygan.training.sampling import BATCH, interpolate, open_sampler, origin
 
 CODES = 9
@@ -26,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(device: Any, options: argparse.Namespace):
+def run(device: Any, options: argparse.Namespace) -> Results:
     sampler, metadata = open_sampler(device, options.checkpoint, BATCH)
     digit = 8 if sampler.takes_digits and options.digit is None else options.digit
 

@@ -42,8 +42,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shapes, images and labels (hex): a resumed run must see the same data."""
         digest = hashlib.sha256(repr((self.images.shape, self.labels.shape)).encode())
-        digest.update(np.ascontiguousarray(self.images))
-        digest.update(np.ascontiguousarray(self.labels))
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
     def describe(self) -> str:

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from pygan.lowering.steps import CONVOLUTIONS, Key, Steps
 from pygan.lowering.storage import AT_ONCE, may_be_half
-from pygan.operators import Activation, BatchNorm, LeakyReLU, Shape
+from pygan.operators import (
+    Activation,
+    BatchNorm,
+    Convolution,
+    LeakyReLU,
+    Operator,
+    Shape,
+    TransposedConvolution,
+)
 from pygan.reference.activation import FROM_OUTPUT
 from pygan.symbol import InferredShapes, Node
 
@@ -21,10 +29,17 @@ def taken_along(nodes: Iterable[Node], consumers: Mapping[Key, int]) -> dict[int
             takes = isinstance(parent.operator, BatchNorm)
             if isinstance(parent.operator, CONVOLUTIONS):
                 # A slope below 0 folds two inputs onto one output, and only the output is kept.
-                takes = node.operator.function()[1] >= 0
+                takes = _function(node)[1] >= 0
             if takes and consumers[id(parent), 0] == 1:
                 fused[id(parent)] = node
     return fused
+
+
+def with_activation(layer: Node, activation: Node) -> Operator:
+    """The operator of a layer that takes an activation along, see `taken_along`."""
+    assert isinstance(layer.operator, BatchNorm | Convolution | TransposedConvolution)
+    kind, slope = _function(activation)
+    return replace(layer.operator, activation=kind, slope=slope)
 
 
 def without_double_rounding(
@@ -42,8 +57,13 @@ def without_double_rounding(
 def _rounds_twice(node: Node, shape: Shape) -> bool:
     """Whether a convolution that takes this activation along might round to bf16 before it, and
     again behind it; `shape`: of its output."""
-    takes = node.operator.function()[0] in AT_ONCE
+    takes = _function(node)[0] in AT_ONCE
     return isinstance(node.inputs[0][0].operator, CONVOLUTIONS) and not takes and may_be_half(shape)
+
+
+def _function(activation: Node) -> tuple[str, float]:
+    assert isinstance(activation.operator, Activation | LeakyReLU)
+    return activation.operator.function()
 
 
 def fuse_derivatives(steps: Steps) -> None:

@@ -64,11 +64,11 @@ def leave_slices(steps: Steps, gradients: Mapping[Key, Array], advice: Advice) -
         if maker is not None and _sums_alone(maker.operator):
             (call,) = maker.operator.forward(maker.arrays, training=True)
             if (count := advice.left_slices(call)) > 1:
-                maker.arrays.left = step.arrays.data_slices = _sliced(call.arrays[-1], count)
+                maker.arrays.left = step.arrays.data_slices = _sliced(maker.arrays.output, count)
                 step.arrays.data_bias = call.arrays[2]
         if steps.consumers.get(made) != 1 or made not in gradients:
             continue
-        alike = step.arrays.inputs[0].half == step.arrays.outputs[0].half  # so sums are rounded
+        alike = step.arrays.inputs[0].half == step.arrays.output.half  # so sums are rounded
         reader = readers.get(made)
         if reader is not None and alike and _multiplies(reader, made):
             gradient = Gradient(gradients[made], False)
@@ -91,7 +91,7 @@ def normalise_late(steps: Steps, gradients: Mapping[Key, Array], advice: Advice)
             continue
         if reader is None or steps.consumers[made] != 1 or reader.input_keys[0] != made:
             continue
-        data, result = step.arrays.inputs[0], step.arrays.outputs[0]
+        data, result = step.arrays.inputs[0], step.arrays.output
         if not isinstance(reader.operator, CONVOLUTIONS) or data.half != result.half:
             continue
         calls = reader.operator.forward(reader.arrays, training=True)
@@ -123,8 +123,8 @@ def leave_moments(steps: Steps, advice: Advice) -> None:
         if maker.arrays.moments is None:  # several may read it
             (call,) = maker.operator.forward(maker.arrays, training=True)
             if numbers := advice.left_moments(call, step.arrays.normalisation is not None):
-                whole = call.arrays[3]
-                maker.arrays.moments = Array(f"moments of {whole.label}", (numbers,))
+                label = f"moments of {maker.arrays.output.label}"
+                maker.arrays.moments = Array(label, (numbers,))
         step.arrays.moments = maker.arrays.moments
 
 

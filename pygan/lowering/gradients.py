@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from pygan.lowering.steps import Head, Key, Step, Steps
 from pygan.operators import Array, Call, Gradient
+from pygan.operators.base import only
 from pygan.symbol import Symbol
 
 
@@ -150,6 +151,7 @@ class Gradients:
         output_gradients = tuple(
             self.arrays[key] if key in reached else None for key in step.output_keys
         )
-        if step.operator.is_view and gradients[0].array.root is output_gradients[0].root:
+        own = output_gradients[0]
+        if step.operator.is_view and own is not None and only(gradients).array.root is own.root:
             return []
         return step.operator.backward(step.arrays, output_gradients, tuple(gradients))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-from pygan.lowering.activations import taken_along, without_double_rounding
+from pygan.lowering.activations import taken_along, with_activation, without_double_rounding
 from pygan.lowering.steps import Key, Step, Steps
 from pygan.operators import Array, Arrays, Shapes
 from pygan.symbol import InferredShapes, Node, Symbol
@@ -40,19 +39,17 @@ def _step(node: Node, shapes: InferredShapes, fused: Mapping[int, Node], steps: 
     operator, source, dtype = node.operator, node, steps.dtype
     taken = next((parent for parent, _ in node.inputs if fused.get(id(parent)) is node), None)
     if taken is not None:
-        kind, slope = node.operator.function()
-        operator = replace(taken.operator, activation=kind, slope=slope)
-        source = taken
+        operator, source = with_activation(taken, node), taken
+    assert operator is not None  # a variable's node is no step
     input_keys = tuple((id(parent), index) for parent, index in source.inputs)
     output_keys = tuple((id(node), index) for index in range(len(operator.outputs)))
     inputs = tuple(steps.arrays[key] for key in input_keys)
-    outputs = []
+    outputs: list[Array | None] = []
     for index, key in enumerate(output_keys):
+        array: Array | None = None
         if operator.is_view:
             array = inputs[0].view(shapes.of[key])
-        elif index in operator.optional_outputs and not steps.consumers.get(key):
-            array = None
-        else:
+        elif index not in operator.optional_outputs or steps.consumers.get(key):
             array = Array(node.output_names()[index], shapes.of[key], dtype)
         outputs.append(array)
         if array is not None:

@@ -423,7 +423,7 @@ def _require_network(folder: RunFolder, saved: dict[str, Any], network: str) -> 
         )
 
 
-def _settings(options: RunOptions, saved: dict[str, Any], kind: type) -> Any:
+def _settings(options: RunOptions, saved: dict[str, Any], kind: type[Any]) -> Any:
     """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
     named = {"batch_size": options.batch_size, "seed": options.seed, **options.asked}
     asked = {name: value for name, value in named.items() if value is not None}

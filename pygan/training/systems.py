@@ -54,7 +54,7 @@ class System:
 
     command: str
     model: Any
-    settings: type
+    settings: type[Any]
     report: Callable[[Any, str], Any]
     epochs: int
     load: Callable[[str, Any], ImageSet] = lambda where, settings: load_digits(where)

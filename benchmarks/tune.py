@@ -4,8 +4,8 @@
                               [--only NAME ...] [--precision float32 ...] [--candidates 12]
                               [--budget SECONDS] [--table FILE] [--json FILE] [--dry] [--quick]
 
-For each pass of each layer the tiles and slices that the model of bindings/operators/tiling.py
-predicts to be quickest are run: first compared bit for bit with the general path, which adds in the
+For each pass of each layer the tiles and slices that bindings/operators/plans/model.py predicts to
+be quickest are run: first compared bit for bit with the general path, which adds in the
 same order, then timed. The quickest goes into ``tuning.json`` in the cache folder, under the
 device's name, and later processes launch it; other shapes and devices keep the model's choice.
 Each choice is written as soon as it is measured, and so is ``--json``, a record of all of them.
@@ -13,8 +13,8 @@ Of arrays that hold bf16 numbers (``bf16-stored``, from compute capability 8.0 o
 for the tiles of kernels/convolution_tensor_core.cu, which must agree with those of float32 arrays
 up to the order of sums. On a GPU of compute capability 9.0 each pass is then measured in TF32 and
 bf16, too: Hopper's own instructions (kernels/convolution_wgmma.cu; of bf16 arrays
-kernels/convolution_wgmma_bf16.cu) with the tiles that bindings/operators/wgmma.py predicts to be
-quickest against mma.sync, which they must agree with likewise. Where they are quicker they are
+kernels/convolution_wgmma_bf16.cu) with the tiles that bindings/operators/plans/wgmma.py predicts to
+be quickest against mma.sync, which they must agree with likewise. Where they are quicker they are
 written down, and launched from then on; where not, mma.sync stays. ``--precision`` names what to
 measure.
 
@@ -82,17 +82,14 @@ class Pass:
 
     def __init__(self, device: Any, kind: str, layer: Layer, stored: bool = False) -> None:
         """stored: whether its arrays hold bf16 numbers, but gradients of weights."""
-        from pygan.bindings.operators import convolution
-        from pygan.bindings.operators.shapes import geometry, with_fewer_idle_taps
+        from pygan.bindings.operators.plans.passes import geometry_of, product_of
 
         self.device, self.kind, self.layer, self.stored = device, kind, layer, stored
         self.half_result = stored and kind != "backward_weight"
         pairs = ((layer.stride,) * 2, (layer.pad,) * 2, (1, 1))
-        shape = geometry(kind, layer.large, layer.weight, layer.small, *pairs, 1)
-        if kind == "backward_data":
-            shape = with_fewer_idle_taps(shape)
-        self.shape = shape
-        self._convolution = convolution
+        sides = (layer.large, layer.weight, layer.small)
+        self.shape = geometry_of(kind, kind, *sides, *pairs, 1)
+        self.product = product_of(kind, self.shape)
         read, self.result = {
             "forward": ((layer.large, layer.weight, None), layer.small),
             "backward_data": ((layer.small, layer.weight, None), layer.large),
@@ -101,8 +98,6 @@ class Pass:
         rng = np.random.default_rng(1)
         self._numbers = [None if one is None else self._drawn(rng, one) for one in read]
         self._inputs = self._uploaded(self._numbers)
-
-        self.product = convolution.product_of(kind, shape)
 
     def run(self, plan: Any, absolute: bool = False) -> np.ndarray:
         """What `plan` makes of the inputs, or of their absolute values."""
@@ -139,7 +134,9 @@ class Pass:
         return float(measure(self.device, [call], **how).median)
 
     def _launch(self, plan: Any, inputs: Sequence[Any], out: Any, workspace: Any) -> None:
-        self._convolution.run_plan(self.kind, plan, inputs, out, workspace)
+        from pygan.bindings.operators.product_launch import launch
+
+        launch(self.kind, plan, tuple(inputs), out, workspace=workspace)
 
     def _workspace(self, plan: Any) -> Any:
         size = int(np.prod(self.result)) * plan.slices
@@ -152,40 +149,37 @@ class Pipelined:
     precision = "float32"
 
     def __init__(self, one: Pass) -> None:
-        from pygan.bindings.operators import convolution
-
-        self._pass, self._convolution = one, convolution
+        self._pass = one
         self.key = one.kind
 
     @property
     def tuned(self) -> bool:
         """Whether the pass has tiles to choose from."""
-        return bool(self._convolution.is_pipelined(self._pass.kind, self._pass.shape))
+        from pygan.bindings.operators.plans.choice import is_pipelined
+
+        return bool(is_pipelined(self._pass.kind, self._pass.shape))
 
     def candidates(self, most: int) -> list[tuple[Any, int]]:
         """(tile, slices), what the model predicts to be quickest first."""
-        from pygan.bindings.operators import tiling
+        from pygan.bindings.operators.plans import pipelined
 
-        kind, shape = self._pass.kind, self._pass.shape
-        lines, columns, depth, count = self._convolution.as_pipelined(kind, shape)
-        fours = self._convolution.can_be_pipelined(kind, shape)
-        steps = max(1, -(-depth // tiling.DEPTH_STEP) // tiling.LEAST_STEPS)
-        tiles = tiling.TILES if fours else tiling.SINGLES
-        ranked = sorted(
-            (tiling.predicted_microseconds(tile, slices, lines, columns, depth, count), i, slices)
-            for i, tile in enumerate(tiles)
-            for slices in tiling.SLICES
-            if slices <= min(steps, tiling.MOST_BLOCKS // count)
-        )
-        return [(tiles[i], slices) for _, i, slices in ranked[:most]]
+        one = self._pass
+        product = pipelined.pipelined_product(one.kind, one.shape)
+        tiles = pipelined.tiles_of(one.kind, one.shape)
+        return list(pipelined.candidates(product, tiles)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        return self._convolution.pipelined_plan(self._pass.kind, self._pass.shape, tile, slices)
+        from pygan.bindings.operators.plans.pipelined import pipelined_plan
+        from pygan.bindings.operators.plans.plan import Tiles
+
+        return pipelined_plan(self._pass.kind, self._pass.shape, Tiles(tile, slices))
 
     def agrees(self, plan: Any) -> bool:
         """With the general path, bit for bit."""
+        from pygan.bindings.operators.plans.general import general_plan
+
         one = self._pass
-        general = self._convolution.general_plan(one.kind, one.shape, plan.slices)
+        general = general_plan(one.kind, one.shape, plan.slices)
         return one.run(plan).tobytes() == one.run(general).tobytes()
 
     def other(self) -> None:
@@ -197,11 +191,12 @@ class Warpgroups:
     many slices."""
 
     def __init__(self, one: Pass, precision: str) -> None:
-        from pygan.bindings.operators import tensor_core, wgmma
+        from pygan.bindings.operators.plans import plan, tensor_core, wgmma
 
         self._pass, self._tensor_core, self._wgmma = one, tensor_core, wgmma
+        self._tiles = plan.Tiles
         self.precision = precision
-        self.key = f"{precision} wgmma {one.kind}"
+        self.key = wgmma.key(one.kind, precision)
 
     @property
     def tuned(self) -> bool:
@@ -211,8 +206,8 @@ class Warpgroups:
         return list(self._wgmma.candidates(self.precision, self._pass.product)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        tiles = self._wgmma.Tiles(tile, slices)
-        return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
+        one, tiles = self._pass, self._tiles(tile, slices)
+        return self._wgmma.wgmma_plan(one.kind, self.precision, one.shape, tiles)
 
     def agrees(self, plan: Any) -> bool:
         """With mma.sync, whose operands are the same: each of both sums errs by a cut-off bit for
@@ -223,8 +218,15 @@ class Warpgroups:
 
     def other(self) -> Any:
         """mma.sync, as it is launched where wgmma is not."""
-        tiles = self._tensor_core.tiles_for(self.precision, self._pass.product)
-        return self._tensor_core.plan_with(self._pass.kind, self.precision, self._pass.shape, tiles)
+        return rounding_mma(self._pass, self.precision)
+
+
+def rounding_mma(one: Pass, precision: str) -> Any:
+    """mma.sync of float32 arrays, which rounds their numbers."""
+    from pygan.bindings.operators.plans.tensor_core import tensor_core_plan, tiles_for
+
+    tiles = tiles_for(precision, one.product)
+    return tensor_core_plan(one.kind, one.kind, precision, one.shape, tiles)
 
 
 class Halves:
@@ -233,9 +235,10 @@ class Halves:
     precision = stored_numbers.STORED
 
     def __init__(self, one: Pass) -> None:
-        from pygan.bindings.operators import tensor_core
+        from pygan.bindings.operators.plans import plan, tensor_core
 
         self._pass, self._tensor_core = one, tensor_core
+        self._tiles = plan.Tiles
         self.key = tensor_core.key_of_halves(one.kind)
 
     @property
@@ -247,8 +250,9 @@ class Halves:
         return list(self._tensor_core.candidates_of_halves(one.product, one.half_result)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        one, tiles = self._pass, self._tensor_core.Tiles(tile, slices)
-        return self._tensor_core.plan_of_halves(one.kind, one.shape, tiles, one.half_result)
+        one, tiles = self._pass, self._tiles(tile, slices)
+        plan_of = self._tensor_core.tensor_core_plan_of_halves
+        return plan_of(one.kind, one.shape, tiles, one.half_result)
 
     def agrees(self, plan: Any) -> bool:
         """With mma.sync of float32 arrays, which rounds them to the same operands; numbers stored
@@ -261,8 +265,7 @@ class Halves:
         """Results, and how far others may be from them."""
         one = self._pass
         plain = Pass(one.device, one.kind, one.layer)
-        tiles = self._tensor_core.tiles_for("bf16", one.product)
-        mma = self._tensor_core.plan_with(one.kind, "bf16", one.shape, tiles)
+        mma = rounding_mma(one, "bf16")
         expected = plain.run(mma)
         allowed = one.product.depth / 4 * 2.0**-23 * plain.run(mma, absolute=True)
         if one.half_result:
@@ -278,7 +281,7 @@ class WarpgroupsOfHalves(Halves):
 
     def __init__(self, one: Pass, mma: list[int] | None) -> None:
         """mma: tile and slices that were measured to be mma.sync's quickest."""
-        from pygan.bindings.operators import wgmma
+        from pygan.bindings.operators.plans import wgmma
 
         super().__init__(one)
         self._wgmma, self._mma = wgmma, mma
@@ -294,8 +297,8 @@ class WarpgroupsOfHalves(Halves):
         return list(self._wgmma.candidates_of_halves(one.product, one.half_result)[:most])
 
     def plan(self, tile: Any, slices: int) -> Any:
-        one, tiles = self._pass, self._wgmma.Tiles(tile, slices)
-        return self._tensor_core.plan_of_halves(one.kind, one.shape, tiles, one.half_result)
+        one, tiles = self._pass, self._tiles(tile, slices)
+        return self._wgmma.wgmma_plan_of_halves(one.kind, one.shape, tiles, one.half_result)
 
     def other(self) -> Any:
         """mma.sync, as it is launched where wgmma is not."""
@@ -348,14 +351,14 @@ def tune(one: Pass, way: Way, most: int, how: dict[str, Any]) -> tuple[list[int]
 
 
 def has_wgmma(device: Any) -> bool:
-    from pygan.bindings.operators import wgmma
+    from pygan.bindings.operators.plans import wgmma
 
     return bool(device.context.device.compute_capability() == wgmma.CAPABILITY)
 
 
 def measurable(device: Any) -> tuple[str, ...]:
     """The precisions that have tiles to choose from on this device."""
-    from pygan.bindings.operators import tensor_core
+    from pygan.bindings.operators.plans import tensor_core
 
     if has_wgmma(device):
         return PRECISIONS
@@ -427,7 +430,7 @@ class Run:
         return self.options.candidates, {"samples": 7, "seconds": 0.01}
 
     def _write(self, way: Way, one: Pass, choice: list[int]) -> None:
-        from pygan.bindings.operators import tuning
+        from pygan.bindings.operators.plans import tuning
 
         if self.table is not None:
             tuning.write(self.table, self.name, {tuning.key(way.key, one.shape): choice})
@@ -451,7 +454,7 @@ class Run:
 
 def table_of(options: argparse.Namespace) -> tuple[Path | None, str]:
     """(where the choices go, why nowhere)."""
-    from pygan.bindings.operators import tuning
+    from pygan.bindings.operators.plans import tuning
 
     if options.dry:
         return None, "--dry"

@@ -32,7 +32,7 @@ SLICES_IN_FLIGHT = 4
 
 STEP_MICROSECONDS = 0.38
 """Of a tile of 64 x 32 and a depth of 16: 396 cycles of instructions and 250 of waiting, as in
-operators/tiling.py, at 1.7 GHz."""
+operators/plans/model.py, at 1.7 GHz."""
 TILE_LATENCY = 1.5
 """Microseconds of a tile before its first and after its last product."""
 

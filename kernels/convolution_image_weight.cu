@@ -13,7 +13,7 @@
 // once, since a thread has the same columns in every step.
 //
 // convolution_few_channels_weight.cu multiplies on the plain units what is little work; the model
-// of bindings/operators/tensor_core.py chooses.
+// chooses (bindings/operators/plans/choice.py).
 //
 // variants(sm_80):
 

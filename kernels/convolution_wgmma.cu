@@ -12,7 +12,7 @@
 // and memory is what bounds), 128 x 128 where those would leave multiprocessors idle, 128 x 64 for
 // 64 channels.
 //
-// Not yet run on a GPU: no launcher chooses it by itself (bindings/operators/wgmma.py).
+// Not yet run on a GPU: no launcher chooses it by itself (bindings/operators/plans/wgmma.py).
 
 // variants(sm_90a): -DPRECISION=tf32 -DTILE_M=256 -DTILE_N=128
 // variants(sm_90a): -DPRECISION=tf32 -DTILE_M=128 -DTILE_N=128

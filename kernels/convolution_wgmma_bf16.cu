@@ -11,7 +11,7 @@
 // Why it is fast: see wgmma_bf16_product.cuh for the products, convolution.cu for the taps of a
 // stride. Tiles as in convolution_wgmma.cu, and 256 x 64 for 64 channels.
 //
-// Not yet run on a GPU: no launcher chooses it by itself (bindings/operators/wgmma.py).
+// Not yet run on a GPU: no launcher chooses it by itself (bindings/operators/plans/wgmma.py).
 
 // variants(sm_90a): -DTILE_M=256 -DTILE_N=128 | -DTILE_M=256 -DTILE_N=128 -DRESULT=Bf16
 // variants(sm_90a): -DTILE_M=128 -DTILE_N=128 | -DTILE_M=128 -DTILE_N=128 -DRESULT=Bf16

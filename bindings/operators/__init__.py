@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import batch_norm, batch_norm_statistics, convolution, fully_connected, loss, tensor_core
+from . import batch_norm, batch_norm_statistics, loss, partial_sums
 from .activation import activation_backward, activation_forward
 from .batch_norm import (
     batch_norm_backward,
@@ -24,7 +24,14 @@ from .batch_norm_statistics import (
     batch_norm_normalisation_training,
 )
 from .beside import leaves_room
-from .convolution import bias_backward
+from .convolution import (
+    convolution_backward_data,
+    convolution_backward_weight,
+    convolution_forward,
+    transposed_convolution_backward_data,
+    transposed_convolution_backward_weight,
+    transposed_convolution_forward,
+)
 from .data import advance_cursor, gather_one_hot, gather_rows, store_row
 from .dropout import dropout_backward, dropout_forward
 from .elementwise import (
@@ -42,6 +49,11 @@ from .elementwise import (
     reparametrization_backward_noise,
     reparametrization_forward,
 )
+from .fully_connected import (
+    fully_connected_backward_data,
+    fully_connected_backward_weight,
+    fully_connected_forward,
+)
 from .loss import (
     kullback_leibler_backward,
     kullback_leibler_forward,
@@ -57,21 +69,12 @@ from .loss import (
 from .moments import left_moments
 from .normalisation import normalisation_gain
 from .optimizer import adam_update, rmsprop_update, sgd_update
+from .partial_sums import bias_backward
+from .plans import choice
 from .pooling import pooling_backward, pooling_forward
 from .random import random_normal, random_uniform
 from .slices import left_slices
 from .storage import to_bf16
-from .tensor_core import (
-    convolution_backward_data,
-    convolution_backward_weight,
-    convolution_forward,
-    fully_connected_backward_data,
-    fully_connected_backward_weight,
-    fully_connected_forward,
-    transposed_convolution_backward_data,
-    transposed_convolution_backward_weight,
-    transposed_convolution_forward,
-)
 
 __all__ = [
     "activation_backward",
@@ -136,13 +139,12 @@ __all__ = [
     "workspace_size",
 ]
 
-_WORKSPACE = {
+_WORKSPACE: dict[str, Any] = {
     **batch_norm.WORKSPACE,
     **batch_norm_statistics.WORKSPACE,
-    **convolution.WORKSPACE,
-    **fully_connected.WORKSPACE,
+    **choice.WORKSPACE,
     **loss.WORKSPACE,
-    **tensor_core.WORKSPACE,
+    **partial_sums.WORKSPACE,
 }
 
 

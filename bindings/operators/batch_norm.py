@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from .. import cooperative as cooperative_launches
 from .activation import check_kind
-from .epilogue import moments_size
 from .storage import is_half, types
+from .tile_moments import moments_size
 from .validation import (
     THREADS,
     countable,

@@ -19,8 +19,8 @@ from .batch_norm import (
     tiles_of,
     whole_plan,
 )
+from .partial_sums import sum_partials
 from .storage import types
-from .tiling import sum_partials
 from .validation import ALIGNMENT, THREADS, has_shape, has_workspace
 
 FILE = "batch_norm_statistics.cu"

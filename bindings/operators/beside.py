@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from math import ceil, prod
 from typing import Any
 
-from . import tensor_core, wgmma
-from .convolution import PIPELINED_FILE, Plan
-from .tiling import MULTIPROCESSORS, SINGLES, TILES
+from .plans import pipelined, tensor_core, wgmma
+from .plans.choice import plan_of
+from .plans.model import MULTIPROCESSORS
+from .plans.plan import Plan
 
 BESIDE = ("convolution_backward_weight", "transposed_convolution_backward_weight")
 
@@ -30,9 +31,7 @@ def leaves_room(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
     """
     if name not in BESIDE:
         raise ValueError(f"leaves_room: {name!r} is not one of {BESIDE}")
-    for of_the_data in ("x_activation", "x_slope"):
-        attributes.pop(of_the_data, None)
-    plan = tensor_core.plan_of(name, shapes[:3], **attributes)
+    plan = plan_of(name, shapes, **attributes)
     blocks, places = prod(plan.grid), MULTIPROCESSORS * _resident(plan)
     return blocks < FULL * places * ceil(blocks / places) if places else True
 
@@ -40,7 +39,7 @@ def leaves_room(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
 def _resident(plan: Plan) -> int:
     """Blocks that a multiprocessor holds, 0 of kernels that have no such tiles."""
     tiles: dict[str, Sequence[Any]] = {
-        PIPELINED_FILE: SINGLES if "VECTOR" in plan.defines else TILES,
+        pipelined.FILE: pipelined.SINGLES if "VECTOR" in plan.defines else pipelined.TILES,
         tensor_core.FILE: tensor_core.TILES_OF_HALVES
         if "ELEMENT" in plan.defines
         else tensor_core.TILES,

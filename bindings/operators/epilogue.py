@@ -3,9 +3,6 @@
 A launch names the activation by number, so that no kernel is compiled for each of them. A thread
 that finishes many sums can apply none, relu and leaky_relu to them; for the others a launch of
 activation_forward follows. The second stage of a sum that is cut into slices can apply all.
-
-Where batch norm follows, tiles can leave the moments of their channels instead, in a vector of
-tiles * (2 C + 1) numbers: kernels/tile_moments.cuh tells which.
 """
 
 from __future__ import annotations
@@ -73,63 +70,3 @@ def of_gradient(
         )
     same_shape(operator, dx=dx, x=x)
     return Epilogue(x, activation, slope)
-
-
-MOMENTS_FILES = (
-    "convolution_normalised.cu",
-    "convolution_pipelined.cu",
-    "convolution_tensor_core.cu",
-)
-"""Whose kernels, but for gradients of weights, have a parameter `moments`."""
-
-MOMENTS_RUN = 4
-"""What channels of a group are a multiple of, where they leave moments."""
-
-LEAST_COLUMNS = 32
-"""Of a tile that leaves moments: narrower ones are for images, which no batch norm follows."""
-
-GROUPS = 15
-"""The place of `groups` among a kernel's arguments behind its arrays."""
-
-
-def tiles_of_moments(plan: Any | None, channels: int) -> int:
-    """How many tiles of a convolution's result can leave moments, those of all phases; 0 where its
-    kernel leaves none, or finishes no sum, and without a plan."""
-    if plan is None or plan.file not in MOMENTS_FILES or plan.slices != 1:
-        return 0
-    groups = plan.arguments[GROUPS]
-    narrow = channels // groups % MOMENTS_RUN or plan.defines["TILE_N"] < LEAST_COLUMNS
-    mixed = "ELEMENT" in plan.defines and "RESULT" not in plan.defines  # not compiled
-    return 0 if narrow or mixed else plan.grid[0] * plan.grid[2] // groups
-
-
-def moments_size(tiles: int, channels: int) -> int:
-    """float32 elements: means, squared deviations, counts."""
-    return tiles * (2 * channels + 1)
-
-
-def alone_with_moments(
-    operator: str, moments: Any | None, activation: str | None, accumulate: bool, in_slices: bool
-) -> None:
-    """ValueError for what a result cannot be that leaves moments."""
-    if moments is not None and (activation is not None or accumulate or in_slices):
-        raise ValueError(
-            f"{operator}: moments are those of a finished sum that is written; activation, "
-            "accumulate and in_slices do not go with them"
-        )
-
-
-def leaving_moments(
-    operator: str, plan: Any, launched: Any | None, channels: int, moments: Any
-) -> Any:
-    """`plan` with tiles that leave them. ValueError where those of what is launched for it cannot,
-    or for another size."""
-    tiles = tiles_of_moments(launched, channels)
-    needed = moments_size(tiles, channels)
-    if not tiles or tuple(moments.shape) != (needed,):
-        has = f"these shapes leave {needed} numbers" if tiles else "these shapes leave none"
-        raise ValueError(
-            f"{operator}: moments has shape {tuple(moments.shape)}, but {has}; ask "
-            f"left_moments({operator!r}, ...), or give none"
-        )
-    return plan._replace(defines=plan.defines | {"MOMENTS": 1})

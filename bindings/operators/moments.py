@@ -14,19 +14,22 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from . import tensor_core
-from .batch_norm import Plan, merging_plan, split_plan, tiles_plan, whole_plan
-from .epilogue import moments_size, tiles_of_moments
-from .prologue import with_prologue
-from .slices import ROUND, ROWS_IN_FLIGHT, block_microseconds
-from .storage import HALF
-from .tiling import (
+from . import batch_norm
+from .batch_norm import merging_plan, split_plan, tiles_plan, whole_plan
+from .plans.choice import plan_of
+from .plans.model import (
     CACHED_BYTES,
     CYCLES_PER_MICROSECOND,
     LANES,
     MULTIPROCESSORS,
     SECOND_STAGE,
 )
+from .plans.normalised import normalised_plan
+from .plans.passes import result_shape
+from .plans.plan import Plan
+from .slices import ROUND, ROWS_IN_FLIGHT, block_microseconds
+from .storage import HALF
+from .tile_moments import moments_size, tiles_of_moments
 
 LEAVE_MOMENTS = ("convolution_forward", "transposed_convolution_forward")
 
@@ -55,16 +58,17 @@ def left_moments(
     """
     if name not in LEAVE_MOMENTS:
         raise ValueError(f"left_moments: {name!r} is not one of {LEAVE_MOMENTS}")
-    for other in ("accumulate", "activation", "slope", "x_activation", "x_slope"):
-        attributes.pop(other, None)
-    plan = tensor_core.plan_of(name, shapes[:4], **attributes)
+    plan = plan_of(name, shapes, **attributes)
     if any(shape is not None for shape in shapes[4:]):  # a normalisation on the way in
-        plan = with_prologue(name, plan)
-    channels = shapes[3][-1]
+        changed = normalised_plan(name, plan)
+        if changed is None:
+            return 0
+        plan = changed
+    *extents, channels = result_shape(name, shapes)
     tiles = tiles_of_moments(plan, channels)
     dtypes = attributes.get("dtypes", ())
     itemsize = HALF.itemsize if dtypes and dtypes[3] == HALF.name else 4
-    rows = prod(shapes[3][:-1])
+    rows = prod(extents)
     if not tiles or saved_microseconds(rows, channels, tiles, plan, itemsize, merged) <= 0:
         return 0
     return moments_size(tiles, channels)
@@ -74,7 +78,7 @@ def saved_microseconds(
     rows: int,
     channels: int,
     tiles: int,
-    convolution: Any,
+    convolution: Plan,
     itemsize: int = 4,
     merged: bool = False,
 ) -> float:
@@ -107,7 +111,7 @@ def saved_microseconds(
     return saved - merging - cycles / CYCLES_PER_MICROSECOND
 
 
-def _shared_microseconds(plan: Plan, nbytes: int, rows: int) -> float:
+def _shared_microseconds(plan: batch_norm.Plan, nbytes: int, rows: int) -> float:
     """For the blocks of a launch that has enough of them to read, or write, `nbytes` once."""
     in_rounds = -(-plan.rows_per_split // (plan.block[1] * ROWS_IN_FLIGHT)) * ROUND
     return max(in_rounds, nbytes / CACHED_BYTES)

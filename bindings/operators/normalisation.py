@@ -2,7 +2,7 @@
 
 Saved are the write of what is normalised and a read of x; the convolution's passes pay with a few
 instructions for each number, each time that a tile copies it. What the two weigh is for the model
-of the products (tiling.py) to say.
+of the products (plans/model.py) to say.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from ..context import device_name
-from . import convolution, tensor_core
 from .batch_norm import whole_plan
-from .convolution import Plan, _few_data_microseconds, as_pipelined, product_of
-from .prologue import with_prologue
-from .shapes import Geometry, geometry, with_fewer_idle_taps
-from .slices import ROWS_IN_FLIGHT, block_microseconds
-from .storage import HALF
-from .tiling import (
+from .plans import few_channels, few_channels_weight, pipelined, tensor_core
+from .plans.choice import plan_of
+from .plans.model import (
     CACHED_BYTES,
     CYCLES_PER_MICROSECOND,
-    DEPTH_STEP,
     LANES,
     MULTIPROCESSORS,
-    PIPELINED_THREADS,
     SECOND_STAGE,
-    TILES,
-    predicted_microseconds,
 )
+from .plans.normalised import normalised_plan
+from .plans.passes import PASSES, geometry_of, product_of, result_shape, sides_of
+from .plans.plan import Plan, Tiles
+from .shapes import Geometry
+from .slices import ROWS_IN_FLIGHT, block_microseconds
+from .storage import HALF
 
 Described = tuple[str, Sequence[Sequence[int] | None], dict[str, Any]]
 """A call: the operator's name, the shapes of its arrays, and its attributes."""
@@ -79,67 +76,62 @@ def _added(name: str, shapes: Sequence[Sequence[int] | None], attributes: dict[s
     if name not in NORMALISING:
         return inf
     if attributes.get("in_slices"):  # which are parts of the result
-        shapes = [*shapes[:3], shapes[3][1:]]
-    kind, order = tensor_core.FAMILY[name]
-    sides = [tuple(shapes[i]) for i in order]
-    pairs = [tuple(attributes[each]) for each in ("stride", "pad", "dilation")]
-    layer = (*pairs, attributes["groups"])
-    precision = attributes.get("precision", "float32")
-    if precision == "float32":
-        plan = convolution._plan(name, kind, *sides, *layer, device_name())
-    else:
-        halves = [dtype == HALF.name for dtype in attributes.get("dtypes", ())]
-        plan = tensor_core._plan_of(name, precision, shapes, halves, *layer)
-    changed = with_prologue(name, plan)
+        shapes = [*shapes[:3], result_shape(name, shapes)[1:]]
+    plan = plan_of(name, shapes, **attributes)
+    changed = normalised_plan(name, plan)
     if changed is None:
         return inf
-    shape = geometry(name, *sides, *layer)
-    if kind == "backward_data":
-        shape = with_fewer_idle_taps(shape)
-    if plan.file in (convolution.FEW_FILE, convolution.FEW_WEIGHT_FILE):
+    kind = PASSES[name].kind
+    layer = (attributes[each] for each in ("stride", "pad", "dilation", "groups"))
+    shape = geometry_of(name, kind, *sides_of(name, shapes), *layer)
+    if plan.file in (few_channels.FILE, few_channels_weight.FILE):
         return _added_to_few(kind, shape, plan, changed)
-    product, weight = product_of(kind, shape), kind == "backward_weight"
-    small = name.startswith("transposed")
+    small, weight = name.startswith("transposed"), kind == "backward_weight"
     if plan.file == tensor_core.FILE:
-        sizes = ("TILE_M", "TILE_N", "TILE_K", "STAGES")
-        tile = next(
-            tile
-            for tile in tensor_core.TILES
-            if [plan.defines[size] for size in sizes] == list(tile[:4])
-        )
-        lines = tile.columns if weight and not small else tile.lines
-        more = NUMBER_INSTRUCTIONS * lines * tile.depth // 128  # of a scheduler's 32 threads a warp
-        issued = tile.issued[precision] + more
-        tiles = tensor_core.Tiles(tile, plan.slices)
-        longer = tensor_core.Tiles(tile._replace(issued={precision: issued}), plan.slices)
-        model = tensor_core.predicted_microseconds
-        return model(longer, precision, product) - model(tiles, precision, product)
-    tile = next(
-        tile for tile in TILES if plan.defines == {"TILE_M": tile.lines, "TILE_N": tile.columns}
-    )
-    lines = tile.columns if weight and small else tile.lines
-    numbers = lines * DEPTH_STEP // PIPELINED_THREADS  # that a thread copies in a step
+        return _added_to_tensor_cores(kind, shape, plan, across=weight and not small)
+    return _added_to_pipelined(kind, shape, plan, across=weight and small)
+
+
+def _added_to_pipelined(kind: str, shape: Geometry, plan: Plan, across: bool) -> float:
+    """across: whether x is the operand that a tile copies the columns of, not the lines."""
+    tile = pipelined.tile_of(plan)
+    lines = tile.columns if across else tile.lines
+    numbers = lines * pipelined.DEPTH_STEP // pipelined.THREADS  # that a thread copies in a step
     heavier = tile._replace(overhead=tile.overhead + NUMBER_INSTRUCTIONS * numbers)
-    product = as_pipelined(kind, shape)
+    product = pipelined.pipelined_product(kind, shape)
     before, after = (
-        predicted_microseconds(each, plan.slices, *product) for each in (tile, heavier)
+        pipelined.predicted_microseconds(Tiles(each, plan.slices), product)
+        for each in (tile, heavier)
+    )
+    return after - before
+
+
+def _added_to_tensor_cores(kind: str, shape: Geometry, plan: Plan, across: bool) -> float:
+    """across: as of :func:`_added_to_pipelined`."""
+    tile, precision = tensor_core.tile_of(plan), str(plan.defines["PRECISION"])
+    lines = tile.columns if across else tile.lines
+    more = NUMBER_INSTRUCTIONS * lines * tile.depth // 128  # of a scheduler's 32 threads a warp
+    heavier = tile._replace(issued={precision: tile.issued[precision] + more})
+    before, after = (
+        tensor_core.predicted_microseconds(
+            Tiles(each, plan.slices), precision, product_of(kind, shape)
+        )
+        for each in (tile, heavier)
     )
     return after - before
 
 
 def _added_to_few(kind: str, shape: Geometry, plan: Plan, changed: Plan) -> float:
-    """To the kernels for few channels: one normalises what its bands share twice, and may have
-    lower ones; the other does it once for each of its columns."""
+    """The kernels for few channels: one normalises what its bands share twice, and may have lower
+    ones; the other does it once for each of its columns."""
+    numbers = shape.small_width * shape.small_channels
     if kind == "backward_data":
-        before, after = (_few_data_microseconds(shape, each) for each in (plan, changed))
-        rows = (
-            changed.arguments[-1] - 1 + shape.dilation[0] * (shape.kernel[0] - 1)
-        ) // shape.stride[0]
-        numbers = changed.grid[0] * (rows + 1) * shape.small_width * shape.small_channels
+        predicted = few_channels.predicted_microseconds
+        longer = predicted(shape, changed) - predicted(shape, plan)
+        numbers *= changed.grid[0] * few_channels.rows_of(shape, changed.arguments[-1])
     else:
-        before = after = 0.0
-        columns = plan.defines.get("COLUMNS", max(convolution.FEW_WEIGHT_COLUMNS))
-        times = -(-shape.taps * shape.group_large // columns)
-        numbers = shape.small_pixels * shape.small_channels * times
+        longer = 0.0
+        numbers *= shape.batch * shape.small_height
+        numbers *= few_channels_weight.passes_over_dy(shape, plan)
     cycles = FEW_NUMBER_INSTRUCTIONS * numbers / (LANES * MULTIPROCESSORS)
-    return after - before + cycles / CYCLES_PER_MICROSECOND
+    return longer + cycles / CYCLES_PER_MICROSECOND

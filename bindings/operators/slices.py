@@ -14,10 +14,11 @@ from math import prod
 from typing import Any
 
 from ..context import shared_bytes
-from . import tensor_core
 from .batch_norm import WHOLE, Plan, split_plan, whole_plan
+from .plans.choice import plan_of
+from .plans.model import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
+from .plans.passes import PASSES, result_shape
 from .storage import HALF
-from .tiling import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
 
 LEAVE_SLICES = (
     "convolution_backward_data",
@@ -58,15 +59,13 @@ def left_slices(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
     """
     if name not in LEAVE_SLICES:
         raise ValueError(f"left_slices: {name!r} is not one of {LEAVE_SLICES}")
-    forward = name.endswith("forward")
-    result = 3 if forward else 2
-    size = prod(shapes[result])
+    forward, result = name.endswith("forward"), PASSES[name].result
+    shape = result_shape(name, shapes)
+    size = prod(shape)
     dtypes = attributes.pop("dtypes", ())
 
     def slices_for(dtypes: Sequence[str | None]) -> int:
-        stored = {"dtypes": dtypes} if any(dtype == HALF.name for dtype in dtypes) else {}
-        elements = tensor_core.WORKSPACE[name](*shapes, **attributes, **stored)
-        return max(1, elements // max(1, size))
+        return plan_of(name, shapes, dtypes=dtypes, **attributes).slices
 
     slices, itemsize = slices_for(dtypes), 4
     if dtypes and dtypes[result] == HALF.name:
@@ -74,9 +73,10 @@ def left_slices(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
         # What is left is float32: as many slices, or the sum would be another.
         if slices_for([*dtypes[:result], None, *dtypes[result + 1 :]]) != slices:
             return 1
-    channels = shapes[result][-1]
+    channels = shape[-1]
     if (
-        slices == 1
+        not size
+        or slices == 1
         or saved_microseconds(size // channels, channels, slices, forward, itemsize) <= 0
     ):
         return 1

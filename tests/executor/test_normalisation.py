@@ -177,7 +177,9 @@ def test_data_in_slices(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch norm that adds the slices of its data does so in its statistics."""
     if device.name == "numpy":
         return
-    from pygan.bindings.operators import convolution, slices
+    from pygan.bindings.operators import slices
+    from pygan.bindings.operators.plans import choice, pipelined
+    from pygan.bindings.operators.plans.plan import Tiles
 
     def graph() -> sym.Symbol:
         y = sym.Convolution(sym.Variable("x"), kernel=3, num_filter=64, pad=1, name="c1")
@@ -185,9 +187,9 @@ def test_data_in_slices(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return sym.Convolution(y, kernel=3, num_filter=8, pad=1, name="c2")
 
     monkeypatch.setattr(slices, "saved_microseconds", lambda *_, **__: 1.0)
-    tile = convolution.TILES[-1]
-    monkeypatch.setattr(convolution, "choose_pipelined", lambda *_: (tile, 2))
-    convolution._plan.cache_clear()
+    tiles = Tiles(pipelined.TILES[-1], 2)
+    monkeypatch.setattr(pipelined, "candidates", lambda *_: [tiles])
+    choice.plan_of_sides.cache_clear()
     late, apart = (bind(device, each, graph) for each in (True, False))
     calls = [call for group in late._graph.forward(True) for call in group]
     assert [len(call.arrays) for call in calls if call.function in LATE] == [8]
@@ -196,7 +198,7 @@ def test_data_in_slices(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         size = np.abs(array).max() + 1
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5 * size, err_msg=name)
     monkeypatch.undo()
-    convolution._plan.cache_clear()
+    choice.plan_of_sides.cache_clear()
 
 
 def test_recorded(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:

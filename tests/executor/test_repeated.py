@@ -16,7 +16,7 @@ from test_executor import everything
 
 import pygan.device
 from pygan import networks
-from pygan.bindings.operators import tensor_core
+from pygan.bindings.operators.plans.choice import plan_of_sides
 from pygan.optimizer import Adam
 
 REPEATS = {"cpu": 2, "cuda": 60}
@@ -44,9 +44,9 @@ def options(
     if wgmma and device.context.device.compute_capability() != (9, 0):
         pytest.skip("wgmma is for GPUs of compute capability 9.0")
     monkeypatch.setenv("PYGAN_WGMMA", "1" if wgmma else "0")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield WAYS[request.param]
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def bound(network: str, device: Any, options: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def shifted(device: Any, shape: tuple[int, ...], shift: int, half: bool = False)
 
 def second_stage(slices: Any, bias: Any | None, out: Any) -> Any:
     """The sum, by the launch that batch norm saves."""
-    from pygan.bindings.operators.tiling import sum_partials
+    from pygan.bindings.operators.partial_sums import sum_partials
 
     sum_partials(slices.reshape(slices.size), bias, out, slices.shape[0], accumulate=False)
     return out

@@ -26,8 +26,11 @@ from hypothesis import strategies as st
 
 from pygan import reference
 from pygan.bindings import compiler
-from pygan.bindings.operators import tensor_core
-from pygan.bindings.operators.tensor_core import MEDIUM_OF_HALVES, TILES_OF_HALVES, Tiles
+from pygan.bindings.operators.plans import choice, image_weight, tensor_core
+from pygan.bindings.operators.plans.choice import plan_of, plan_of_sides
+from pygan.bindings.operators.plans.passes import Product
+from pygan.bindings.operators.plans.plan import Tiles
+from pygan.bindings.operators.plans.tensor_core import MEDIUM_OF_HALVES, TILES_OF_HALVES
 from pygan.reference.activation import FROM_OUTPUT, KINDS
 from pygan.reference.precision import rounded
 from support import (
@@ -59,10 +62,10 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
         return Tiles(request.param, 3 if of.depth > 4 * request.param.depth else 1)
 
     monkeypatch.setattr(tensor_core, "tiles_of_halves", fixed)
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield request.param
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def sum_bound(terms: int) -> float:
@@ -152,20 +155,20 @@ def test_images_beside_bf16_arrays(device: Any, case: Case) -> None:
 @pytest.fixture
 def image_tiles(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Tensor cores for the weights that images meet, in 3 slices where there is depth for them."""
-    few = tensor_core.few_channels
+    few = choice.few_channels
 
     def slow(kind: str, shape: Any) -> Any:
         found = few(kind, shape)
         return None if found is None else (found[0], float("inf"))
 
-    monkeypatch.setattr(tensor_core, "few_channels", slow)
+    monkeypatch.setattr(choice, "few_channels", slow)
     monkeypatch.setattr(
-        tensor_core, "predicted_microseconds", lambda tiles, *_, **__: abs(tiles.slices - 3)
+        image_weight, "predicted_microseconds", lambda tiles, *_, **__: abs(tiles.slices - 3)
     )
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -186,26 +189,26 @@ def test_weights_that_images_meet_on_tensor_cores(
     check(device, operator, case, [False, True, False])
     check(device, f"transposed_{operator}", case, [True, False, False])
     x, w, _, y = Problem("convolution_forward", case).shapes
-    plan = tensor_core._plan_of(
-        operator, "bf16", (x, y, w), (False, True, False), **case.attributes
-    )
-    assert plan.file == tensor_core.IMAGE_WEIGHT_FILE
+    plan = plan_of(operator, (x, y, w), "bf16", (None, "uint16", None), **case.attributes)
+    assert plan.file == image_weight.FILE
     assert plan.slices == (3 if case.small_channels == 72 else 1)
 
 
 def test_images_of_dcgan_meet_tensor_cores_and_small_ones_do_not() -> None:
     """By the model: 16 columns of 64 filters at 32 x 32 pixels, and 9 of 24."""
     for large, small, kernel, stride, file in (
-        ((64, 64, 64, 3), (64, 32, 32, 64), 4, 2, tensor_core.IMAGE_WEIGHT_FILE),
+        ((64, 64, 64, 3), (64, 32, 32, 64), 4, 2, image_weight.FILE),
         ((32, 28, 28, 1), (32, 26, 26, 24), 3, 1, "convolution_few_channels_weight.cu"),
     ):
         pad = 1 if stride == 2 else 0
         weight = (small[3], kernel, kernel, large[3])
-        plan = tensor_core._plan_of(
-            *("convolution_backward_weight", "bf16", (large, small, weight)),
-            (False, True, False),
+        plan = plan_of(
+            *("convolution_backward_weight", (large, small, weight), "bf16"),
+            (None, "uint16", None),
             stride=(stride, stride),
             pad=(pad, pad),
+            dilation=(1, 1),
+            groups=1,
         )
         assert plan.file == file
 
@@ -431,12 +434,12 @@ def test_addresses_between_units_are_refused(device: Any) -> None:
 
 def test_shared_memory_fits_small_gpus() -> None:
     for kind, each in product(("forward", "backward_data", "backward_weight"), TILES_OF_HALVES):
-        assert tensor_core._shared_bytes(kind, each, halves=True) <= 99 * 1024
+        assert tensor_core.shared_bytes(kind, each, halves=True) <= 99 * 1024
 
 
 def test_half_the_bytes_are_predicted_to_take_less_time() -> None:
     """A layer of DCGAN-64 at batch 64, which the bytes through the cache decide."""
-    layer = tensor_core.Product(64 * 64, 256, 16 * 128, 1)
+    layer = Product(64 * 64, 256, 16 * 128, 1)
     predicted = tensor_core.predicted_microseconds
     floats = predicted(tensor_core.tiles_for("bf16", layer), "bf16", layer)
     tiles = tensor_core.candidates_of_halves(layer, result=True)[0]

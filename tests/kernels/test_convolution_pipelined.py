@@ -45,10 +45,13 @@ def cases_in_fours(draw: st.DrawFn, operator: str) -> Case:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
     """Against the twin, and bit for bit against the general path with as many slices."""
-    from pygan.bindings.operators.convolution import _general_plan, pipelined_plan, product_of
     from pygan.bindings.operators.epilogue import NOTHING
+    from pygan.bindings.operators.partial_sums import sum_partials
+    from pygan.bindings.operators.plans.general import general_plan
+    from pygan.bindings.operators.plans.pipelined import SINGLES, TILES, pipelined_plan
+    from pygan.bindings.operators.plans.plan import Tiles
     from pygan.bindings.operators.shapes import geometry
-    from pygan.bindings.operators.tiling import SINGLES, TILES, partials_size, sum_partials
+    from pygan.bindings.operators.tile_moments import takes_moments
 
     kind = operator.removeprefix("convolution_")
 
@@ -61,14 +64,14 @@ def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
         bias = inputs[2] if len(inputs) > 2 else None
         shape = geometry(operator, case.large, case.weight, case.small, *case.attributes.values())
         size = int(np.prod(problem.result))
-        fast = pipelined_plan(kind, shape, tile, slices)
-        general = _general_plan(kind, shape, product_of(kind, shape), size, slices)
+        fast = pipelined_plan(kind, shape, Tiles(tile, slices))
+        general = general_plan(kind, shape, slices)
 
         def launch(plan: Any, out: Any, accumulate: bool) -> None:
-            written = poisoned(device, partials_size(size, slices)) if slices > 1 else out
+            written = poisoned(device, size * slices) if slices > 1 else out
             kernel = device.context.kernel(plan.file, plan.kernel, **plan.defines)
             end = () if kind == "backward_weight" else NOTHING.arguments
-            end += (None,) if end and plan.takes_moments else ()
+            end += (None,) if end and takes_moments(plan) else ()
             sizes = (*plan.arguments, int(accumulate), *end)
             kernel(plan.grid, plan.threads, *inputs, written, *sizes)
             if slices > 1:
@@ -117,7 +120,8 @@ def test_an_array_that_is_not_aligned_gives_the_same_bits(device: Any, operator:
 @pytest.mark.parametrize("transposed", [False, True])
 def test_few_channels_on_any_shape(device: Any, transposed: bool) -> None:
     """An image's 1 to 4 channels from any number in fours: bands of rows, at every edge."""
-    from pygan.bindings.operators.convolution import FEW_COLUMNS, FEW_FILE, _plan
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.few_channels import COLUMNS, FILE
 
     operator = "transposed_convolution_forward" if transposed else "convolution_backward_data"
 
@@ -125,9 +129,9 @@ def test_few_channels_on_any_shape(device: Any, transposed: bool) -> None:
         case, image, filters = drawn
         case = replace(case, groups=1, large_channels=image, small_channels=filters)
         sides = (case.large, case.weight, case.small)
-        plan = _plan(operator, "backward_data", *sides, *case.attributes.values())
+        plan = plan_of_sides(operator, "float32", *sides, *case.attributes.values())
         columns = case.kernel[0] * case.kernel[1] * image
-        assert (plan.file == FEW_FILE) == (columns <= FEW_COLUMNS and case.small_size != (1, 1))
+        assert (plan.file == FILE) == (columns <= COLUMNS and case.small_size != (1, 1))
         check(device, operator, case)
 
     drawn = st.tuples(cases(), st.integers(1, 4), st.sampled_from((4, 8, 20, 64)))
@@ -136,13 +140,14 @@ def test_few_channels_on_any_shape(device: Any, transposed: bool) -> None:
 
 def test_few_channels_in_several_bands(device: Any) -> None:
     """DCGAN's last layer, whose 64 rows do not fit one block's memory, at batch 1."""
-    from pygan.bindings.operators.convolution import FEW_FILE, _plan
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.few_channels import FILE
 
     case = Case(1, (64, 64), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 16)
     sides = (case.large, case.weight, case.small)
     attributes = case.attributes.values()
-    plan = _plan("convolution_backward_data", "backward_data", *sides, *attributes)
-    assert plan.file == FEW_FILE and plan.grid[0] > 1
+    plan = plan_of_sides("convolution_backward_data", "float32", *sides, *attributes)
+    assert plan.file == FILE and plan.grid[0] > 1
     check(device, "transposed_convolution_forward", case)
 
 
@@ -150,7 +155,9 @@ def test_few_channels_in_several_bands(device: Any) -> None:
 def test_weights_of_few_channels_on_any_shape(device: Any, transposed: bool) -> None:
     """The gradient of a weight between 1 to 4 channels and any number in fours: padding on every
     side, bands that end early, columns that leave a thread idle."""
-    from pygan.bindings.operators.convolution import FEW_COLUMNS, FEW_WEIGHT_FILE, _plan
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.few_channels import COLUMNS
+    from pygan.bindings.operators.plans.few_channels_weight import FILE
 
     operator = f"{'transposed_' if transposed else ''}convolution_backward_weight"
 
@@ -158,11 +165,9 @@ def test_weights_of_few_channels_on_any_shape(device: Any, transposed: bool) -> 
         case, image, filters = drawn
         case = replace(case, groups=1, large_channels=image, small_channels=filters)
         sides = (case.large, case.weight, case.small)
-        plan = _plan(operator, "backward_weight", *sides, *case.attributes.values())
+        plan = plan_of_sides(operator, "float32", *sides, *case.attributes.values())
         columns = case.kernel[0] * case.kernel[1] * image
-        assert (plan.file == FEW_WEIGHT_FILE) == (
-            columns <= FEW_COLUMNS and case.small_size != (1, 1)
-        )
+        assert (plan.file == FILE) == (columns <= COLUMNS and case.small_size != (1, 1))
         check(device, operator, case)
 
     drawn = st.tuples(cases(), st.integers(1, 4), st.sampled_from((4, 8, 20, 64)))
@@ -172,13 +177,14 @@ def test_weights_of_few_channels_on_any_shape(device: Any, transposed: bool) -> 
 @pytest.mark.parametrize("batch", [3, 300])
 def test_weights_of_few_channels_in_several_bands(device: Any, batch: int) -> None:
     """More bands than blocks, and rows that do not divide evenly into bands."""
-    from pygan.bindings.operators.convolution import FEW_WEIGHT_FILE, _plan
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.few_channels_weight import FILE
 
     case = Case(batch, (7, 5), (3, 2), (1, 2), (1, 0), (1, 1), 1, 2, 8)
     sides = (case.large, case.weight, case.small)
     attributes = case.attributes.values()
-    plan = _plan("convolution_backward_weight", "backward_weight", *sides, *attributes)
-    assert plan.file == FEW_WEIGHT_FILE and plan.grid[0] > 1
+    plan = plan_of_sides("convolution_backward_weight", "float32", *sides, *attributes)
+    assert plan.file == FILE and plan.grid[0] > 1
     assert (plan.grid[0] < batch) == (batch == 300)
     check(device, "convolution_backward_weight", case)
 
@@ -186,7 +192,7 @@ def test_weights_of_few_channels_in_several_bands(device: Any, batch: int) -> No
 @pytest.mark.parametrize("layer", LESSON_LAYERS)
 def test_what_takes_the_fast_path(layer: str) -> None:
     """All layers but those whose images have one channel, and the noise of 10 numbers."""
-    from pygan.bindings.operators.convolution import can_be_pipelined
+    from pygan.bindings.operators.plans.pipelined import can_be_pipelined
     from pygan.bindings.operators.shapes import geometry
 
     case = LESSON_LAYERS[layer]
@@ -204,11 +210,15 @@ def test_what_takes_the_fast_path(layer: str) -> None:
 def test_the_model_fills_a_gpu() -> None:
     """A layer with few tiles is cut into slices, and one with many is not; narrow results get
     narrow tiles, and large products large ones."""
-    from pygan.bindings.operators.tiling import MULTIPROCESSORS, TILES, choose_pipelined
+    from pygan.bindings.operators.plans.model import MULTIPROCESSORS
+    from pygan.bindings.operators.plans.passes import Product
+    from pygan.bindings.operators.plans.pipelined import TILES, candidates
 
-    tile, slices = choose_pipelined(64, 64, 65536)
-    assert slices >= MULTIPROCESSORS // 2
-    assert choose_pipelined(2**18, 128, 1024) == (TILES[0], 1)
-    tile, slices = choose_pipelined(2**18, 24, 256)
+    def chosen(lines: int, columns: int, depth: int) -> Any:
+        return candidates(Product(lines, columns, depth, 1))[0]
+
+    assert chosen(64, 64, 65536).slices >= MULTIPROCESSORS // 2
+    assert chosen(2**18, 128, 1024) == (TILES[0], 1)
+    tile, slices = chosen(2**18, 24, 256)
     assert tile.columns == 32 and slices == 1
-    assert choose_pipelined(32, 32, 32)[1] == 1
+    assert chosen(32, 32, 32).slices == 1

@@ -18,9 +18,11 @@ from test_tensor_core import check_case, shifted, smaller, sum_bound
 from test_wgmma import instructions
 from test_wide_accesses import intermediate_code
 
-from pygan.bindings.operators import tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans import tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans.choice import plan_of_sides
+from pygan.bindings.operators.plans.plan import Tiles
+from pygan.bindings.operators.product_launch import check_capability
 from pygan.bindings.operators.shapes import geometry
-from pygan.bindings.operators.wgmma import Tiles
 from pygan.reference.precision import rounded
 from support import assert_close, assert_same_bits, examples_for, for_all, poisoned, upload
 
@@ -68,16 +70,16 @@ def precision(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         return Tiles(tile, 2 if product.depth >= 2 * wgmma.DEPTH_STEP else 1)
 
     monkeypatch.setattr(wgmma, "tiles_for", fixed)
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield precision
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def file_of(operator: str, case: Case, precision: str = "tf32", device: str | None = None) -> str:
     sides = (case.large, case.weight, case.small)
     attributes = (case.stride, case.pad, case.dilation, case.groups)
-    return str(tensor_core._plan(operator, precision, *sides, *attributes, device).file)
+    return str(plan_of_sides(operator, precision, *sides, *attributes, device).file)
 
 
 @pytest.mark.parametrize("operator", KERNELS)
@@ -161,10 +163,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tuning, "cached_path", lambda: path)
     monkeypatch.delenv("PYGAN_WGMMA", raising=False)
     tuning.tables.cache_clear()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield path
     tuning.tables.cache_clear()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def test_it_is_off_until_it_is_measured_or_asked_for(
@@ -173,24 +175,24 @@ def test_it_is_off_until_it_is_measured_or_asked_for(
     forward = KERNELS[0]
     assert file_of(forward, GROUPED, device="Some GPU") == tensor_core.FILE
     shape = geometry("x", GROUPED.large, GROUPED.weight, GROUPED.small, (2, 1), (1, 0), (1, 1), 2)
-    key = tuning.key("tf32 wgmma forward", shape)
+    key = tuning.key(wgmma.key("forward", "tf32"), shape)
     tuning.write(table, "Some GPU", {key: [MEDIUM.lines, MEDIUM.columns, 1]})
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     assert file_of(forward, GROUPED, device="Some GPU") == wgmma.FILE
     for other in (("bf16", "Some GPU"), ("tf32", "Another GPU"), ("tf32", None)):
         assert file_of(forward, GROUPED, *other) == tensor_core.FILE
 
     monkeypatch.setenv("PYGAN_WGMMA", "0")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     assert file_of(forward, GROUPED, device="Some GPU") == tensor_core.FILE
     monkeypatch.setenv("PYGAN_WGMMA", "1")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     for operator in KERNELS:
         assert file_of(operator, GROUPED) == wgmma.FILE
         odd = replace(GROUPED, large_channels=13, small_channels=21)
         assert file_of(operator, odd) == tensor_core.FILE
     monkeypatch.setenv("PYGAN_WGMMA", "yes")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     with pytest.raises(ValueError, match=r"PYGAN_WGMMA is 'yes'.*1 .*0 .*unset"):
         file_of(forward, GROUPED)
 
@@ -213,8 +215,8 @@ def test_hardware_without_the_instructions_is_refused(
         monkeypatch.setenv("PYGAN_WGMMA", setting)
     who = "PYGAN_WGMMA=1.*unset" if setting else f"{table}.*tune.py.*PYGAN_WGMMA=0"
     with pytest.raises(ValueError, match=rf"'bf16'.*needs.*9\.0.*{who}"):
-        tensor_core._check_capability(*asked, Context())
-    tensor_core._check_capability(*asked[:2], tensor_core.FILE, Context())
+        check_capability(*asked, Context())
+    check_capability(*asked[:2], tensor_core.FILE, Context())
 
 
 def test_tiles_fit_a_multiprocessor() -> None:

@@ -18,9 +18,12 @@ from test_bf16_arrays import DATA, FORWARD, WEIGHT, check, halves_of
 from test_wgmma import FENCES
 from test_wide_accesses import intermediate_code
 
-from pygan.bindings.operators import tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans import tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans.choice import plan_of_sides
+from pygan.bindings.operators.plans.passes import PASSES, Halves, Product
+from pygan.bindings.operators.plans.plan import Tiles
+from pygan.bindings.operators.product_launch import check_capability
 from pygan.bindings.operators.shapes import geometry
-from pygan.bindings.operators.wgmma import Tiles
 from support import examples_for, for_all
 
 LARGE, MEDIUM, TALL, NARROW = wgmma.TILES_OF_HALVES
@@ -65,18 +68,18 @@ def result(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         return Tiles(tile, slices if steps > 1 and not result else 1)
 
     monkeypatch.setattr(wgmma, "tiles_of_halves", fixed)
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield result
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def plan_of(operator: str, case: Case, device: str | None = None) -> Any:
     sides = (case.large, case.weight, case.small)
     attributes = (case.stride, case.pad, case.dilation, case.groups)
-    weight = tensor_core.FAMILY[operator].kind != "backward_weight"
-    halves = tensor_core.Halves(True, weight, True)
-    return tensor_core._plan(operator, "bf16", *sides, *attributes, device, halves)
+    weight = PASSES[operator].kind != "backward_weight"
+    halves = Halves(True, weight, True)
+    return plan_of_sides(operator, "bf16", *sides, *attributes, device, halves)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -121,10 +124,10 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(tuning, "cached_path", lambda: path)
     monkeypatch.delenv("PYGAN_WGMMA", raising=False)
     tuning.tables.cache_clear()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield path
     tuning.tables.cache_clear()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def test_it_is_off_until_it_is_measured_or_asked_for(
@@ -137,10 +140,10 @@ def test_it_is_off_until_it_is_measured_or_asked_for(
         assert plan_of(operator, GROUPED, "Some GPU").file == tensor_core.FILE
     choices = {
         tuning.key(wgmma.key_of_halves("forward"), shape): [MEDIUM.lines, MEDIUM.columns, 2],
-        tuning.key("bf16 wgmma backward_data", shape): [128, 128, 1],  # of float32 arrays
+        tuning.key(wgmma.key("backward_data", "bf16"), shape): [128, 128, 1],  # of float32 arrays
     }
     tuning.write(table, "Some GPU", choices)
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     plan = plan_of(FORWARD[0], GROUPED, "Some GPU")
     assert (plan.file, plan.slices) == (wgmma.FILE_OF_HALVES, 2)
     assert plan.defines == {"TILE_M": 128, "TILE_N": 128}, "slices are float32"
@@ -148,10 +151,10 @@ def test_it_is_off_until_it_is_measured_or_asked_for(
     assert plan_of(FORWARD[0], GROUPED, "Another GPU").file == tensor_core.FILE
 
     monkeypatch.setenv("PYGAN_WGMMA", "0")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     assert plan_of(FORWARD[0], GROUPED, "Some GPU").file == tensor_core.FILE
     monkeypatch.setenv("PYGAN_WGMMA", "1")
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     for operator in OPERATORS:
         assert plan_of(operator, GROUPED).file == wgmma.FILE_OF_HALVES
         beyond = replace(GROUPED, size=(1 << 14, 6))  # of the 15 bits of a coordinate
@@ -169,7 +172,7 @@ def test_hardware_without_the_instructions_is_refused(
 
     monkeypatch.setenv("PYGAN_WGMMA", "1")
     with pytest.raises(ValueError, match=r"'bf16'.*needs.*9\.0.*PYGAN_WGMMA=1.*unset"):
-        tensor_core._check_capability(FORWARD[0], "bf16", wgmma.FILE_OF_HALVES, Context())
+        check_capability(FORWARD[0], "bf16", wgmma.FILE_OF_HALVES, Context())
 
 
 def test_tiles_fit_a_multiprocessor() -> None:
@@ -181,7 +184,7 @@ def test_tiles_fit_a_multiprocessor() -> None:
 
 def test_tiles_of_256_lines_are_predicted_to_be_quickest() -> None:
     """A layer of DCGAN-64 at batch 128, which the bytes through the cache decide."""
-    layer = tensor_core.Product(128 * 256, 128, 16 * 256, 1)
+    layer = Product(128 * 256, 128, 16 * 256, 1)
     best = wgmma.candidates_of_halves(layer, result=True)[0]
     assert best.tile is LARGE
     narrow = wgmma.candidates_of_halves(layer._replace(columns=64), result=True)[0]
@@ -192,9 +195,9 @@ def test_a_gpu_gets_the_instructions() -> None:
     """Copies of 16 bytes past the registers, products of both orders, no conversion of operands."""
     code = intermediate_code(wgmma.FILE_OF_HALVES, MEDIUM.defines(True))
     orders = {"forward": "0, 0", "backward_data": "0, 1", "backward_weight": "1, 1"}
-    assert set(code) == {wgmma.entry_of_halves(kind) for kind in orders}
+    assert set(code) == {f"convolution_{kind}_wgmma_bf16" for kind in orders}
     for kind, order in orders.items():
-        text = code[wgmma.entry_of_halves(kind)]
+        text = code[f"convolution_{kind}_wgmma_bf16"]
         for instruction in FENCES:
             assert instruction in text, f"{kind} has no {instruction}"
         products = text.split("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16")[1:]

@@ -87,13 +87,14 @@ def test_every_kernel_ends_with_every_activation(device: Any, way: str, transpos
 
 
 def test_ways_are_what_they_are_called() -> None:
-    from pygan.bindings.operators.convolution import _plan
     from pygan.bindings.operators.epilogue import FEW_SUMS
+    from pygan.bindings.operators.plans.choice import plan_of_sides
 
     def plan(kind: str, way: str) -> Any:
         case = WAYS[way]
         sides = (case.large, case.weight, case.small)
-        return _plan(way, kind, *sides, *case.attributes.values())
+        operator = f"convolution_{kind}"
+        return plan_of_sides(operator, "float32", *sides, *case.attributes.values())
 
     for kind in ("forward", "backward_data"):
         assert plan(kind, "tile").file == plan(kind, "tile of few sums").file == "convolution.cu"

@@ -16,7 +16,7 @@ from pygan.bindings import operators, signature
 from pygan.bindings.operators import validation
 
 KERNELS = sorted(Path(pygan.kernels.__file__).parent.glob("*.cu"))
-LAUNCHERS = sorted(Path(pygan.bindings.operators.__file__).parent.glob("*.py"))
+LAUNCHERS = sorted(Path(pygan.bindings.operators.__file__).parent.rglob("*.py"))
 LAUNCHERS.append(Path(pygan.bindings.__file__).parent / "job.py")
 
 

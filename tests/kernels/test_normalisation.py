@@ -60,12 +60,13 @@ def cases_in_fours(draw: st.DrawFn) -> Case:
 
 def tiled(monkeypatch: pytest.MonkeyPatch, tile: Any, slices: int) -> None:
     """Pipelined products with this tile and slices, whatever the model would choose."""
-    from pygan.bindings.operators import convolution
+    from pygan.bindings.operators.plans import choice, pipelined, tuning
+    from pygan.bindings.operators.plans.plan import Tiles
 
-    monkeypatch.setattr(convolution, "choose_pipelined", lambda *_: (tile, slices))
-    monkeypatch.setattr(convolution.tuning, "chosen", lambda *_: None)
-    monkeypatch.setattr(convolution, "few_channels", lambda *_: None)
-    convolution._plan.cache_clear()
+    monkeypatch.setattr(pipelined, "candidates", lambda *_: [Tiles(tile, slices)])
+    monkeypatch.setattr(tuning, "chosen", lambda *_: None)
+    monkeypatch.setattr(choice, "few_channels", lambda *_: None)
+    choice.plan_of_sides.cache_clear()
 
 
 def check(device: Any, operator: str, case: Case, kind: str | None, slope: float) -> None:
@@ -140,15 +141,15 @@ def check_bits(
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
     """Any slices, padding, stride, dilation, groups and activation."""
-    from pygan.bindings.operators import convolution
-    from pygan.bindings.operators.tiling import TILES
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.pipelined import TILES
 
     def body(drawn: Any) -> None:
         case, tile, slices, behind = drawn
         with pytest.MonkeyPatch.context() as patch:
             tiled(patch, tile, slices)
             check(device, operator, case, *behind)
-        convolution._plan.cache_clear()
+        plan_of_sides.cache_clear()
 
     drawn = st.tuples(
         cases_in_fours(), st.sampled_from(TILES), st.sampled_from((1, 1, 3)), st.sampled_from(KINDS)
@@ -161,7 +162,8 @@ def test_every_tile_on_any_shape(device: Any, operator: str) -> None:
 )
 def test_tensor_cores(device: Any, operator: str, precision: str) -> None:
     """The bits of batch norm and product in turn, in tiles of 64 x 64 and of an image's columns."""
-    from pygan.bindings.operators import tensor_core
+    from pygan.bindings.operators.plans import choice, tensor_core, wgmma
+    from pygan.bindings.operators.plans.plan import Tiles
 
     choices = (tensor_core.MEDIUM, tensor_core.NARROW)
 
@@ -171,14 +173,14 @@ def test_tensor_cores(device: Any, operator: str, precision: str) -> None:
         case = replace(case, **{"large_channels": other, "small_channels": other, read: 12})
         problem = Problem(operator, case)
         with pytest.MonkeyPatch.context() as patch:
-            tiles = tensor_core.Tiles(tile, slices)
+            tiles = Tiles(tile, slices)
             patch.setattr(tensor_core, "tiles_for", lambda *_: tiles)
-            patch.setattr(tensor_core, "few_channels", lambda *_: None)
-            patch.setattr(tensor_core.wgmma, "tiles_for", lambda *_: None)
-            tensor_core._plan.cache_clear()
+            patch.setattr(choice, "few_channels", lambda *_: None)
+            patch.setattr(wgmma, "tiles_for", lambda *_: None)
+            choice.plan_of_sides.cache_clear()
             arrays = [upload(device, a) for a in problem.inputs]
             check_bits(device, problem, arrays, *behind, precision=precision)
-        tensor_core._plan.cache_clear()
+        choice.plan_of_sides.cache_clear()
 
     drawn = st.tuples(
         cases_in_fours(),
@@ -193,17 +195,16 @@ def test_tensor_cores(device: Any, operator: str, precision: str) -> None:
 @pytest.mark.parametrize("operator", OPERATORS[1::2])
 def test_beside_an_image_of_few_channels(device: Any, operator: str) -> None:
     """A generator's last layer, with the bits of any precision and of bf16 arrays."""
-    from pygan.bindings.operators import convolution, tensor_core
-    from pygan.bindings.operators.prologue import with_prologue
-
-    kind = "backward_weight" if operator.endswith("weight") else "backward_data"
+    from pygan.bindings.operators.plans import tensor_core
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.normalised import normalised_plan
 
     def body(drawn: Any) -> None:
         case, image, filters, behind, precision, half = drawn
         case = replace(case, groups=1, large_channels=image, small_channels=filters)
         sides = (case.large, case.weight, case.small)
-        plan = convolution._plan(operator, kind, *sides, *case.attributes.values())
-        if not plan.file.startswith("convolution_few") or with_prologue(operator, plan) is None:
+        plan = plan_of_sides(operator, "float32", *sides, *case.attributes.values())
+        if not plan.file.startswith("convolution_few") or normalised_plan(operator, plan) is None:
             return
         if precision == "float32":
             check(device, operator, case, *behind)
@@ -211,14 +212,14 @@ def test_beside_an_image_of_few_channels(device: Any, operator: str) -> None:
         problem = Problem(operator, case)
         with pytest.MonkeyPatch.context() as patch:  # whatever tiles are predicted to take
             patch.setattr(tensor_core, "predicted_microseconds", lambda *_, **__: 1e9)
-            tensor_core._plan.cache_clear()
+            plan_of_sides.cache_clear()
             half = half and precision == "bf16" and filters % 8 == 0
             x = problem.inputs[0]
             arrays = [upload(device, a) for a in problem.inputs]
             if half:
                 arrays[0] = upload_half(device, rounded(x, "bf16"))
             check_bits(device, problem, arrays, *behind, precision=precision)
-        tensor_core._plan.cache_clear()
+        plan_of_sides.cache_clear()
 
     drawn = st.tuples(
         cases(),
@@ -233,13 +234,13 @@ def test_beside_an_image_of_few_channels(device: Any, operator: str) -> None:
 
 def test_bands_that_leave_threads_their_sums(device: Any) -> None:
     """DCGAN's last layer at batch 1, whose rows do not fit one band."""
-    from pygan.bindings.operators import convolution
-    from pygan.bindings.operators.prologue import with_prologue
+    from pygan.bindings.operators.plans.choice import plan_of_sides
+    from pygan.bindings.operators.plans.normalised import normalised_plan
 
     case = Case(1, (64, 64), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 20)
     sides, operator = (case.large, case.weight, case.small), "transposed_convolution_forward"
-    plan = convolution._plan(operator, "backward_data", *sides, *case.attributes.values())
-    found = with_prologue(operator, plan)
+    plan = plan_of_sides(operator, "float32", *sides, *case.attributes.values())
+    found = normalised_plan(operator, plan)
     assert found is not None and 1 < plan.grid[0] <= found.grid[0]
     check(device, operator, case, "relu", 0.0)
 

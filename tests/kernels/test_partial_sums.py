@@ -21,7 +21,7 @@ from support import (
 @pytest.mark.parametrize(("rows", "channels"), [(1, 1), (3, 11), (5, 64)])
 def test_slices_are_added_with_bias(device: Any, slices: int, rows: int, channels: int) -> None:
     """Up to 8 slices one thread adds; more are shared by 8 threads."""
-    from pygan.bindings.operators.tiling import sum_partials
+    from pygan.bindings.operators.partial_sums import sum_partials
 
     rng = np.random.default_rng(slices)
     partials, bias = numbers(rng, slices, rows, channels), numbers(rng, channels)
@@ -44,7 +44,7 @@ def test_slices_are_added_with_bias(device: Any, slices: int, rows: int, channel
 @pytest.mark.parametrize("added", [True, False])
 def test_four_at_a_time_gives_the_same_bits(device: Any, slices: int, added: bool) -> None:
     from pygan.bindings.operators.epilogue import of_output
-    from pygan.bindings.operators.tiling import sum_partials
+    from pygan.bindings.operators.partial_sums import sum_partials
 
     rng = np.random.default_rng(slices)
     shape = (11, 12) if added else (13, 4, 7)  # a bias needs whole packs of channels

@@ -18,8 +18,12 @@ from hypothesis import strategies as st
 
 from pygan import reference
 from pygan.bindings import compiler, operators
-from pygan.bindings.operators import tensor_core
-from pygan.bindings.operators.tensor_core import LARGE, MEDIUM, NARROW, WIDE, Product
+from pygan.bindings.operators.plans import tensor_core
+from pygan.bindings.operators.plans.choice import plan_of, plan_of_sides
+from pygan.bindings.operators.plans.passes import PASSES, Product
+from pygan.bindings.operators.plans.plan import Tiles
+from pygan.bindings.operators.plans.tensor_core import LARGE, MEDIUM, NARROW, WIDE
+from pygan.bindings.operators.product_launch import check_capability
 from pygan.reference.precision import rounded
 from support import (
     assert_close,
@@ -37,9 +41,9 @@ from support import (
 PRECISIONS = ("tf32", "bf16")
 UNIT_ROUNDOFFS = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 TILES = {"large": LARGE, "wide": WIDE, "medium": MEDIUM, "narrow": NARROW}
-CONVOLUTIONS = tuple(name for name in tensor_core.FAMILY if name.startswith("convolution"))
-TRANSPOSED = tuple(name for name in tensor_core.FAMILY if name.startswith("transposed"))
-FULLY_CONNECTED = tuple(name for name in tensor_core.FAMILY if name.startswith("fully"))
+CONVOLUTIONS = tuple(name for name in PASSES if name.startswith("convolution"))
+TRANSPOSED = tuple(name for name in PASSES if name.startswith("transposed"))
+FULLY_CONNECTED = tuple(name for name in PASSES if name.startswith("fully"))
 ODD = Case(1, (7, 6), (3, 2), (2, 2), (1, 1), (1, 1), 1, 5, 7)
 ALIGNED = Case(2, (5, 6), (3, 2), (2, 1), (1, 0), (1, 1), 2, 12, 20)
 
@@ -49,14 +53,14 @@ def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Tiles of the kind that the test names, whatever the shape of a product."""
     tile = TILES[request.param]
 
-    def fixed(precision: str, product: Any) -> tensor_core.Tiles:
-        return tensor_core.Tiles(tile, 2 if product.depth >= 2 * tile.depth else 1)
+    def fixed(precision: str, product: Any) -> Tiles:
+        return Tiles(tile, 2 if product.depth >= 2 * tile.depth else 1)
 
     monkeypatch.setattr(tensor_core, "tiles_for", fixed)
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 every_tile = pytest.mark.parametrize("tiles", TILES, indirect=True)
@@ -162,10 +166,10 @@ FEW_OF_ONE = Case(8, (13, 10), (3, 3), (1, 1), (0, 0), (1, 1), 1, 1, 24)
 @pytest.fixture
 def no_tile_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_core, "predicted_microseconds", lambda *_: float("inf"))
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield
     monkeypatch.undo()
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 @both
@@ -179,7 +183,7 @@ def test_images_of_few_channels(
     for case in cases:
         options = case.attributes | {"precision": precision}
         problem = Problem(operator, case)
-        plan = tensor_core._plan_of(operator, precision, problem.shapes, **case.attributes)
+        plan = plan_of(operator, problem.shapes, precision, **case.attributes)
         assert "few_channels" in plan.file and plan.defines["PRECISION"] == precision
         check_case(device, operator, case, precision)
         inputs = [shifted(device, array, 1) for array in problem.inputs]
@@ -197,12 +201,10 @@ def test_few_channels_are_for_those_alone() -> None:
     """By the model: DCGAN's last layer gains, its weight gradient fills a tile's columns better."""
     case = Case(64, (64, 64), (4, 4), (2, 2), (1, 1), (1, 1), 1, 3, 64)
     shapes = (case.small, case.weight, None, case.large)
-    plan = tensor_core._plan_of("transposed_convolution_forward", "bf16", shapes, **case.attributes)
+    plan = plan_of("transposed_convolution_forward", shapes, "bf16", **case.attributes)
     assert plan.file == "convolution_few_channels.cu"
     shapes = (case.small, case.large, case.weight)
-    plan = tensor_core._plan_of(
-        "transposed_convolution_backward_weight", "bf16", shapes, **case.attributes
-    )
+    plan = plan_of("transposed_convolution_backward_weight", shapes, "bf16", **case.attributes)
     assert plan.file == tensor_core.FILE
 
 
@@ -385,7 +387,7 @@ def test_hardware_without_such_tensor_cores_is_refused() -> None:
         device = Turing
 
     with pytest.raises(ValueError, match=r"'bf16' needs compute capability 8\.0.*7\.5.*float32"):
-        tensor_core._check_capability("convolution_forward", "bf16", tensor_core.FILE, Context())
+        check_capability("convolution_forward", "bf16", tensor_core.FILE, Context())
 
 
 @both
@@ -401,7 +403,7 @@ def test_hardware_without_such_tensor_cores_is_refused() -> None:
 def test_tiles_are_chosen_by_shape(precision: str, product: Product, tiles: tuple) -> None:
     chosen = tensor_core.tiles_for(precision, product)
     assert chosen.tile in tiles
-    others = [tensor_core.Tiles(tile, 1) for tile in tensor_core.TILES]
+    others = [Tiles(tile, 1) for tile in tensor_core.TILES]
     least = tensor_core.predicted_microseconds(chosen, precision, product)
     assert all(
         least <= tensor_core.predicted_microseconds(other, precision, product) for other in others
@@ -419,7 +421,7 @@ def test_few_tiles_are_cut_into_slices() -> None:
 def test_every_tile_fits_the_shared_memory_of_small_gpus(kind: str) -> None:
     """99 KiB a block is the least of GPUs with these tensor cores (capabilities 8.6, 8.9, 12.0)."""
     for tile in tensor_core.TILES:
-        assert tensor_core._shared_bytes(kind, tile) <= 99 * 1024
+        assert tensor_core.shared_bytes(kind, tile) <= 99 * 1024
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def prepared(device: Any, operator: str, case: Case, offset: float, half: bool) 
 
 def tiles_of(operator: str, arrays: Any, result: Any, options: dict[str, Any]) -> int:
     """How many tiles leave moments, and the tests of their own account for."""
-    from pygan.bindings.operators.epilogue import tiles_of_moments
-    from pygan.bindings.operators.tensor_core import plan_of
+    from pygan.bindings.operators.plans.choice import plan_of
+    from pygan.bindings.operators.tile_moments import tiles_of_moments
 
     shapes = [None if a is None else a.shape for a in arrays] + [result.shape]
     dtypes = [None if a is None else str(a.dtype) for a in (*arrays, result)]
@@ -208,14 +208,15 @@ def test_a_batch_norm_on_the_way_in(device: Any, operator: str) -> None:
 def tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, int], None]]:
     """Tensor cores then have the tile of that place in a list alone: small layers would take the
     narrowest."""
-    from pygan.bindings.operators import tensor_core
+    from pygan.bindings.operators.plans import tensor_core
+    from pygan.bindings.operators.plans.choice import plan_of_sides
 
     def alone(name: str, place: int) -> None:
         monkeypatch.setattr(tensor_core, name, (getattr(tensor_core, name)[place],))
-        tensor_core._plan.cache_clear()
+        plan_of_sides.cache_clear()
 
     yield alone
-    tensor_core._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def test_tensor_cores(device: Any, tiles: Callable[[str, int], None]) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from pygan.bindings.operators import convolution, tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans import tensor_core, tuning, wgmma
+from pygan.bindings.operators.plans.choice import plan_of_sides
+from pygan.bindings.operators.plans.passes import Halves, product_of
+from pygan.bindings.operators.plans.pipelined import TILES
 from pygan.bindings.operators.shapes import geometry
-from pygan.bindings.operators.tiling import TILES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIDES = ((2, 8, 8, 8), (12, 4, 4, 8), (2, 4, 4, 12))
@@ -26,14 +28,14 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tuning, "cached_path", lambda: path)
     monkeypatch.delenv("PYGAN_WGMMA", raising=False)
     tuning.tables.cache_clear()
-    convolution._plan.cache_clear()
+    plan_of_sides.cache_clear()
     yield path
     tuning.tables.cache_clear()
-    convolution._plan.cache_clear()
+    plan_of_sides.cache_clear()
 
 
 def plan(device: str | None) -> Any:
-    return convolution._plan("convolution_forward", "forward", *SIDES, *ATTRIBUTES, device)
+    return plan_of_sides("convolution_forward", "float32", *SIDES, *ATTRIBUTES, device)
 
 
 def test_a_measured_choice_goes_before_the_model(table: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_measured_choice_goes_before_the_model(table: Path) -> None:
     model = plan("Some GPU")
     other = next(tile for tile in TILES if tile.lines != model.defines["TILE_M"])
     tuning.write(table, "Some GPU", {tuning.key("forward", shape): [other.lines, other.columns, 2]})
-    convolution._plan.cache_clear()
+    plan_of_sides.cache_clear()
     chosen = plan("Some GPU")
     assert chosen.defines == {"TILE_M": other.lines, "TILE_N": other.columns}
     assert chosen.slices == chosen.unaligned.slices == 2
@@ -170,11 +172,11 @@ def test_every_tile_of_bf16_arrays_is_searched_and_agrees(
 def test_a_measured_tile_of_bf16_arrays_goes_before_the_model(table: Path) -> None:
     sides = ((2, 8, 8, 16), (16, 4, 4, 16), (2, 4, 4, 16))
     shape = geometry("x", *sides, *ATTRIBUTES)
-    halves = tensor_core.Halves(True, True, True)
+    halves = Halves(True, True, True)
 
     def plan(device: str | None) -> Any:
-        tensor_core._plan.cache_clear()
-        return tensor_core._plan("convolution_forward", "bf16", *sides, *ATTRIBUTES, device, halves)
+        plan_of_sides.cache_clear()
+        return plan_of_sides("convolution_forward", "bf16", *sides, *ATTRIBUTES, device, halves)
 
     model = plan("Some GPU")
     key = tuning.key(tensor_core.key_of_halves("forward"), shape)
@@ -186,9 +188,9 @@ def test_a_measured_tile_of_bf16_arrays_goes_before_the_model(table: Path) -> No
 
 def test_what_was_measured_to_be_slower_is_not_taken(table: Path) -> None:
     shape = geometry("x", *SIDES, *ATTRIBUTES)
-    key = tuning.key("tf32 wgmma forward", shape)
+    key = tuning.key(wgmma.key("forward", "tf32"), shape)
     for choice, taken in (([128, 64, 2], True), ([0, 0, 0], False)):
         tuning.write(table, "Some GPU", {key: choice})
-        product = convolution.product_of("forward", shape)
+        product = product_of("forward", shape)
         found = wgmma.tiles_for("forward", "tf32", shape, product, "Some GPU")
         assert (found is not None) == taken

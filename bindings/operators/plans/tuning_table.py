@@ -1,6 +1,6 @@
 """Tiles and slices that were measured on GPUs and come with the library; tuning.py tells the form.
 
-None were measured yet: the model of tiling.py chooses.
+None were measured yet: model.py chooses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measured choices of tile and slices, which go before what tiling.py's model predicts.
+"""Measured choices of tile and slices, which go before what model.py predicts.
 
 There are two tables of one form: tuning_table.py, which comes with the library, and ``tuning.json``
 in the cache folder, which ``python benchmarks/tune.py`` writes on a user's machine and which goes
@@ -19,10 +19,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from .. import cache
-from .shapes import Geometry
-from .tiling import TILES, Tile
+from ... import cache
+from ..shapes import Geometry
+from .plan import Tiles
 from .tuning_table import TABLE
 
 CACHED = "tuning.json"
@@ -41,11 +42,9 @@ def key(kind: str, shape: Geometry) -> str:
     return f"{kind} n{shape.batch} {large} {attributes} g{shape.groups} {small}"
 
 
-def chosen(
-    kind: str, shape: Geometry, device: str | None, tiles: Sequence[Tile] = TILES
-) -> tuple[Tile, int] | None:
-    """(one of `tiles`, slices) of the tables for a product on `device`, or None where they have
-    none."""
+def chosen(kind: str, shape: Geometry, device: str | None, tiles: Sequence[Any]) -> Tiles | None:
+    """One of `tiles`, and slices, of the tables for a product on `device`, or None where they have
+    none. kind: of :func:`key`."""
     if device is None or os.environ.get("PYGAN_TUNING") == "0":
         return None
     found = tables().get(device, {}).get(key(kind, shape))
@@ -54,7 +53,7 @@ def chosen(
     lines, columns, slices = found
     for tile in tiles:
         if (tile.lines, tile.columns) == (lines, columns) and slices >= 1:
-            return tile, slices
+            return Tiles(tile, slices)
     return None
 
 

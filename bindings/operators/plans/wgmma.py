@@ -1,5 +1,5 @@
-"""When Hopper's own instructions compute a pass, and how they cut it up: convolution_wgmma.cu of
-float32 arrays, convolution_wgmma_bf16.cu of arrays that hold bf16 numbers.
+"""Plans of Hopper's own instructions, and when they are taken: convolution_wgmma.cu of float32
+arrays, convolution_wgmma_bf16.cu of arrays that hold bf16 numbers.
 
 No GPU has run Hopper's own instructions (wgmma) for this library yet. A pass takes them only
 
@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ..shapes import Geometry
 from . import tuning
-from .convolution import Product, can_be_pipelined
-from .shapes import Geometry
-from .tiling import LEAST_DEPTH, MOST_BLOCKS, SLICES, microseconds
+from .model import MOST_BLOCKS, microseconds, slice_counts
+from .passes import Product, product_of
+from .pipelined import can_be_pipelined
+from .plan import Plan, Tiles
+from .tensor_core import LEAST_DEPTH
 
 FILE = "convolution_wgmma.cu"
 FILE_OF_HALVES = "convolution_wgmma_bf16.cu"
@@ -112,11 +115,6 @@ RATE = {"tf32": 820, "bf16": 1640}
 """Products per cycle of a multiprocessor: an estimate, 0.8 of what an H200's data sheet says."""
 
 
-class Tiles(NamedTuple):
-    tile: Tile | TileOfHalves
-    slices: int
-
-
 def setting() -> str | None:
     """ "1", "0" or None of PYGAN_WGMMA; ValueError for another."""
     value = os.environ.get("PYGAN_WGMMA") or None
@@ -134,9 +132,9 @@ def tiles_for(
     asked = setting()
     if asked == "0" or not can_be_taken(kind, shape, product):
         return None
-    measured = tuning.chosen(f"{precision} wgmma {kind}", shape, device, TILES)
+    measured = tuning.chosen(key(kind, precision), shape, device, TILES)
     if measured is not None:
-        return Tiles(*measured)
+        return measured
     return candidates(precision, product)[0] if asked else None
 
 
@@ -150,12 +148,17 @@ def tiles_of_halves(
         return None
     measured = tuning.chosen(key_of_halves(kind), shape, device, TILES_OF_HALVES)
     if measured is not None:
-        return Tiles(*measured)
+        return measured
     return candidates_of_halves(product, result)[0] if asked else None
 
 
-def key_of_halves(kind: str) -> str:
+def key(kind: str, precision: str) -> str:
     """In tables of measured choices."""
+    return f"{precision} wgmma {kind}"
+
+
+def key_of_halves(kind: str) -> str:
+    """As :func:`key`, for bf16 arrays."""
     return f"bf16 arrays wgmma {kind}"
 
 
@@ -179,18 +182,18 @@ def candidates_of_halves(product: Product, result: bool) -> list[Tiles]:
 
 
 def _choices(tiles: Sequence[Tile | TileOfHalves], product: Product) -> list[Tiles]:
-    most = max(1, min(product.depth // LEAST_DEPTH, MOST_BLOCKS // product.count))
-    return [Tiles(tile, slices) for tile in tiles for slices in SLICES if slices <= most]
+    counts = slice_counts(product, product.depth // LEAST_DEPTH)
+    return [Tiles(tile, slices) for tile in tiles for slices in counts]
 
 
 def predicted_microseconds(tiles: Tiles, precision: str, product: Product) -> float:
-    """What a product is expected to take on an H200, its second stage included: the model of
-    tiling.py. A step takes a block the longer of its products and of the instructions that a
-    scheduler issues for its two warps of the block."""
+    """What the model expects a product to take, its second stage included. A step takes a block the
+    longer of its products and of the instructions that a scheduler issues for its two warps of the
+    block."""
     tile, slices = tiles
     products = tile.lines * tile.columns * DEPTH_STEP
     busy = max(THREADS // 128 * tile.issued[precision], products / RATE[precision])
-    return microseconds(tile, DEPTH_STEP, busy, slices, *product)
+    return microseconds(tile, DEPTH_STEP, busy, slices, product)
 
 
 def predicted_of_halves(tiles: Tiles, product: Product, result: bool) -> float:
@@ -199,22 +202,42 @@ def predicted_of_halves(tiles: Tiles, product: Product, result: bool) -> float:
     step = DEPTH_STEP_OF_HALVES
     busy = max(THREADS // 128 * tile.issued, tile.lines * tile.columns * step / RATE["bf16"])
     sizes = {"operand_bytes": 2, "result_bytes": 2 if result else 4}
-    return microseconds(tile, step, busy, slices, *product, **sizes)
+    return microseconds(tile, step, busy, slices, product, **sizes)
 
 
-def entry_of_halves(kind: str) -> str:
-    """The kernel's name, of bf16 arrays."""
-    return f"{entry(kind)}_bf16"
+def wgmma_plan(kind: str, precision: str, shape: Geometry, tiles: Tiles) -> Plan:
+    """convolution_wgmma.cu with these tiles, for what :func:`can_be_taken` says."""
+    tile, slices = tiles
+    return Plan(
+        FILE,
+        f"convolution_{kind}_wgmma",
+        tile.defines(precision),
+        product_of(kind, shape).grid(tile.lines, tile.columns, slices),
+        THREADS,
+        (*shape.arguments(), slices),
+        slices,
+        tile.shared_bytes(precision),
+    )
 
 
-def entry(kind: str) -> str:
-    """The kernel's name."""
-    return f"convolution_{kind}_wgmma"
+def wgmma_plan_of_halves(kind: str, shape: Geometry, tiles: Tiles, result: bool) -> Plan:
+    """As :func:`wgmma_plan`, of a pass whose operands are bf16 arrays; result: whether what is
+    written is one, too."""
+    tile, slices = tiles
+    return Plan(
+        FILE_OF_HALVES,
+        f"convolution_{kind}_wgmma_bf16",
+        tile.defines(result and slices == 1),
+        product_of(kind, shape).grid(tile.lines, tile.columns, slices),
+        THREADS,
+        (*shape.arguments(), slices),
+        slices,
+        tile.shared_bytes(),
+    )
 
 
-def check_capability(operator: str, precision: str, context: Any) -> None:
-    """ValueError where a device lacks the instructions, with who asked for them."""
-    capability = context.device.compute_capability()
+def check_capability(operator: str, precision: str, capability: tuple[int, int]) -> None:
+    """ValueError for a device that lacks the instructions, with who asked for them."""
     if capability == CAPABILITY:
         return
     if setting() == "1":

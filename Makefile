@@ -24,7 +24,7 @@ PYTEST_ARGS ?=
 RECORD_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint report doctor gpu-record clean
+.PHONY: help train test lint types report doctor gpu-record clean
 .PHONY: device-needs
 
 help: ## list these commands
@@ -38,13 +38,22 @@ train: $(VENV)/.base device-needs ## train the lesson's GAN on handwritten digit
 test: $(VENV)/.test ## run every test [PYTEST_ARGS]
 	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
-lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files
+lint: $(VENV)/.lint ## check the style of Python, C++ and CUDA files, and the types of Python's
 	@failed=0; \
 	$(BIN)/ruff check . || failed=1; \
 	$(BIN)/ruff format --check . || failed=1; \
 	find kernels bindings benchmarks examples tests -name '*.cu' -o -name '*.cuh' -o -name '*.cpp' -o -name '*.h' \
 	    | xargs $(BIN)/clang-format --dry-run -Werror || failed=1; \
+	$(MAKE) -s --no-print-directory types || failed=1; \
 	exit $$failed
+
+# The links give packages of pygan the names that they are installed by; findings name the files.
+types: $(VENV)/.lint ## check the types of Python files (lint does it too)
+	@mkdir -p $(VENV)/types/pygan
+	@for package in bindings examples kernels; do \
+	    ln -sfn "$(CURDIR)/$$package" $(VENV)/types/pygan/$$package; done
+	@failed=0; $(BIN)/mypy > $(VENV)/types/findings || failed=1; \
+	sed 's|^$(VENV)/types/pygan/||' $(VENV)/types/findings; exit $$failed
 
 report: $(VENV)/.base $(VENV)/.nvcc ## compile every kernel for every generation of GPUs; show registers and spills
 	@$(BIN)/python -m pygan.bindings.nvcc_report --workers "$$(getconf _NPROCESSORS_ONLN || echo 2)"
@@ -59,7 +68,7 @@ gpu-record: $(VENV)/.base ## tests, sanitizers and benchmarks of this machine's 
 	@$(BIN)/python benchmarks/gpu_record.py $(RECORD_ARGS)
 
 clean: ## remove .venv and what tools left behind (not runs/, not the cache of compiled kernels)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # An environment with pip. What the system lacks is named with the command that installs it.

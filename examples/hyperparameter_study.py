@@ -20,12 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pygan import checkpoint, cli, quality
 from pygan import device as devices
 from pygan.data import load_train_and_test
+from pygan.device import Device
 from pygan.errors import PyganError
 from pygan.examples.study_gan import Drawing, Report, Settings, StudyGan
 from pygan.examples.study_report import (
@@ -55,7 +57,7 @@ class Change:
     """One setting of the study: what it is called, and what differs from the lesson's."""
 
     title: str
-    settings: dict = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 SETTINGS = {
@@ -81,7 +83,7 @@ SETTINGS = {
 class Judge:
     """A digit classifier, with the real digits that generated ones are compared with."""
 
-    def __init__(self, device, where: str, classifier: Path, count: int, seed: int) -> None:
+    def __init__(self, device: Device, where: str, classifier: Path, count: int, seed: int) -> None:
         self.network = DigitClassifier(device)
         self.metadata = self.network.load(classifier)
         self.train, self.test = load_train_and_test(where)
@@ -89,18 +91,20 @@ class Judge:
         self.real, probabilities = self.network(self.test.images)
         self.accuracy = float((probabilities.argmax(axis=1) == self.test.labels).mean())
 
-    def __call__(self, images: np.ndarray) -> dict:
+    def __call__(self, images: np.ndarray) -> dict[str, Any]:
         """`quality.compare` with the test digits."""
         return quality.compare(self.real, *self.network(images), seed=self.seed)
 
-    def reference(self) -> tuple[dict, np.ndarray]:
+    def reference(self) -> tuple[dict[str, Any], np.ndarray]:
         """What training digits reach in place of generated ones, and some of them."""
         chosen = np.random.default_rng(self.seed).permutation(len(self.train))[: self.count]
         images = self.train.images[chosen]
         return self(images), images[: ROWS * COLUMNS].astype(np.float32) / 255
 
 
-def examine(folder: Path, device, judge: Judge) -> tuple[dict, np.ndarray, dict]:
+def examine(
+    folder: Path, device: Device, judge: Judge
+) -> tuple[dict[str, Any], np.ndarray, dict[str, Any]]:
     """A trained run's numbers, its first images, and its losses by batch for the figure."""
     state, metadata = checkpoint.load(folder / CHECKPOINT)
     drawing = Drawing(device, Settings(**metadata["settings"]), BATCH)
@@ -191,7 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if code := part(system, place, asked=SETTINGS[name].settings, seed=run_seed):
             return code
 
-    results, samples, curves = {}, {}, {}
+    results: dict[str, list[dict[str, Any]]] = {}
+    samples: dict[str, np.ndarray] = {}
+    curves: dict[str, list[dict[str, Any]]] = {}
     for name, _, place in sorted(runs, key=lambda run: chosen.index(run[0])):
         numbers, images, losses = examine(place, device, judge)
         results.setdefault(name, []).append(numbers)

@@ -14,7 +14,9 @@ import numpy as np
 from pygan import optimizer, pictures
 from pygan import symbol as sym
 from pygan.data import ImageSet
+from pygan.device import Device
 from pygan.examples.study_report import COLUMNS, ROWS, SCALE
+from pygan.executor import Executor
 from pygan.training.folder import RunFolder
 from pygan.training.gan import IMAGE_SHAPE, NOISE_SIZE, Gan, Losses, load_network
 from pygan.training.gan_report import draw_gan_curves
@@ -48,7 +50,7 @@ class Settings:
     wrong_labels: float = 0.0
     initial_range: float = 0.01
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -111,7 +113,9 @@ class StudyGan(Gan):
     network = "lesson-study"
     title = "lesson's GAN, varied"
 
-    def __init__(self, device, images: ImageSet, settings: Settings, losses_kept: int = 20) -> None:
+    def __init__(
+        self, device: Device, images: ImageSet, settings: Settings, losses_kept: int = 20
+    ) -> None:
         super().__init__(device, images, settings, losses_kept)
         count = settings.batch_size
         # D's labels of a whole epoch, (M, 1, 1, 1) for fake and for real images, walked along the
@@ -119,7 +123,7 @@ class StudyGan(Gan):
         self.labels = [device.zeros((len(images), 1, 1, 1), np.float32) for _ in range(2)]
         self.places = device.from_numpy(np.arange(len(images), dtype=np.int32))
         self.target = device.from_numpy(np.full((count, 1, 1, 1), settings.real_label, np.float32))
-        self.both = None
+        self.both: Executor | None = None
         if settings.passes in ("joint", "beside"):
             # The same parameters and statistics in a batch of twice the size.
             self.both = bind_discriminator(device, 2 * count, settings, shared=self.discriminator)
@@ -127,7 +131,7 @@ class StudyGan(Gan):
             self.both_images = img[:count], img[count:]
             self.both_labels = label[:count], label[count:]
 
-    def bind(self, device, batch_size: int):
+    def bind(self, device: Device, batch_size: int) -> tuple[Executor, Executor]:
         settings = self.settings
         gen = generator(settings.generator_slope, settings.bounded)
         shape = (batch_size, 1, 1, NOISE_SIZE)
@@ -136,7 +140,7 @@ class StudyGan(Gan):
             bind_discriminator(device, batch_size, settings),
         )
 
-    def make_optimizer(self, executor) -> optimizer.Optimizer:
+    def make_optimizer(self, executor: Executor) -> optimizer.Optimizer:
         """Adam, or what the settings have in its place."""
         rate, momentum = self.settings.learning_rate, self.settings.momentum
         if self.settings.optimizer == "sgd":
@@ -160,15 +164,15 @@ class StudyGan(Gan):
         gen.forward(is_train=True)
         made = gen.outputs[0]
 
-        if self.both:
-            self._joint_pass(made)
+        both = self.both
+        if both is not None:
+            self._joint_pass(both, made)
         else:
             self._two_passes(made)
 
-        if self.settings.passes == "beside":
+        if both is not None and self.settings.passes == "beside":
             # The real images are still there; all labels say "real". (The loss is a mean over twice
             # as many images, which Adam does not feel.)
-            both = self.both
             both.forward(is_train=True, label=self.settings.real_label)
             both.backward(wanted=["img"])
             self._keep(2, both.outputs[0], both.outputs[1][: self.settings.batch_size])
@@ -181,7 +185,7 @@ class StudyGan(Gan):
         gen.backward(out_grads=[gradient])
         self.generator_optimizer.update()
 
-    def _two_passes(self, made) -> None:
+    def _two_passes(self, made: Any) -> None:
         """D on generated, then on real images: batch norm sees each kind by itself."""
         dis = self.discriminator
         summed = self.settings.passes == "summed"
@@ -202,23 +206,23 @@ class StudyGan(Gan):
         self._keep(1, *dis.outputs)
         self.discriminator_optimizer.update()
 
-    def _joint_pass(self, made) -> None:
+    def _joint_pass(self, both: Executor, made: Any) -> None:
         """D on generated and real images at once: batch norm's statistics are those of both."""
         for which, labels in enumerate(self.both_labels):
             self._next_labels(which, labels)
         fake, real = self.both_images
         fake[...] = made
         self.data.next_batch(real)
-        self.both.forward(is_train=True)
-        self.both.backward(wanted=self.discriminator_weights)
+        both.forward(is_train=True)
+        both.backward(wanted=self.discriminator_weights)
         self.discriminator_optimizer.update()
 
-        loss, scores = self.both.outputs
+        loss, scores = both.outputs
         count = self.settings.batch_size
         self._keep(0, loss, scores[:count])
         self._keep(1, loss, scores[count:])
 
-    def _next_labels(self, which: int, target) -> None:
+    def _next_labels(self, which: int, target: Any) -> None:
         """D's labels of this batch's generated (0) or real (1) images."""
         self.device.ops.gather_rows(self.labels[which], self.places, self.data.cursor, target)
 
@@ -244,7 +248,9 @@ class StudyGan(Gan):
             table[...] = state[f"labels/{name}"]
 
 
-def bind_discriminator(device, count: int, settings: Settings, shared=None):
+def bind_discriminator(
+    device: Device, count: int, settings: Settings, shared: Executor | None = None
+) -> Executor:
     """D for batches of ``count``; its weights' gradients are summed where the settings say so."""
     symbol = discriminator(settings.discriminator_slope)
     request = "add" if settings.passes == "summed" else "write"
@@ -296,7 +302,9 @@ class Drawing:
     trained: an executor whose parameters are used as they stand; else ``load`` brings them.
     """
 
-    def __init__(self, device, settings: Settings, count: int, trained=None) -> None:
+    def __init__(
+        self, device: Device, settings: Settings, count: int, trained: Executor | None = None
+    ) -> None:
         shape = {"noise": (count, 1, 1, NOISE_SIZE)}
         graph = generator(settings.generator_slope, settings.bounded)
         self.count = count
@@ -318,7 +326,7 @@ class Drawing:
         return images
 
 
-def bind_sampler(device, count: int, settings: Mapping[str, Any]):
+def bind_sampler(device: Device, count: int, settings: Mapping[str, Any]) -> Executor:
     """noise (count, 1, 1, 10) -> images (count, 28, 28, 1), for `pygan.training.sampling`."""
     return Drawing(device, Settings(**settings), count).executor
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pygan import pictures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 AVERAGED = 100
 """Losses in the table are means over so many last batches."""
@@ -34,7 +37,7 @@ HEADINGS = (
 )
 
 
-def losses_at_the_end(log: list[dict]) -> dict[str, float | None]:
+def losses_at_the_end(log: list[dict[str, Any]]) -> dict[str, float | None]:
     """Means over the last batches; D's loss is the mean of its two (nats an image). None where the
     log of a finished run was lost."""
     if not log:
@@ -51,7 +54,7 @@ def losses_at_the_end(log: list[dict]) -> dict[str, float | None]:
     }
 
 
-def for_the_table(measured: dict) -> dict[str, float]:
+def for_the_table(measured: dict[str, Any]) -> dict[str, float]:
     """The single numbers of `quality.compare` that the table shows."""
     return {
         **{name: measured[name]["value"] for name in ("frechet", "precision", "recall")},
@@ -60,7 +63,7 @@ def for_the_table(measured: dict) -> dict[str, float]:
 
 
 def table_rows(
-    results: dict[str, list[dict]], titles: Mapping[str, str], reference: dict
+    results: dict[str, list[dict[str, Any]]], titles: Mapping[str, str], reference: dict[str, Any]
 ) -> list[list[str]]:
     """Headings, a row for each setting, and the real digits; of several seeds the mean, and the
     lowest and the highest."""
@@ -111,11 +114,11 @@ def print_table(rows: list[list[str]], plain: bool) -> None:
 
 
 def draw(
-    results: dict[str, list[dict]],
+    results: dict[str, list[dict[str, Any]]],
     samples: dict[str, np.ndarray],
-    curves: dict[str, list[dict]],
+    curves: dict[str, list[dict[str, Any]]],
     titles: Mapping[str, str],
-    reference: tuple[dict, np.ndarray],
+    reference: tuple[dict[str, Any], np.ndarray],
     path: Path,
 ) -> None:
     """A row for each setting: losses of D and G, what it drew, its numbers; then real digits."""
@@ -125,7 +128,7 @@ def draw(
     width, height = FIGURE_WIDTH, rows * PITCH + 20
     figure = Figure(figsize=(width / DPI, height / DPI))
 
-    def place(row: int, left: int, across: int):
+    def place(row: int, left: int, across: int) -> Axes:
         """Axes in whole pixels, so that each of an image's becomes SCALE of the figure's."""
         bottom = height - (row + 1) * PITCH
         share = left / width, bottom / height, across / width, IMAGE_HEIGHT / height
@@ -155,7 +158,7 @@ def draw(
     pictures.save_figure(figure, path)
 
 
-def _draw_losses(axes, runs: list[dict], legend: bool) -> None:
+def _draw_losses(axes: Axes, runs: list[dict[str, Any]], legend: bool) -> None:
     """Moving means over 1/50 of the run, a line for each seed; dashed: D cannot tell (ln 2)."""
     logged = [run for run in runs if run["batches"]]
     for number, run in enumerate(logged):

@@ -10,9 +10,33 @@ Modules are imported when they are first used, so that the numpy device needs no
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_MODULES = (
+if TYPE_CHECKING:
+    from pygan import (
+        checkpoint,
+        data,
+        device,
+        drawing,
+        errors,
+        exchange,
+        executor,
+        initializer,
+        layout,
+        networks,
+        optimizer,
+        pictures,
+        reference,
+        summary,
+        symbol,
+        training,
+        working_memory,
+    )
+
+    __version__: str
+
+__all__ = [
+    "__version__",
     "checkpoint",
     "data",
     "device",
@@ -30,18 +54,16 @@ _MODULES = (
     "symbol",
     "training",
     "working_memory",
-)
-
-__all__ = ["__version__", *_MODULES]
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"pygan.{name}")
     if name == "__version__":
         from importlib.metadata import version
 
         return version("pygan")
+    if name in __all__:
+        return importlib.import_module(f"pygan.{name}")
     raise AttributeError(f"module 'pygan' has no attribute {name!r}")
 
 

@@ -55,7 +55,7 @@ class _Memory(threading.local):
     """One block, handed out from its start; `used` bytes are taken now, `most` ever."""
 
     def __init__(self) -> None:
-        self.block = np.empty(0, np.uint8)
+        self.block: np.ndarray = np.empty(0, np.uint8)
         self.used = self.most = 0
         self.size = _Size()
         with _sizes_lock:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from .errors import GraphError
+from pygan.errors import GraphError
 
-if TYPE_CHECKING:
-    from .executor import Executor
+
+class Borrower(Protocol):
+    """What works in the block: an executor."""
+
+    device: Any
+
+    def move(self, arena: Any) -> None:
+        """Takes another block, before the first pass."""
 
 
 class WorkingMemory:
@@ -37,13 +43,13 @@ class WorkingMemory:
         self._device: Any = None
         self._has_run = False
         # Weak: executors hold this, and their memory shall go with the last of them at once.
-        self._executors: list[weakref.ref[Executor]] = []
-        self._holder: weakref.ref[Executor] | None = None
+        self._executors: list[weakref.ref[Borrower]] = []
+        self._holder: weakref.ref[Borrower] | None = None
 
     def __repr__(self) -> str:
         return f"WorkingMemory({self.nbytes:,} bytes)"
 
-    def block(self, executor: Executor, nbytes: int, what: str, arena: Callable[[int], Any]) -> Any:
+    def block(self, executor: Borrower, nbytes: int, what: str, arena: Callable[[int], Any]) -> Any:
         """The block, for an executor that needs `nbytes` of it; arena makes one of so many bytes,
         and `what` names the executor in errors."""
         device = executor.device
@@ -65,11 +71,11 @@ class WorkingMemory:
         self._executors.append(weakref.ref(executor))
         return self._arena
 
-    def take(self, executor: Executor) -> None:
+    def take(self, executor: Borrower) -> None:
         """A pass of `executor` writes over what the one before has left."""
         self._has_run = True
         self._holder = weakref.ref(executor)
 
-    def holds(self, executor: Executor) -> bool:
+    def holds(self, executor: Borrower) -> bool:
         """Whether the last forward here was this executor's."""
         return self._holder is not None and self._holder() is executor

@@ -1,9 +1,7 @@
 """A graph as calls: which kernels run, on which symbolic arrays, in which order.
 
 A lowered graph is a list of steps (operators with their arrays). Forward runs them in order,
-backward in reverse. Memory is not decided here but from the calls alone, in
-`pygan.lifetimes`: time i is the forward of step i, time n the arrival of the output
-gradients, times n + 1 ... 2n the backward of steps n - 1 ... 0.
+backward in reverse. Memory is not decided here but by executors, from the calls alone.
 """
 
 from __future__ import annotations

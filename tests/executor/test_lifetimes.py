@@ -21,7 +21,7 @@ from pygan.operators import Array
 
 def place(executor: Executor, array: Array) -> tuple[int, int]:
     """First byte and the one behind the last."""
-    found = executor._resolve(array.root)
+    found = executor._memory.resolve(array.root)
     start = found.__array_interface__["data"][0] if isinstance(found, np.ndarray) else found.ptr
     return start, start + array.root.nbytes
 
@@ -44,7 +44,9 @@ def lives(executor: Executor, wanted: list[str] | None) -> dict[Array, tuple[int
     groups = [(time, calls, True) for time, calls in enumerate(forward)]
     groups += [(len(forward) + i, calls, False) for i, calls in enumerate(backward)]
     joins = [
-        p.joins for way in (forward, backward) for p in executor._prepared(way, way is forward)
+        p.joins
+        for way in (forward, backward)
+        for p in executor._passes.prepared(way, way is forward)
     ]
     for time, calls, ahead in groups:
         for call in calls:
@@ -52,7 +54,7 @@ def lives(executor: Executor, wanted: list[str] | None) -> dict[Array, tuple[int
                 beside = []
             now += 1
             arrays = [array for array in call.arrays if array is not None]
-            room = executor._rooms.get((time, call.function)) if call.workspace else None
+            room = executor._memory.rooms.get((time, call.function)) if call.workspace else None
             if room is not None:
                 arrays.append(room)
             if call.apart:
@@ -73,7 +75,7 @@ def assert_apart(executor: Executor, wanted: list[str] | None) -> int:
     """How many pairs of arrays were found to take turns in the same bytes."""
     found = lives(executor, wanted)
     places = {array: place(executor, array) for array in found}
-    taken = executor._in_place
+    taken = executor._memory.in_place
     turns = 0
     arrays = list(found)
     for index, one in enumerate(arrays):

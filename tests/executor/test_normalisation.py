@@ -13,7 +13,7 @@ from graphs import fill_randomly
 
 from pygan import symbol as sym
 from pygan.executor import lean_scope
-from pygan.lifetimes import lifetimes
+from pygan.executor.lifetimes import lifetimes
 from pygan.training.monitor import with_internals
 from pygan.working_memory import WorkingMemory
 

@@ -23,7 +23,7 @@ import pytest
 from pygan import networks
 from pygan import symbol as sym
 from pygan.executor import Executor
-from pygan.launches import Launches
+from pygan.executor.launches import Launches
 from pygan.operators import Call
 from pygan.reference.precision import to_bf16
 
@@ -75,8 +75,8 @@ def side_by_side(
             values = (size * rng.standard_normal(array.shape)).astype(np.float32)
             array[...] = others[name][...] = values
     for executor in pair:
-        if executor._copies is not None:
-            executor.device.ops.to_bf16(executor.parameters, executor._copies)
+        if executor._memory.copies is not None:
+            executor.device.ops.to_bf16(executor.parameters, executor._memory.copies)
     return pair
 
 
@@ -144,17 +144,17 @@ def test_every_call_of_dcgan_given_the_same_arrays(
     for (time, call), (_, twin) in zip(calls(executor), calls(host), strict=True):
         assert (call.function, call.attributes) == (twin.function, twin.attributes)
         pairs = [
-            (array, executor._resolve(array), host._resolve(other))
+            (array, executor._memory.resolve(array), host._memory.resolve(other))
             for array, other in zip(call.arrays, twin.arrays, strict=True)
             if array is not None
         ]
         for _, on_device, on_host in pairs:
             write(on_device, on_host)
         channels = without_kinks(
-            twin, [None if array is None else host._resolve(array) for array in twin.arrays]
+            twin, [None if array is None else host._memory.resolve(array) for array in twin.arrays]
         )
-        executor._prepare(call, time).run()
-        host._prepare(twin, time).run()
+        executor._passes.prepare(call, time).run()
+        host._passes.prepare(twin, time).run()
         for array, on_device, on_host in pairs:
             found, wanted = read(on_device), np.asarray(on_host)
             if array.label.startswith("slices of"):  # a twin has one

@@ -52,7 +52,7 @@ def pass_through(executor: Any) -> dict[str, np.ndarray]:
 
 
 def half_labels(executor: Any) -> set[str]:
-    return {array.label for array in executor._memory if array.half}
+    return {array.label for array in executor._memory.arrays if array.half}
 
 
 def test_which_arrays_hold_bf16(device: Any) -> None:
@@ -63,7 +63,7 @@ def test_which_arrays_hold_bf16(device: Any) -> None:
     copies = {f"{name}_weight in bf16" for name in ("c2", "c3", "c4")}
     assert half_labels(executor) == activations | gradients | copies
     wanted = np.float32 if device.name == "numpy" else np.uint16
-    for array, memory in executor._memory.items():
+    for array, memory in executor._memory.arrays.items():
         assert memory.dtype == (wanted if array.half else array.dtype), array.label
     for arrays in (executor.arg_dict, executor.grad_dict, executor.aux_dict):
         assert all(array.dtype == np.float32 for array in arrays.values())
@@ -162,7 +162,7 @@ def test_numbers_are_those_of_layers_rounded_one_by_one(numpy_device: Any) -> No
     ops = numpy_device.ops
     executor = bound(numpy_device, branching(), {"x": IMAGE}, **HALF)
     executor.forward(is_train=True)
-    found = {array.label: memory for array, memory in executor._memory.items()}
+    found = {array.label: memory for array, memory in executor._memory.arrays.items()}
     given = executor.arg_dict
     near = {"stride": (2, 2), "pad": (1, 1), "dilation": (1, 1), "groups": 1}
     y = np.empty(found["r1_output"].shape, np.float32)
@@ -175,7 +175,7 @@ def test_numbers_are_those_of_layers_rounded_one_by_one(numpy_device: Any) -> No
     z = (x - x.mean(axis=(0, 1, 2))) / np.sqrt(x.var(axis=(0, 1, 2)) + 1e-3)
     z = z * given["b2_gamma"] + given["b2_beta"]
     assert np.mean(found["b2_output"] == rounded(z.astype(np.float32), "bf16")) > 0.99
-    for array, memory in executor._memory.items():
+    for array, memory in executor._memory.arrays.items():
         if array.half and "gradient" not in array.label:
             assert np.array_equal(memory, rounded(memory, "bf16")), array.label
 
@@ -198,7 +198,7 @@ def test_an_activation_behind_a_convolution_is_rounded_once(
         executor = bound(each, graph(), {"x": IMAGE}, **HALF)
         executor.forward(is_train=True)
         (array,) = (
-            memory for array, memory in executor._memory.items() if array.label == "t_output"
+            memory for array, memory in executor._memory.arrays.items() if array.label == "t_output"
         )
         assert "t_output" in half_labels(executor)
         stored = np.array(array)

@@ -206,7 +206,7 @@ def test_one_block_is_of_one_device(device: Any, numpy_device: Any) -> None:
 def test_memory_goes_with_its_last_executor(numpy_device: Any) -> None:
     executors = passes(numpy_device, working_memory=WorkingMemory())
     executors[1].forward()
-    memory = weakref.ref(executors[0]._working_memory)
+    memory = weakref.ref(executors[0]._lending.memory)
     gc.collect()
     gc.disable()
     try:

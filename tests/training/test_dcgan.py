@@ -210,7 +210,7 @@ def test_a_step_with_activations_in_bf16_trains_as_in_float32():
     for number in ("float32", "bf16"):
         with precision_scope(number), storage_scope(number):
             model = dcgan.Dcgan(device, images, dcgan.Settings(batch_size=4, ngf=8, ndf=8))
-        assert any(array.half for array in model.generator._memory) == (number == "bf16")
+        assert any(array.half for array in model.generator._memory.arrays) == (number == "bf16")
         model.start_epoch(0)
         model.step()
         model.step()

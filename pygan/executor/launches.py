@@ -10,6 +10,7 @@ from math import inf
 from typing import Any
 
 from pygan.errors import ShapeError
+from pygan.executor.settings import Settings
 from pygan.operators import Array, Call, Shape
 
 BESIDE = "convolution_backward_weight"
@@ -19,18 +20,15 @@ BESIDE = "convolution_backward_weight"
 class Launches:
     """A device's answers about the calls of one executor; `pygan.lowering.Advice` is among them.
 
-    what: the name of the graph, for errors. dtype: of its arrays. precision: of the operands of
-    calls that have one. lean: batch norms leave their normalising pass wherever a kernel can do it,
-    not only where that gains. cooperative: calls may launch cooperatively.
+    what: the name of the graph, for errors. lean: batch norms leave their normalising pass wherever
+    a kernel can do it, not only where that gains. cooperative: calls may launch cooperatively.
     """
 
-    def __init__(
-        self, device: Any, what: str, dtype: str, precision: str, lean: bool, cooperative: bool
-    ) -> None:
-        self.device = device
+    def __init__(self, settings: Settings, what: str, lean: bool, cooperative: bool) -> None:
+        self.device = settings.device
+        self._dtype = settings.dtype
+        self._precision = settings.precision
         self._what = what
-        self._dtype = dtype
-        self._precision = precision
         self._lean = lean
         self._cooperative = cooperative
 

@@ -1,0 +1,75 @@
+"""What of an executor's memory a `WorkingMemory` lends, and when that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pygan.errors import GraphError, StateError
+from pygan.executor.lifetimes import Lifetime
+from pygan.lowering import LoweredGraph
+from pygan.working_memory import WorkingMemory
+
+
+class Lending:
+    """The block that an executor was bound with as `working_memory`, for whole passes, or as
+    `scratch_memory`, for what lives within one way of them; or none.
+
+    Raises GraphError for another type, for both at once, and for `working_memory` with
+    `keep_forward`.
+
+    Attributes: `memory`, what lends; None, too, when `passing` has found nothing to lend.
+    """
+
+    def __init__(
+        self,
+        working_memory: WorkingMemory | None,
+        scratch_memory: WorkingMemory | None,
+        keep_forward: bool,
+    ) -> None:
+        lent = {"working_memory": working_memory, "scratch_memory": scratch_memory}
+        for name, memory in lent.items():
+            if not isinstance(memory, WorkingMemory | None):
+                raise GraphError(f"{name}= takes a WorkingMemory, not a {type(memory).__name__}")
+        if None not in lent.values():
+            raise GraphError(
+                "working_memory holds what scratch_memory would: bind with one of them"
+            )
+        if keep_forward and working_memory is not None:
+            raise GraphError(
+                "keep_forward keeps what working_memory gives to the next executor: bind with one "
+                "of the two"
+            )
+        self.memory = scratch_memory if working_memory is None else working_memory
+        self.for_whole_passes = working_memory is not None
+
+    def passing(self, graph: LoweredGraph, lives: Iterable[Lifetime]) -> list[Lifetime]:
+        """Those that lie in the block: what lives within a pass, or within one way of it."""
+        if self.memory is None:
+            return []
+        n, forever = len(graph.steps), graph.forever
+        if self.for_whole_passes:
+            # `head_gradients` are the caller's to hold, and to bind others with: no block moves
+            # them.
+            held = {head.landing.root for head in graph.heads if head.landing is not None}
+            return [life for life in lives if life.end < forever and life.array not in held]
+        return [life for life in lives if life.end < n or n < life.start <= life.end < forever]
+
+    def begin_forward(self, executor: Any) -> None:
+        """To be called before a forward writes."""
+        if self.memory is not None:
+            self.memory.take(executor)
+
+    def require_forward(self, executor: Any) -> None:
+        """Raises StateError where another executor has written over what a forward has left."""
+        if self.memory is None or not self.for_whole_passes or self.memory.holds(executor):
+            return
+        raise StateError(
+            "another executor with the same working_memory has run since the last forward, and "
+            "written over what backward needs; run each backward before the next forward"
+        )
+
+    def begin_backward(self, executor: Any) -> None:
+        """To be called before a backward writes."""
+        if self.memory is not None and not self.for_whole_passes:
+            self.memory.take(executor)

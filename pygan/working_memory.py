@@ -71,10 +71,11 @@ class WorkingMemory:
         self._executors.append(weakref.ref(executor))
         return self._arena
 
-    def take(self, executor: Borrower) -> None:
-        """A pass of `executor` writes over what the one before has left."""
+    def take(self, executor: Borrower, writes: bool = True) -> None:
+        """A pass of `executor` runs, and if it writes here, over what the one before has left."""
         self._has_run = True
-        self._holder = weakref.ref(executor)
+        if writes:
+            self._holder = weakref.ref(executor)
 
     def holds(self, executor: Borrower) -> bool:
         """Whether the last forward here was this executor's."""

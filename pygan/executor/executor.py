@@ -49,8 +49,8 @@ class Executor:
     block for all.
     scratch_memory: a `WorkingMemory` of other executors whose passes run between this one's forward
     and its backward, as those through a GAN's D do for G: what lives only within the forward, or
-    only within the backward, lies in their block. Both write over what a forward of theirs has left
-    for its backward.
+    only within the backward, lies in their block. A way that has anything there writes over what a
+    forward of theirs has left for its backward.
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pygan.errors import GraphError, StateError
@@ -18,7 +18,8 @@ class Lending:
     Raises GraphError for another type, for both at once, and for `working_memory` with
     `keep_forward`.
 
-    Attributes: `memory`, what lends; None, too, when `passing` has found nothing to lend.
+    Attributes: `memory`, what lends, until `passing` has found nothing to lend; `for_whole_passes`,
+    whether it is `working_memory`.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Lending:
             )
         self.memory = scratch_memory if working_memory is None else working_memory
         self.for_whole_passes = working_memory is not None
+        self._in_forward = self._in_backward = True  # which ways of a pass write there
 
     def passing(self, graph: LoweredGraph, lives: Iterable[Lifetime]) -> list[Lifetime]:
-        """Those that lie in the block: what lives within a pass, or within one way of it."""
+        """Those that lie in the block: what lives within a pass, or within one way of it. Where
+        that is nothing, the block is none of this executor's business from now on."""
         if self.memory is None:
             return []
         n, forever = len(graph.steps), graph.forever
@@ -52,13 +55,32 @@ class Lending:
             # `head_gradients` are the caller's to hold, and to bind others with: no block moves
             # them.
             held = {head.landing.root for head in graph.heads if head.landing is not None}
-            return [life for life in lives if life.end < forever and life.array not in held]
-        return [life for life in lives if life.end < n or n < life.start <= life.end < forever]
+            passing = [life for life in lives if life.end < forever and life.array not in held]
+        else:
+            in_forward = [life for life in lives if life.end < n]
+            in_backward = [life for life in lives if n < life.start <= life.end < forever]
+            passing = in_forward + in_backward
+            self._in_forward, self._in_backward = bool(in_forward), bool(in_backward)
+        if not passing:
+            self.memory = None
+        return passing
+
+    def grown(self, nbytes: int) -> int:
+        """Bytes that a block of `nbytes` has more than what has been lent to others."""
+        return max(0, nbytes - self._lender().nbytes)
+
+    def block(self, executor: Any, nbytes: int, what: str, arena: Callable[[int], Any]) -> Any:
+        """The block, as `WorkingMemory.block` gives it."""
+        return self._lender().block(executor, nbytes, what, arena)
+
+    def _lender(self) -> WorkingMemory:
+        assert self.memory is not None, "nothing is lent"
+        return self.memory
 
     def begin_forward(self, executor: Any) -> None:
         """To be called before a forward writes."""
         if self.memory is not None:
-            self.memory.take(executor)
+            self.memory.take(executor, writes=self._in_forward)
 
     def require_forward(self, executor: Any) -> None:
         """Raises StateError where another executor has written over what a forward has left."""
@@ -72,4 +94,4 @@ class Lending:
     def begin_backward(self, executor: Any) -> None:
         """To be called before a backward writes."""
         if self.memory is not None and not self.for_whole_passes:
-            self.memory.take(executor)
+            self.memory.take(executor, writes=self._in_backward)

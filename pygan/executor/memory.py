@@ -74,24 +74,25 @@ class Memory:
         long as a pass lasts."""
         if not self._graph.copies:
             return None
-        for_passes = self._lent is not None and self._lending.for_whole_passes
         dtype = next(iter(self._graph.copies)).dtype
-        block = self._lent if for_passes else self._own
+        block = self._own
+        if self._lent is not None and self._lending.for_whole_passes:
+            block = self._lent
         return block.reserve(self.buffers.size_of_parameters, dtype)
 
     def _used(self, flat: tuple[int, int, int]) -> MemoryUse:
         """What this executor will take, of a lent block what it adds to it; flat: bytes of its own
         flat buffers."""
         copied = 0 if self._copied_to is None else self._copied_to.nbytes
-        arrays = self._own.planned
-        if self._lent is not None:
-            within = self._lent.nbytes - self._lent.planned  # of the copies, all or nothing
-            grown = max(0, self._lent.nbytes - self._lending.memory.nbytes)
-            copied += min(grown, within) - within
-            arrays += grown - min(grown, within)
-        blocks = [self._own] if self._lent is None else [self._own, self._lent]
-        unplanned = sum(block.unplanned for block in blocks)
+        arrays, unplanned = self._own.planned, self._own.unplanned
         unplanned += sum(aligned(array.nbytes) for array in self.in_place)
+        if self._lent is not None:
+            copies_lent = self._lent.nbytes - self._lent.planned  # all of them, or none
+            grown = self._lending.grown(self._lent.nbytes)
+            copies_grown = min(grown, copies_lent)
+            copied += copies_grown - copies_lent
+            arrays += grown - copies_grown
+            unplanned += self._lent.unplanned
         return MemoryUse(*flat, arrays, copied, unplanned)
 
     def make(self, executor: Any, name: str, inputs: str) -> None:
@@ -103,10 +104,10 @@ class Memory:
         def arena(nbytes: int) -> Any:
             return self._arena(nbytes, f"binding {name} for {inputs} needs {self.use}")
 
-        if self._lent is not None:
-            lender = self._lending.memory
-            self._lent.arena = lender.block(executor, self._lent.nbytes, name, arena)
+        # The lent block last: from then on, others may move it.
         self._own.arena = arena(self._own.nbytes)
+        if self._lent is not None:
+            self._lent.arena = self._lending.block(executor, self._lent.nbytes, name, arena)
         self.buffers.make()
         self.arrays.update(self.buffers.arrays())
         self._place()
@@ -156,6 +157,7 @@ class Memory:
 
     def move(self, arena: Any) -> None:
         """Takes another block for what lives within a pass, before the first one."""
+        assert self._lent is not None, "only what is lent moves"
         self._lent.arena = arena
         self._place()
 

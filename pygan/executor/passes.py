@@ -133,7 +133,9 @@ class Passes:
             room = self._memory.rooms.get((time, call.function))
             attributes["workspace"] = None if room is None else resolve(room)
         arrays = [None if array is None else resolve(array) for array in call.arrays]
-        run = partial(getattr(self._device.ops, call.function), *arrays, **attributes)
+        run: Callable[[], Any] = partial(
+            getattr(self._device.ops, call.function), *arrays, **attributes
+        )
         if self._device.name == "numpy":
             halves = [array for array in call.arrays if array is not None and array.half]
             run = _then_rounded(run, [resolve(array) for array in halves])

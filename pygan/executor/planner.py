@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-ALIGNMENT = 256
-"""Bytes; offsets are multiples of it, so that every array can be read in vectors of 16 bytes."""
+from pygan.device import ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """Byte offsets, one per request, and the bytes of the whole block."""
+    """Byte offsets, multiples of ALIGNMENT, one per request, and the bytes of the whole block."""
 
     offsets: tuple[int, ...]
     nbytes: int

@@ -11,6 +11,7 @@ import pytest
 import pygan.device
 from pygan import networks, symbol
 from pygan.bindings.errors import LaunchError
+from pygan.bindings.job import MOST_JOBS
 from pygan.errors import GraphError
 from pygan.executor import cooperative_scope
 from pygan.working_memory import WorkingMemory
@@ -136,6 +137,21 @@ def test_two_executors_in_one_working_memory(kernels: Any) -> None:
     for executor in (first, second, first):
         executor.auxiliary[...] = statistics
         assert_same(passes(executor), expected)
+
+
+def test_more_calls_than_a_program_holds_are_several_programs(kernels: Any) -> None:
+    with symbol.name_scope():
+        x = symbol.Variable("x")
+        for _ in range(MOST_JOBS + 4):
+            x = symbol.Convolution(x, kernel=1, num_filter=1, no_bias=True)
+    found, images = [], np.linspace(-2, 2, 6).reshape(2, 3, 1, 1)
+    for cooperative in (False, True):
+        executor = x.bind(kernels, {"x": images.shape}, cooperative=cooperative)
+        kernels.ops.fill(executor.parameters, value=1.01)
+        found.append(np.array(executor.forward(x=images)[0]))
+    assert np.array_equal(found[1], found[0]) and np.all(np.abs(found[0]) > 0.4)
+    sizes = [len(program.jobs) for program in executor.programs]
+    assert sizes == 2 * [MOST_JOBS, 4]
 
 
 def test_the_limit_says_which_layers_are_small(kernels: Any) -> None:

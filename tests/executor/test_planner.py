@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pygan.executor.planner import ALIGNMENT, Request, aligned, lower_bound, plan
+from pygan.device import ALIGNMENT
+from pygan.executor.planner import Request, aligned, lower_bound, plan
 
 requests = st.lists(
     st.builds(

@@ -12,7 +12,7 @@ from graphs import fill_randomly
 
 from pygan import networks
 from pygan import symbol as sym
-from pygan.errors import GraphError, StateError
+from pygan.errors import GraphError, OutOfDeviceMemory, StateError
 from pygan.executor import Executor
 from pygan.working_memory import WorkingMemory
 
@@ -180,7 +180,12 @@ def test_what_lives_one_way_lies_in_the_memory_of_passes_between(device: Any) ->
 
 
 def test_both_ways_of_what_lends_memory_write_over_a_pass_under_way(device: Any) -> None:
-    generator, discriminator = adversaries(device, WorkingMemory())
+    memory = WorkingMemory()
+    generator, discriminator = adversaries(device, memory)
+    with sym.name_scope():
+        halved = sym.Pooling(sym.Variable("x"), kernel=2, stride=2, kind="avg")
+        quartered = sym.Pooling(halved, kernel=2, stride=2, kind="avg")
+    pooled = quartered.bind(device, {"x": (2, 8, 8, 4)}, scratch_memory=memory)
     device.ops.fill(generator.head_gradients[0], value=0.5)
     generator.forward(is_train=True)
     discriminator.forward(is_train=True)
@@ -188,9 +193,55 @@ def test_both_ways_of_what_lends_memory_write_over_a_pass_under_way(device: Any)
     with pytest.raises(StateError, match="another executor with the same working_memory"):
         discriminator.backward()
     discriminator.forward(is_train=True)
-    generator.forward(is_train=True)
+    pooled.forward(is_train=True)  # what the first one gives, no backward reads
     with pytest.raises(StateError, match="another executor with the same working_memory"):
         discriminator.backward()
+
+
+def test_ways_that_write_nothing_there_leave_a_pass_under_way(device: Any) -> None:
+    """Of tanh alone nothing lies in the block; of tanh and a pooling, only a gradient does."""
+    memory = WorkingMemory()
+    discriminator, _ = passes(device, working_memory=memory)
+    with sym.name_scope():
+        alone = sym.Activation(sym.Variable("x"), kind="tanh")
+        pooled = sym.Pooling(alone, kernel=2, stride=2, kind="avg")
+    bound = [g.bind(device, {"x": (2, 4, 4, 4)}, scratch_memory=memory) for g in (alone, pooled)]
+    discriminator.forward(is_train=True)
+    discriminator.backward()
+    expected = np.array(discriminator.gradients)
+    discriminator.forward(is_train=True)
+    for executor in bound:
+        fill_randomly(executor, 3)
+        executor.forward(is_train=True)
+    bound[0].backward([np.ones((2, 4, 4, 4), np.float32)])
+    device.ops.fill(discriminator.gradients, value=0.0)
+    discriminator.backward()
+    assert np.array_equal(np.array(discriminator.gradients), expected)
+    discriminator.forward(is_train=True)
+    bound[1].backward([np.ones((2, 2, 2, 4), np.float32)])
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        discriminator.backward()
+
+
+def test_an_executor_that_found_no_memory_is_not_moved(
+    numpy_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, made, graph = WorkingMemory(), [], networks.lesson_discriminator()
+    arena = numpy_device.arena
+
+    def one_arena(nbytes: int) -> Any:
+        if made:
+            raise MemoryError
+        made.append(nbytes)
+        return arena(nbytes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(numpy_device, "arena", one_arena)
+        with pytest.raises(OutOfDeviceMemory) as failed:
+            graph.bind(numpy_device, SHAPES, NO_LABEL, working_memory=memory)
+    larger = {name: (3, *shape[1:]) for name, shape in SHAPES.items()}
+    graph.bind(numpy_device, larger, NO_LABEL, working_memory=memory).forward()
+    assert failed.value.needed_bytes < memory.nbytes
 
 
 def test_one_block_is_of_one_device(device: Any, numpy_device: Any) -> None:

@@ -11,10 +11,10 @@ class MemoryUse:
 
     arrays is what inputs, activations, their gradients and the workspaces of kernels take as
     planned, unplanned what they would take without sharing; shared executors count no parameters of
-    their own, and of a `WorkingMemory` only the first executor counts the block. workspace is a
-    bf16 copy of the parameters, where convolutions read one. kept is working
-    memory outside of the executor, not in the total: what device numpy's functions keep from call
-    to call, for all executors together, when this was asked.
+    their own, and of a `WorkingMemory` each counts what it made the block larger by. workspace is a
+    bf16 copy of the parameters, where convolutions read one. kept is working memory outside of the
+    executor, not in the total: what device numpy's functions keep from call to call, for all
+    executors together, when this was asked.
     """
 
     parameters: int

@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ LIBRARY = ("pygan", "bindings", "kernels")
 
 def imported_modules(path: Path, package: str) -> Iterator[str]:
     """Absolute names of everything that the file imports, relative imports resolved."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    yield from names_imported(ast.walk(parsed(path)), package)
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def names_imported(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -42,6 +51,58 @@ def test_relative_imports_are_resolved(tmp_path: Path) -> None:
     found = list(imported_modules(file, "pygan.training"))
     relative = ["pygan.device", "pygan.device.get", "pygan.training", "pygan.training.x"]
     assert found == [*relative, "numpy.linalg"]
+
+
+def run_at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Statements that run when a module is imported, but for those that type checkers alone see."""
+    for node in body:
+        yield node
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        for part in ("body", "handlers", "orelse", "finalbody"):
+            yield from run_at_import(getattr(node, part, []))
+
+
+def imports_of_each_other(files: Iterable[tuple[Path, str]]) -> dict[str, set[str]]:
+    """By module of the files, the others of them that its own import needs."""
+    modules = {
+        package if path.stem == "__init__" else f"{package}.{path.stem}": (path, package)
+        for path, package in files
+    }
+    found: dict[str, set[str]] = {}
+    for name, (path, package) in modules.items():
+        found[name] = set()
+        for node in run_at_import(parsed(path).body):
+            names = list(names_imported([node], package))
+            if isinstance(node, ast.ImportFrom) and modules.keys() >= set(names[1:]):
+                del names[0]  # modules of a package need nothing of the package itself
+            found[name] |= modules.keys() & names
+    return found
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    texts = {
+        "a": "import p.b\n",
+        "b": "try:\n    from . import c\nexcept ImportError:\n    c = None\n",
+        "c": "def late():\n    import p.a\nif TYPE_CHECKING:\n    import p.a\n",
+    }
+    files = [(tmp_path / f"{name}.py", "p") for name in texts]
+    for path, _ in files:
+        path.write_text(texts[path.stem])
+    found = imports_of_each_other(files)
+    assert found == {"p.a": {"p.b"}, "p.b": {"p.c"}, "p.c": set()}
+    files[2][0].write_text("from p.a import something\n")
+    with pytest.raises(CycleError):
+        TopologicalSorter(imports_of_each_other(files)).prepare()
+
+
+def test_no_module_imports_itself_by_way_of_others(repository: Path) -> None:
+    tops = (*LIBRARY, "examples")
+    found = imports_of_each_other(file for top in tops for file in python_files(repository, top))
+    assert "pygan.lowering.steps" in found["pygan.lowering.graph"]
+    TopologicalSorter(found).prepare()
 
 
 def test_pygan_never_imports_pycuda(repository: Path) -> None:

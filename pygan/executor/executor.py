@@ -22,7 +22,7 @@ from pygan.executor.settings import checked_settings
 from pygan.flags import flag
 from pygan.lowering import LoweredGraph
 from pygan.named_arrays import NamedArrays
-from pygan.operators import Shape
+from pygan.operators import Array, Shape
 from pygan.symbol import Symbol
 from pygan.working_memory import WorkingMemory
 
@@ -154,30 +154,41 @@ class Executor:
             [name for name in self.requests if name not in self.input_names],
         )
         require_gradients(grad_req, graph.argument_gradients)
-        names, gradients = self.input_names, graph.argument_gradients
-        heads = zip(symbol.list_outputs(), graph.heads, strict=True)
-        landings = {name: head.landing for name, head in heads if head.landing is not None}
-        theirs = adopted(device, graph.arguments, inputs, "input", names)
-        theirs |= adopted(device, gradients, input_gradients, "gradient of input", names)
-        arrivals = list(landings)
-        theirs |= adopted(device, landings, output_gradients, "gradient of output", arrivals)
         self._memory = Memory(
             graph,
             device,
             self.dtype,
-            names,
-            theirs,
+            self.input_names,
+            self._adopted(inputs, input_gradients, output_gradients),
             None if shared is None else self._memory_of(shared).buffers,
             self._lending,
             keep_forward,
             launches.workspace,
         )
-        listed = ", ".join(f"{name} {inferred.arguments[name]}" for name in names)
+        listed = ", ".join(f"{name} {inferred.arguments[name]}" for name in self.input_names)
         self._memory.make(self, repr(symbol.name), listed)
         self._name_arrays()
         self._threads = device.passes(self._memory.use.unplanned)
         self._passes = Passes(graph, self._memory, launches, branch, jobs_of)
         self._state = "no forward has run"
+
+    def _adopted(
+        self,
+        inputs: Mapping[str, Any] | None,
+        input_gradients: Mapping[str, Any] | None,
+        output_gradients: Mapping[str, Any] | None,
+    ) -> dict[Array, Any]:
+        """What lies in memory of the caller's."""
+        graph, device, names = self._graph, self.device, self.input_names
+        gradients = graph.argument_gradients
+        heads = zip(self.symbol.list_outputs(), graph.heads, strict=True)
+        landings = {name: head.landing for name, head in heads if head.landing is not None}
+        arrivals = list(landings)
+        return (
+            adopted(device, graph.arguments, inputs, "input", names)
+            | adopted(device, gradients, input_gradients, "gradient of input", names)
+            | adopted(device, landings, output_gradients, "gradient of output", arrivals)
+        )
 
     def _memory_of(self, shared: Executor) -> Memory:
         """Of an executor that this one can share parameters with."""
@@ -282,13 +293,14 @@ class Executor:
         that has none; for one output, the array itself will do. Loss heads start the pass by
         themselves and ignore theirs. wanted: name or names of the arguments whose gradient is
         needed in this pass; only what these need is computed, and other gradients stay as they
-        are. Moving statistics are updated by every backward,
-        whatever is wanted; but those of a batch norm whose inputs lead back to no argument with a
-        gradient (every grad_req up to there is "null") stay as they are. One backward follows one
-        training forward (unless keep_forward).
+        are. Moving statistics are updated by every backward, whatever is wanted; but those of a
+        batch norm whose inputs lead back to no argument with a gradient (every grad_req up to there
+        is "null") stay as they are. One backward follows one training forward (unless
+        keep_forward).
 
-        Raises StateError without a training forward before it or without any gradient to start
-        from, ShapeError for gradients of another shape, GraphError for unknown names.
+        Raises StateError without a training forward before it, without any gradient to start from,
+        or where another executor has written over what the forward left in a `working_memory`;
+        ShapeError for gradients of another shape, GraphError for unknown names.
         """
         if self._state:
             raise StateError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pygan.device import Device
 from pygan.errors import GraphError, ShapeError, StateError
 from pygan.executor.given import adopted, copied
 from pygan.executor.launches import Launches
@@ -102,7 +103,7 @@ class Executor:
     def __init__(
         self,
         symbol: Symbol,
-        device: Any,
+        device: Device | str,
         shapes: Mapping[str, Shape],
         grad_req: str | Mapping[str, str] = "write",
         *,
@@ -123,12 +124,11 @@ class Executor:
         cooperative_limit: float | None = None,
     ) -> None:
         settings = checked_settings(device, dtype, precision, storage)
-        device = settings.device
         fuse, keep_forward = flag(fuse, "fuse"), flag(keep_forward, "keep_forward")
         branches, lean = flag(branches, "branches"), flag(chosen(lean, LEAN), "lean")
         self._lending = Lending(working_memory, scratch_memory, keep_forward)
         self.symbol = symbol
-        self.device = device
+        self.device: Device = settings.device
         self.dtype = settings.dtype
         self.precision = settings.precision
         self.storage = settings.storage
@@ -136,7 +136,7 @@ class Executor:
         inferred = symbol.infer_shape(shapes)
         self.input_names = names_of_inputs(symbol, shapes)
         self.requests = checked_requests(symbol, grad_req)
-        branch = device.branch() if branches else None
+        branch = self.device.branch() if branches else None
         jobs_of = recorder(settings, cooperative, cooperative_limit)
         programs = jobs_of is not None
         launches = Launches(settings, repr(symbol.name), lean, programs)
@@ -156,7 +156,7 @@ class Executor:
         require_gradients(grad_req, graph.argument_gradients)
         self._memory = Memory(
             graph,
-            device,
+            self.device,
             self.dtype,
             self.input_names,
             self._adopted(inputs, input_gradients, output_gradients),
@@ -168,7 +168,7 @@ class Executor:
         listed = ", ".join(f"{name} {inferred.arguments[name]}" for name in self.input_names)
         self._memory.make(self, repr(symbol.name), listed)
         self._name_arrays()
-        self._threads = device.passes(self._memory.use.unplanned)
+        self._threads = self.device.passes(self._memory.use.unplanned)
         self._passes = Passes(graph, self._memory, launches, branch, jobs_of)
         self._state = "no forward has run"
 

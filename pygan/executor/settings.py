@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pygan import device as devices
+from pygan.device import Device
 from pygan.errors import GraphError
 from pygan.executor.scopes import PRECISION, STORAGE, chosen
 from pygan.lowering.storage import STORAGES
@@ -33,16 +34,16 @@ class Settings:
 
 
 def checked_settings(
-    device: Any, dtype: Any, precision: str | None, storage: str | None
+    device: Device | str, dtype: Any, precision: str | None, storage: str | None
 ) -> Settings:
     """The settings of an executor, precision and storage from the scopes around where they are
     None. Raises GraphError for what is unknown, or does not go together."""
-    device = _device(device)
+    found = _device(device)
     precision, storage = chosen(precision, PRECISION), chosen(storage, STORAGE)
     dtype = getattr(dtype, "__name__", str(dtype))  # numpy.float32 is "float32" too
-    if dtype not in DTYPES or (dtype != "float32" and device.name != "numpy"):
+    if dtype not in DTYPES or (dtype != "float32" and found.name != "numpy"):
         raise GraphError(
-            f"dtype {dtype!r} is not available on device {device.name!r}: float32 is, and on "
+            f"dtype {dtype!r} is not available on device {found.name!r}: float32 is, and on "
             "numpy float64"
         )
     if precision not in PRECISIONS or (precision != "float32" and dtype != "float32"):
@@ -55,10 +56,10 @@ def checked_settings(
             f"storage {storage!r} is not available with precision {precision!r}: it is one of "
             f"{', '.join(STORAGES)}, and bf16 with precision 'bf16' alone"
         )
-    return Settings(device, dtype, precision, storage)
+    return Settings(found, dtype, precision, storage)
 
 
-def _device(device: Any) -> Any:
+def _device(device: Device | str) -> Device:
     """The device itself, or the one of that name."""
     if isinstance(device, str):
         return devices.get(device)

@@ -75,6 +75,7 @@ def with_precision(twin: Callable[..., None]) -> Callable[..., None]:
         "precision", inspect.Parameter.KEYWORD_ONLY, default="float32", annotation="str"
     )
     parameters = [*signature.parameters.values(), parameter]
+    # what inspect reads; typeshed's functions have no such attribute
     chosen.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     chosen.__doc__ = (
         f"{inspect.getdoc(twin)}\n\n"

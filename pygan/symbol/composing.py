@@ -127,6 +127,7 @@ def factory(operator: type[Operator]) -> Callable[..., Symbol]:
     ]
     build.__name__ = build.__qualname__ = kind
     build.__doc__ = operator.__doc__
+    # what inspect reads; typeshed's functions have no such attribute
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             parameter("inputs", parameter.VAR_POSITIONAL),

@@ -16,7 +16,11 @@ from pygan.errors import GraphError, ShapeError
 from pygan.operators import Operator, Shape
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pygan.device import Device
     from pygan.executor import Executor
+    from pygan.executor.options import ExecutorOptions
     from pygan.summary import Summary
 
 
@@ -206,10 +210,10 @@ class Symbol:
 
     def bind(
         self,
-        device: Any,
+        device: Device | str,
         shapes: Mapping[str, Shape],
         grad_req: str | Mapping[str, str] = "write",
-        **options: Any,
+        **options: Unpack[ExecutorOptions],
     ) -> Executor:
         """An executor of this graph on a device of `pygan.device.get`, or of that name; see
         `pygan.executor.Executor`."""
@@ -280,6 +284,12 @@ def checked_shape(name: str, shape: Any) -> Shape:
     return result
 
 
-def bind(symbol: Symbol, device: Any, *args: Any, **options: Any) -> Executor:
+def bind(
+    symbol: Symbol,
+    device: Device | str,
+    shapes: Mapping[str, Shape],
+    grad_req: str | Mapping[str, str] = "write",
+    **options: Unpack[ExecutorOptions],
+) -> Executor:
     """`symbol.bind(device, ...)`."""
-    return symbol.bind(device, *args, **options)
+    return symbol.bind(device, shapes, grad_req, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from graphs import fill_randomly
 from pygan import networks, operators
 from pygan import symbol as sym
 from pygan.errors import GraphError, OutOfDeviceMemory, PyganError, ShapeError, StateError
+from pygan.executor import Executor
+from pygan.executor.options import ExecutorOptions
 
 
 def small_net() -> sym.Symbol:
@@ -658,3 +661,11 @@ def everything() -> sym.Symbol:
     used = {type(node.operator).__name__ for node in graph.nodes() if node.operator}
     assert used == set(operators.OPERATORS)
     return graph
+
+
+def test_type_checkers_know_the_options_of_bind() -> None:
+    """`Symbol.bind` hands on what the executor takes: the same names, of the same types."""
+    taken = inspect.signature(Executor.__init__).parameters.values()
+    named = {p.name: p.annotation for p in taken if p.kind is p.KEYWORD_ONLY}
+    told = ExecutorOptions.__annotations__
+    assert {name: kind.__forward_arg__ for name, kind in told.items()} == named

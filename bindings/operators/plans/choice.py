@@ -223,4 +223,5 @@ def _layer(
     *, stride: Pair, pad: Pair, dilation: Pair, groups: int, **_: Any
 ) -> tuple[Pair, Pair, Pair, int]:
     """The attributes of a convolution that its plan depends on, hashable."""
+    # whatever their lengths: geometry() refuses others than two, and names them
     return tuple(stride), tuple(pad), tuple(dilation), groups  # type: ignore[return-value]

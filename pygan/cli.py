@@ -37,8 +37,8 @@ TRAINED = {
 }
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
-LEAN = ("lesson", "conditional", "classifier", "colour-classifier")
-"""Those whose convolutions read what a batch norm makes for them alone."""
+LEAN = ("lesson", "conditional", "colour-classifier")
+"""Those that take less memory where convolutions normalise what they read."""
 EXAMPLES = {
     "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),

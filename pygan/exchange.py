@@ -71,7 +71,11 @@ def from_torch(executor: Executor, state: Mapping[str, Any]) -> None:
     entries = _entries(executor)
     if not isinstance(state, Mapping):
         raise CheckpointError(f"a state is arrays by name, not a {type(state).__name__}")
-    given = {n: np.asarray(v) for n, v in state.items() if not n.endswith("num_batches_tracked")}
+    given = {
+        name: _numbers(name, values)
+        for name, values in state.items()
+        if not str(name).endswith("num_batches_tracked")
+    }
     expected = {name: e.outward(np.asarray(e.array)).shape for name, e in entries.items()}
     problems = [f"{name} {expected[name]} is missing" for name in expected if name not in given]
     problems += [f"{name} {given[name].shape} is unknown here" for name in given.keys() - expected]
@@ -90,6 +94,16 @@ def from_torch(executor: Executor, state: Mapping[str, Any]) -> None:
         raise CheckpointError(f"a state of other modules: {'; '.join(problems[:8])}{more}")
     for name, entry in entries.items():
         entry.array[...] = entry.inward(given[name]).astype(executor.dtype)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors of a GPU
+        raise CheckpointError(f"{name} of the state cannot be read: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise CheckpointError(f"{name} of the state holds {array.dtype}, no real numbers")
+    return array
 
 
 def torch_modules(executor: Executor) -> str:

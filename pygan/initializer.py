@@ -52,7 +52,8 @@ class Initializer:
 
 
 def _spread(value: float, name: str) -> None:
-    if not isinstance(value, int | float | np.number) or not (isfinite(value) and value >= 0):
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not real or not (isfinite(value) and value >= 0):
         raise GraphError(f"{name} must be a finite number >= 0, not {value!r}")
 
 

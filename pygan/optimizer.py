@@ -7,7 +7,6 @@ are those of `pygan.reference.optimizer`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from pygan.executor import Executor
 
 STEP_SLOTS = 1024
 """Copies of the step count, one per block of a launch."""
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Optimizer:
@@ -47,8 +47,10 @@ class Optimizer:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Takes effect from the next update on."""
-        if not (_is_number(learning_rate) and learning_rate >= 0):
-            raise GraphError(f"learning_rate must be a finite number >= 0, not {learning_rate!r}")
+        if not (_is_number(learning_rate) and 0 <= learning_rate <= FLOAT32_MAX):
+            raise GraphError(
+                f"learning_rate must be a number from 0 to {FLOAT32_MAX:.1e}, not {learning_rate!r}"
+            )
         self._learning_rate[...] = np.full(1, learning_rate, self.executor.dtype)
 
     @property
@@ -85,8 +87,8 @@ class Optimizer:
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over what `state_dict` gave, to the bit.
 
-        Raises CheckpointError, before anything is changed, where names or shapes do not fit, or the
-        step count is none.
+        Raises CheckpointError, before anything is changed, where names or shapes do not fit, what
+        it holds are no numbers, or step count and learning rate are none.
         """
         if not isinstance(state, Mapping):
             raise CheckpointError(
@@ -95,11 +97,8 @@ class Optimizer:
         expected = {name: array.shape for name, array in self.state_dict().items()}
         given = {name: np.asarray(array).shape for name, array in state.items()}
         if given != expected:
-            differing = sorted(
-                name
-                for name in expected.keys() | given.keys()
-                if expected.get(name) != given.get(name)
-            )
+            names = sorted(expected.keys() | given.keys(), key=str)
+            differing = [name for name in names if expected.get(name) != given.get(name)]
             listed = ", ".join(
                 f"{name} {given.get(name, 'missing')} (expected {expected.get(name, 'none')})"
                 for name in differing[:5]
@@ -111,12 +110,21 @@ class Optimizer:
         step = np.asarray(state["step"])[0]
         if not isinstance(step, np.integer) or not 0 <= step < 2**31:
             raise CheckpointError(f"the step count of the state is {step}, no int32 from 0 on")
+        numbers = {name: np.asarray(array) for name, array in state.items()}
+        for name, array in numbers.items():
+            if array.dtype.kind not in "biuf":
+                raise CheckpointError(f"{name} of the state holds {array.dtype}, no real numbers")
+        rate = float(numbers["learning_rate"][0])
+        if not 0 <= rate <= FLOAT32_MAX:
+            raise CheckpointError(
+                f"the learning rate of the state is {rate}, no finite one from 0 on"
+            )
         self._step[...] = np.full(STEP_SLOTS, step, np.int32)
-        self._learning_rate[...] = np.asarray(state["learning_rate"], self.executor.dtype)
+        self._learning_rate[...] = numbers["learning_rate"].astype(self.executor.dtype)
         for buffer, array in self._state.items():
             host = np.zeros(array.shape, self.executor.dtype)
             for name, place in self.executor.trainable().items():
-                host[place] = np.asarray(state[f"{buffer}/{name}"]).ravel()
+                host[place] = numbers[f"{buffer}/{name}"].ravel()
             array[...] = host
 
 
@@ -241,7 +249,9 @@ class RMSprop(Optimizer):
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float | np.integer | np.floating) and isfinite(value)
+    if not isinstance(value, int | float | np.integer | np.floating) or isinstance(value, bool):
+        return False
+    return bool(-FLOAT32_MAX <= value <= FLOAT32_MAX)
 
 
 def _check_setting(name: str, value: Any) -> None:

@@ -30,8 +30,17 @@ def grid(images: np.ndarray, rows: int, columns: int, scale: int = 1) -> Image.I
     """A picture of rows x columns images in reading order, dark grey lines between them.
 
     scale: each pixel becomes scale x scale. Places beyond the last image stay dark grey. Raises
-    PyganError for more images than places and for a channel count other than 1 and 3.
+    PyganError for more images than places, for a channel count other than 1 and 3, and for numbers
+    that are not finite.
     """
+    if np.ndim(images) != 4:
+        raise PyganError(
+            f"images are an array (N, height, width, channels), not one of shape {np.shape(images)}"
+        )
+    if min(rows, columns, scale) < 1:
+        raise PyganError(f"a grid of {rows}x{columns}, enlarged {scale} times, shows nothing")
+    if not np.isfinite(images).all():
+        raise PyganError("images hold numbers that are not finite, which no grey stands for")
     count, height, width, channels = images.shape
     if count > rows * columns:
         raise PyganError(f"{count} images do not fit a grid of {rows}x{columns}")

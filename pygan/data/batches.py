@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pygan.data.image_set import ImageSet
-from pygan.errors import DataError
+from pygan.errors import DataError, StateError
 
 if TYPE_CHECKING:
     from pygan.device import Device
@@ -23,7 +23,8 @@ class ResidentImages:
     The order of epoch e is the permutation drawn from the numpy generator seeded by (seed, e): it
     depends on nothing that happened before, and it is saved with a checkpoint all the same.
     pixel_range: what the bytes 0 and 255 become.
-    Memory: one byte a pixel, plus five bytes an image. Raises DataError for a batch size below 1.
+    Memory: one byte a pixel, plus five bytes an image. Raises DataError for a batch size below 1
+    and a seed below 0.
     """
 
     def __init__(
@@ -34,8 +35,10 @@ class ResidentImages:
         seed: int,
         pixel_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        if batch_size < 1:
-            raise DataError(f"a batch holds at least 1 image, not {batch_size}")
+        for value, what, least in ((batch_size, "images of a batch", 1), (seed, "a seed", 0)):
+            whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not whole or value < least:
+                raise DataError(f"{what} must be a whole number from {least} on, not {value!r}")
         self.device = device
         self.batch_size = batch_size
         self.count = len(images)
@@ -46,6 +49,7 @@ class ResidentImages:
         self.labels = device.from_numpy(np.ascontiguousarray(images.labels))
         self.order = device.zeros((self.count,), np.int32)
         self.cursor = device.zeros((1,), np.int32)
+        self._has_order = False
 
     @property
     def batches_per_epoch(self) -> int:
@@ -55,6 +59,7 @@ class ResidentImages:
     def start_epoch(self, epoch: int) -> None:
         """Draws the order of epoch ``epoch`` (counted from 0) and goes to its beginning."""
         generator = np.random.default_rng((self.seed, epoch))
+        self._has_order = True
         self.order[...] = generator.permutation(self.count).astype(np.int32)
         self.cursor[...] = np.zeros(1, np.int32)
 
@@ -68,7 +73,13 @@ class ResidentImages:
     def next_batch(self, out: Any, one_hot: Any | None = None) -> None:
         """Fills ``out`` (batch, height, width, channels) float32 with the next images, in the
         pixel range, and ``one_hot`` (batch, classes) float32, where it is given, with their labels.
+
+        Raises DataError for another number of images, StateError before the first epoch.
         """
+        if not self._has_order:
+            raise StateError("the images have no order yet; call start_epoch(0) first")
+        if len(out) != self.batch_size:
+            raise DataError(f"a batch has {self.batch_size} images, the array for it {len(out)}")
         ops = self.device.ops
         ops.gather_rows(
             self.table, self.order, self.cursor, out, scale=self._scale, shift=self._shift
@@ -82,5 +93,6 @@ class ResidentImages:
         return {"order": np.array(self.order), "cursor": np.array(self.cursor)}
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        self._has_order = True
         self.order[...] = state["order"]
         self.cursor[...] = state["cursor"]

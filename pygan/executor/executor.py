@@ -17,7 +17,12 @@ from pygan.executor.memory import Memory
 from pygan.executor.memory_use import MemoryUse
 from pygan.executor.passes import Passes
 from pygan.executor.programs import recorder
-from pygan.executor.requests import checked_requests, names_of_inputs, require_gradients
+from pygan.executor.requests import (
+    checked_requests,
+    names_of_inputs,
+    require_gradients,
+    wanted_names,
+)
 from pygan.executor.scopes import LEAN, chosen
 from pygan.executor.settings import checked_settings
 from pygan.flags import flag
@@ -256,7 +261,7 @@ class Executor:
         Raises ShapeError for an array of another shape, GraphError for an unknown name or for what
         holds no real numbers.
         """
-        if not isinstance(is_train, bool | int | np.bool_):
+        if not isinstance(is_train, bool | np.bool_):
             raise GraphError(
                 f"is_train is True or False, not a {type(is_train).__name__}; inputs are given by "
                 f"name, as in forward(is_train=True, {(self.input_names or ['data'])[0]}=...)"
@@ -278,7 +283,12 @@ class Executor:
         if value is target:
             return
         if isinstance(value, int | float | np.integer | np.floating | np.bool_):
-            self.device.ops.fill(target, value=float(value))
+            try:
+                self.device.ops.fill(target, value=float(value))
+            except OverflowError:
+                raise GraphError(
+                    f"{name!r} takes real numbers, but one was given that no float holds"
+                ) from None
             return
         target[...] = copied(value, tuple(target.shape), self.dtype, name)
 
@@ -310,10 +320,10 @@ class Executor:
         self._lending.require_forward(self)
         if not self.grad_dict:
             raise StateError("backward has nothing to do: every grad_req is 'null'")
+        names = None if wanted is None else wanted_names(wanted)
         self._lending.begin_backward(self)
         given = self._place_gradients(out_grads)
-        wanted = (wanted,) if isinstance(wanted, str) else wanted
-        calls = self._passes.backward(given, None if wanted is None else tuple(wanted))
+        calls = self._passes.backward(given, names)
         if not self.keep_forward:
             self._state = "backward has run since (bind with keep_forward=True to run it again)"
         with self._threads:

@@ -32,7 +32,7 @@ def adopted(
         if name not in names or name not in symbolic:
             raise GraphError(
                 f"there is no {what} {name!r} to lie in an array of yours; "
-                f"{what.rpartition(' ')[2]}s are {', '.join(names)}"
+                f"{what.rpartition(' ')[2]}s are {', '.join(names) or 'none'}"
             )
         wanted = symbolic[name]
         _require_own(device, array, f"{what} {name!r}")
@@ -78,5 +78,9 @@ def copied(value: Any, shape: Shape, dtype: str, name: str) -> Any:
         raise GraphError(f"{name!r} takes real numbers, but {value.dtype} was given")
     if tuple(value.shape) != shape:
         raise ShapeError(f"{name!r} has shape {shape}, but an array of {value.shape} was given")
-    # Device arrays are checked by the copy; the host's are brought to the executor's dtype.
+    if hasattr(value, "context") and value.dtype != dtype:
+        raise GraphError(
+            f"{name!r} holds {dtype}, and an array of the device is copied as it is, but one of "
+            f"{value.dtype} was given"
+        )
     return np.ascontiguousarray(value, dtype) if isinstance(value, np.ndarray) else value

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from pygan.errors import GraphError
-from pygan.executor.scopes import COOPERATIVE, COOPERATIVE_LIMIT, LIMIT, chosen
+from pygan.executor.scopes import COOPERATIVE, LIMIT, checked_limit, chosen
 from pygan.executor.settings import Settings
 from pygan.flags import flag
 
@@ -37,12 +35,7 @@ def recorder(
     were not asked for; `pygan.executor.Executor` tells what cooperative and limit are.
 
     Raises GraphError for a limit that is none, and where programs are not available."""
-    limit = chosen(limit, LIMIT)
-    if not (isinstance(limit, int | float | np.number) and limit > 0):
-        raise GraphError(
-            f"cooperative_limit is {limit!r}; it is the microseconds that a layer of a program "
-            f"may take, above 0 ({COOPERATIVE_LIMIT} unless given)"
-        )
+    limit = checked_limit(chosen(limit, LIMIT))
     if not flag(chosen(cooperative, COOPERATIVE), "cooperative"):
         return None
     if settings.storage == "bf16":

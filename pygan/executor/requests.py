@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pygan.errors import GraphError
 from pygan.operators import Shape
@@ -48,6 +48,17 @@ def checked_requests(symbol: Symbol, grad_req: str | Mapping[str, str]) -> dict[
                 f"grad_req of {name!r} must be one of {', '.join(REQUESTS)}, not {request!r}"
             )
     return result
+
+
+def wanted_names(wanted: str | Iterable[str]) -> tuple[str, ...]:
+    """The arguments whose gradient a backward is to compute. Raises GraphError for no names."""
+    given = (wanted,) if isinstance(wanted, str) or not isinstance(wanted, Iterable) else wanted
+    names = tuple(given)
+    if not all(isinstance(name, str) for name in names):
+        raise GraphError(
+            f"wanted names an argument, or several, as in ['data', 'conv1_weight'], not {wanted!r}"
+        )
+    return names
 
 
 def require_gradients(grad_req: str | Mapping[str, str], stated: Collection[str]) -> None:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pygan.errors import GraphError
 from pygan.flags import flag
 from pygan.lowering.storage import STORAGES
@@ -49,7 +51,18 @@ def cooperative_scope(
     """Executors bound inside without a `cooperative` (a `cooperative_limit`) of their own have
     these."""
     cooperative = flag(cooperative, "cooperative")
-    return _within((COOPERATIVE, cooperative), (LIMIT, limit))
+    return _within((COOPERATIVE, cooperative), (LIMIT, checked_limit(limit)))
+
+
+def checked_limit(limit: float) -> float:
+    """`limit`. Raises GraphError for what is no time."""
+    real = isinstance(limit, int | float | np.number) and not isinstance(limit, bool)
+    if not real or not limit > 0:
+        raise GraphError(
+            f"cooperative_limit is {limit!r}; it is the microseconds that a layer of a program "
+            f"may take, above 0 ({COOPERATIVE_LIMIT} unless given)"
+        )
+    return limit
 
 
 def chosen(own: T | None, setting: ContextVar[T]) -> T:

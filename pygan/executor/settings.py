@@ -63,7 +63,7 @@ def _device(device: Device | str) -> Device:
     """The device itself, or the one of that name."""
     if isinstance(device, str):
         return devices.get(device)
-    if not hasattr(device, "ops"):
+    if not hasattr(device, "ops") or isinstance(device, type):
         raise GraphError(
             f"an executor needs a device, such as pygan.device.get('auto'), not {device!r}"
         )

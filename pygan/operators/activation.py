@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pygan.errors import GraphError
 from pygan.operators.base import (
     Array,
     Arrays,
@@ -17,6 +16,7 @@ from pygan.operators.base import (
     Shapes,
     choice,
     data_shape,
+    number,
     only,
 )
 
@@ -82,8 +82,7 @@ class LeakyReLU(_Elementwise):
 
     def __post_init__(self) -> None:
         choice(self.kind, ("leaky_relu", "elu"), "kind")
-        if not abs(self.slope) < float("inf"):
-            raise GraphError(f"slope must be a finite number, not {self.slope}")
+        self._take(number, "slope")
 
     def function(self) -> tuple[str, float]:
         return self.kind, float(self.slope)

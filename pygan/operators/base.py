@@ -9,9 +9,9 @@ backward needs are exactly those that its calls mention.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from math import prod
+from math import isfinite, prod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -162,6 +162,11 @@ class Operator:
     no_gradient: ClassVar[tuple[str, ...]] = ()
     """Inputs for which the operator states no gradient."""
 
+    def _take(self, check: Callable[..., Any], *names: str, **limits: Any) -> None:
+        """Replaces attributes by what `check` makes of each, which refuses what they cannot be."""
+        for name in names:
+            object.__setattr__(self, name, check(getattr(self, name), name, **limits))
+
     def argument_names(self) -> tuple[str, ...]:
         """Names of the inputs in order; parameters among them are created when not given."""
         return self.inputs
@@ -230,18 +235,36 @@ def both(value: int | tuple[int, int]) -> tuple[int, int]:
 
 def pair(value: int | Sequence[int], name: str, least: int) -> tuple[int, int]:
     """An (h, w) attribute from one integer or two."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+    values = (value, value) if not isinstance(value, list | tuple) else value
+    if len(values) != 2 or not all(_is_integer(v) for v in values):
         raise GraphError(f"{name} must be one integer or two (height, width), not {value!r}")
     if min(values) < least:
         raise GraphError(f"{name} must be at least {least}, not {value!r}")
-    return values[0], values[1]
+    return int(values[0]), int(values[1])
+
+
+def integer(value: int, name: str) -> int:
+    if not _is_integer(value):
+        raise GraphError(f"{name} must be an integer, not {value!r}")
+    return int(value)
 
 
 def positive(value: int, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not _is_integer(value) or value < 1:
         raise GraphError(f"{name} must be a positive integer, not {value!r}")
-    return value
+    return int(value)
+
+
+def number(value: float, name: str) -> float:
+    """A finite number, as JSON can hold it."""
+    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not real or not isfinite(value):
+        raise GraphError(f"{name} must be a finite number, not {value!r}")
+    return value if isinstance(value, int | float) else float(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def choice(value: str, allowed: Sequence[str], name: str) -> str:

@@ -18,6 +18,7 @@ from pygan.operators.base import (
     Shapes,
     data_shape,
     expect,
+    number,
 )
 
 
@@ -48,12 +49,12 @@ class BatchNorm(Operator):
     gradient_in_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        self._take(number, "eps", "momentum")
+        self._take(flag, "fix_gamma", "use_global_stats")
         if not self.eps > 0:
             raise GraphError(f"eps must be above 0, not {self.eps}")
         if not 0 <= self.momentum <= 1:
             raise GraphError(f"momentum must lie in [0, 1], not {self.momentum}")
-        for name in ("fix_gamma", "use_global_stats"):
-            object.__setattr__(self, name, flag(getattr(self, name), name))
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
         data = data_shape(inputs)

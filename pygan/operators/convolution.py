@@ -51,11 +51,10 @@ class _Convolutional(Operator):
     prefix: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name, least in (("kernel", 1), ("stride", 1), ("pad", 0), ("dilation", 1)):
-            object.__setattr__(self, name, pair(getattr(self, name), name, least))
-        positive(self.num_filter, "num_filter")
-        positive(self.groups, "groups")
-        object.__setattr__(self, "no_bias", flag(self.no_bias, "no_bias"))
+        self._take(pair, "kernel", "stride", "dilation", least=1)
+        self._take(pair, "pad", least=0)
+        self._take(positive, "num_filter", "groups")
+        self._take(flag, "no_bias")
         if self.num_filter % self.groups:
             raise GraphError(
                 f"num_filter {self.num_filter} is not a multiple of groups {self.groups}"
@@ -206,7 +205,7 @@ class TransposedConvolution(_Convolutional):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "output_padding", pair(self.output_padding, "output_padding", 0))
+        self._take(pair, "output_padding", least=0)
         if any(a >= s for a, s in zip(both(self.output_padding), both(self.stride), strict=True)):
             raise GraphError(
                 f"output_padding {self.output_padding} must be smaller than stride {self.stride}"

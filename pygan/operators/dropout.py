@@ -15,6 +15,7 @@ from pygan.operators.base import (
     Shape,
     Shapes,
     data_shape,
+    number,
     only,
 )
 
@@ -31,6 +32,7 @@ class Dropout(Operator):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
+        self._take(number, "rate")
         if not 0 <= self.rate < 1:
             raise GraphError(f"rate must lie in [0, 1), not {self.rate}")
 

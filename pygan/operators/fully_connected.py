@@ -34,8 +34,8 @@ class FullyConnected(Operator):
     no_bias: bool = False
 
     def __post_init__(self) -> None:
-        positive(self.num_hidden, "num_hidden")
-        object.__setattr__(self, "no_bias", flag(self.no_bias, "no_bias"))
+        self._take(positive, "num_hidden")
+        self._take(flag, "no_bias")
 
     def argument_names(self) -> tuple[str, ...]:
         return ("data", "weight") if self.no_bias else ("data", "weight", "bias")

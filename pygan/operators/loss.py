@@ -23,6 +23,7 @@ from pygan.operators.base import (
     choice,
     data_shape,
     expect,
+    number,
     only,
 )
 
@@ -63,6 +64,7 @@ class _Loss(Operator):
 
     def __post_init__(self) -> None:
         choice(self.normalization, NORMALIZATIONS, "normalization")
+        self._take(number, "grad_scale")
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
         data = data_shape(inputs)
@@ -243,6 +245,9 @@ class LogisticRegressionOutput(Operator):
     is_loss: ClassVar[bool] = True
     label_inputs: ClassVar[tuple[str, ...]] = ("label",)
     no_gradient: ClassVar[tuple[str, ...]] = ("label",)
+
+    def __post_init__(self) -> None:
+        self._take(number, "grad_scale")
 
     def infer_shape(self, inputs: Sequence[Shape | None]) -> Shapes:
         data = data_shape(inputs)

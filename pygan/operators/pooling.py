@@ -43,10 +43,9 @@ class Pooling(Operator):
     global_pool: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("kernel", 1), ("stride", 1), ("pad", 0)):
-            object.__setattr__(self, name, pair(getattr(self, name), name, least))
-        for name in ("count_include_pad", "global_pool"):
-            object.__setattr__(self, name, flag(getattr(self, name), name))
+        self._take(pair, "kernel", "stride", least=1)
+        self._take(pair, "pad", least=0)
+        self._take(flag, "count_include_pad", "global_pool")
         choice(self.kind, ("max", "avg"), "kind")
         choice(self.convention, ("valid", "full"), "convention")
         if any(p >= k for p, k in zip(both(self.pad), both(self.kernel), strict=True)):

@@ -17,6 +17,7 @@ from pygan.operators.base import (
     Shape,
     Shapes,
     data_shape,
+    integer,
     only,
     positive,
 )
@@ -61,8 +62,9 @@ class Reshape(_View):
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-        if not shape or any(not isinstance(v, int) or v < -1 for v in shape):
+        given = self.shape if isinstance(self.shape, list | tuple) else (self.shape,)
+        shape = tuple(integer(size, "each size of shape") for size in given)
+        if not shape or min(shape) < -1:
             raise GraphError(f"shape must hold integers of at least -1, not {self.shape!r}")
         if shape.count(-1) > 1:
             raise GraphError(f"shape may hold -1 once, not {shape}")
@@ -89,7 +91,8 @@ class Concat(Operator):
     count: int = 2
 
     def __post_init__(self) -> None:
-        positive(self.count, "count")
+        self._take(positive, "count")
+        self._take(integer, "axis")
 
     def argument_names(self) -> tuple[str, ...]:
         return tuple(f"data{i}" for i in range(self.count))

@@ -21,6 +21,8 @@ _prefixes: list[str] = [""]
 @contextmanager
 def name_scope(prefix: str = "") -> Iterator[None]:
     """Automatic names inside start at 0 again and carry the prefix, whatever was built before."""
+    if not isinstance(prefix, str):
+        raise GraphError(f"a prefix of names is text, such as 'gen_', not {prefix!r}")
     _counters.append(Counter())
     _prefixes.append(_prefixes[-1] + prefix)
     try:

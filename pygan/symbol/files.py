@@ -9,7 +9,7 @@ from typing import Any
 
 from pygan.errors import GraphError
 from pygan.symbol.composing import make_operator
-from pygan.symbol.graph import Node, Symbol
+from pygan.symbol.graph import Node, Symbol, Variable, checked_name
 
 FORMAT = "pygan-symbol"
 FORMAT_VERSION = 1
@@ -53,8 +53,7 @@ def from_json(text: str) -> Symbol:
         nodes: list[Node] = []
         for entry in document["nodes"]:
             if entry["operator"] is None:
-                shape = entry.get("shape")
-                nodes.append(Node(entry["name"], None, shape=shape and tuple(shape)))
+                nodes.append(Variable(entry["name"], entry.get("shape")).heads[0][0])
                 continue
             operator = make_operator(entry["operator"], entry["attributes"], entry["name"])
             inputs = tuple(_head(nodes, item) for item in entry["inputs"])
@@ -63,7 +62,7 @@ def from_json(text: str) -> Symbol:
                     f"{entry['operator']} {entry['name']!r} has {len(inputs)} inputs, but takes "
                     f"{', '.join(operator.argument_names())}"
                 )
-            nodes.append(Node(entry["name"], operator, inputs))
+            nodes.append(Node(checked_name(entry["name"]), operator, inputs))
         symbol = Symbol([_head(nodes, item) for item in document["heads"]])
         if not symbol.heads:
             raise GraphError("the graph has no outputs")

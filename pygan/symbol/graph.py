@@ -6,10 +6,12 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from pygan.checkpoint import atomic_write
 from pygan.errors import GraphError, ShapeError
@@ -126,6 +128,10 @@ class Symbol:
             if index not in names:
                 raise GraphError(f"no output is named {index!r}; there are {', '.join(names)}")
             index = names.index(index)
+        if not isinstance(index, int | np.integer) or isinstance(index, bool):
+            raise GraphError(
+                f"an output is picked by its number, its name or a slice, not by {index!r}"
+            )
         if not -len(self.heads) <= index < len(self.heads):
             raise IndexError(f"output {index} of a symbol with {len(self.heads)} outputs")
         return Symbol([self.heads[index]])
@@ -254,6 +260,8 @@ def Variable(name: str, shape: Shape | None = None) -> Symbol:
 
 def group(symbols: Sequence[Symbol]) -> Symbol:
     """One symbol with all outputs of several, in order."""
+    if not isinstance(symbols, Iterable):
+        raise GraphError(f"group takes symbols, as in group([a, b]), not {symbols!r}")
     for symbol in symbols:
         if not isinstance(symbol, Symbol):
             raise GraphError(f"group takes symbols, not {symbol!r}")
@@ -276,8 +284,11 @@ def checked_shape(name: str, shape: Any) -> Shape:
     """`shape` as a tuple. Raises ShapeError for what is none, of the variable `name`."""
     try:
         result = tuple(int(size) for size in shape)
-        valid = all(size == given for size, given in zip(result, shape, strict=True))
-    except (TypeError, ValueError):
+        valid = all(
+            size == given and not isinstance(given, bool)
+            for size, given in zip(result, shape, strict=True)
+        )
+    except (TypeError, ValueError, OverflowError):
         valid, result = False, ()
     if not valid or not result or min(result) < 1:
         raise ShapeError(f"the shape of {name!r} must hold positive integers, not {shape!r}")
@@ -291,5 +302,7 @@ def bind(
     grad_req: str | Mapping[str, str] = "write",
     **options: Unpack[ExecutorOptions],
 ) -> Executor:
-    """`symbol.bind(device, ...)`."""
+    """`symbol.bind(device, ...)`. Raises GraphError where that is no symbol."""
+    if not isinstance(symbol, Symbol):
+        raise GraphError(f"bind takes a symbol and a device, not {symbol!r}")
     return symbol.bind(device, shapes, grad_req, **options)

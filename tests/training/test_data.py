@@ -297,7 +297,7 @@ def numbered_set(count: int) -> ImageSet:
 
 
 def test_an_epoch_visits_every_image_once_in_a_new_order():
-    with pytest.raises(DataError, match="at least 1 image, not 0"):
+    with pytest.raises(DataError, match="a whole number from 1 on, not 0"):
         ResidentImages(device.get("numpy"), numbered_set(12), batch_size=0, seed=3)
     data = ResidentImages(device.get("numpy"), numbered_set(12), batch_size=4, seed=3)
     assert data.batches_per_epoch == 3

@@ -53,7 +53,7 @@ def planned(bound: list[Executor], system: Any, device: Any, lean: bool, **setti
 @pytest.mark.parametrize("name", cli.TRAINED)
 def test_it_is_offered_where_it_saves_memory(device, bound, name) -> None:
     sizes = [planned(bound, SYSTEMS[name], device, lean, batch_size=20) for lean in (False, True)]
-    assert (sizes[1] < sizes[0]) == (name in cli.LEAN)
+    assert sizes[1] < 0.98 * sizes[0] if name in cli.LEAN else sizes[1] > 0.95 * sizes[0]
 
 
 def test_dcgan_takes_less(device, bound) -> None:

@@ -104,6 +104,7 @@ def test_replays_launch_nothing_from_python(device, monkeypatch) -> None:
     from pygan.bindings.kernel import Kernel
 
     model = lesson(device)
+    model.start_epoch(0)
     model.recording.start()
     model.step()
     model.step()

@@ -176,7 +176,7 @@ def test_a_kernel_that_runs_past_an_array_is_stopped_there(drv: Any, kernels: An
         launch = {"grid": (int(past) // 256 + 1, 1), "block": (256, 1, 1)}
         beyond = partial(kernels("scale"), place, past, np.float32(1), **launch)
         refused(drv, beyond, "illegal address")
-        before = partial(kernels("at"), place, np.int64(-size - 4096) // 4, block=(1, 1, 1))
+        before = partial(kernels("at"), place, np.int64(-4096 // 4), block=(1, 1, 1))
         refused(drv, before, "illegal address")
     for place, size in zip(memory, sizes, strict=True):
         host = np.empty(size // 4, np.float32)

@@ -18,13 +18,16 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
-from typing import Any, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from .errors import PyganError
 from .flags import flag
+
+if TYPE_CHECKING:
+    from .device_operators import DeviceOperators
 
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
 NAMES = ("numpy", "cpu", "cuda")
@@ -54,7 +57,7 @@ class Device(Protocol):
     @property
     def check(self) -> bool: ...
     @property
-    def ops(self) -> ModuleType: ...
+    def ops(self) -> DeviceOperators: ...
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any: ...
     def zeros(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any: ...
@@ -109,9 +112,12 @@ class NumpyDevice:
     def description(self) -> str:
         return f"numpy {np.__version__} on {_processor()}, {os.cpu_count()} cores"
 
-    @property
-    def ops(self) -> ModuleType:
-        return importlib.import_module("pygan.reference")
+    @cached_property
+    def ops(self) -> DeviceOperators:
+        """The functions; ArrayError for what is no numpy array, or None where one is needed."""
+        from .device_operators import DeviceOperators
+
+        return DeviceOperators(importlib.import_module("pygan.reference"), self.name, np.ndarray)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> np.ndarray:
         """A C-contiguous array, not initialised."""
@@ -204,9 +210,16 @@ class KernelDevice:
     def description(self) -> str:
         return self.context.description
 
-    @property
-    def ops(self) -> ModuleType:
-        return importlib.import_module("pygan.bindings.operators")
+    @cached_property
+    def ops(self) -> DeviceOperators:
+        """The functions; ArrayError for what is no array of the device, or None where one is
+        needed."""
+        from pygan.bindings.array import DeviceArray
+
+        from .device_operators import DeviceOperators
+
+        functions = importlib.import_module("pygan.bindings.operators")
+        return DeviceOperators(functions, self.name, DeviceArray)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = np.float32) -> Any:
         """A C-contiguous device array, not initialised."""

@@ -19,6 +19,10 @@ class ShapeError(PyganError, ValueError):
     """Shapes that do not fit together, or that cannot be inferred from what was given."""
 
 
+class ArrayError(PyganError, TypeError):
+    """Something that is no array of the device, given to one of its operators for an array."""
+
+
 class StateError(PyganError, RuntimeError):
     """A call that comes at the wrong moment, such as backward before a training forward."""
 

@@ -10,8 +10,7 @@ from typing import Any
 from ..context import device_name
 from .partial_sums import slices_of
 from .plans.choice import plan_of_sides
-from .plans.fully_connected import POINTWISE
-from .plans.passes import Halves
+from .plans.passes import POINTWISE, Halves
 from .plans.plan import Plan
 from .product_launch import launch
 from .storage import is_half

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ class Passes:
         prepared = self.prepared(calls, forward)
         if forward and self._memory.copies is not None:
             parameters, copies = self._memory.buffers.parameters, self._memory.copies
-            prepared.insert(0, Prepared(partial(self._device.ops.to_bf16, parameters, copies)))
+            prepared.insert(0, Prepared(self._device.ops.bind("to_bf16", parameters, copies)))
         bound: list[Callable[[], None]] = []
         apart = forked = False
         for step in with_programs(prepared, self._program):
@@ -133,9 +132,7 @@ class Passes:
             room = self._memory.rooms.get((time, call.function))
             attributes["workspace"] = None if room is None else resolve(room)
         arrays = [None if array is None else resolve(array) for array in call.arrays]
-        run: Callable[[], Any] = partial(
-            getattr(self._device.ops, call.function), *arrays, **attributes
-        )
+        run = self._device.ops.bind(call.function, *arrays, **attributes)
         if self._device.name == "numpy":
             halves = [array for array in call.arrays if array is not None and array.half]
             run = _then_rounded(run, [resolve(array) for array in halves])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -353,6 +354,9 @@ class Counting:
                 return self._noting(self.allocations, name, found)
             return found
         return self._noting(self.calls, name, getattr(self.device.ops, name))
+
+    def bind(self, name: str, *arrays: Any, **attributes: Any) -> Any:
+        return partial(getattr(self, name), *arrays, **attributes)
 
     @staticmethod
     def _noting(log: list[str], name: str, function: Any) -> Any:

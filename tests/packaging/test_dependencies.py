@@ -123,6 +123,17 @@ def test_bindings_know_no_layer_above(repository: Path) -> None:
                 assert parts[1] in ("bindings", "kernels"), f"{path} imports {name}"
 
 
+def test_plans_know_no_launcher(repository: Path) -> None:
+    """What decides how a product is launched is told apart from what launches it."""
+    operators, known = "pygan.bindings.operators", {"plans", "shapes", "storage", "validation"}
+    files = [each for each in python_files(repository, "bindings") if each[1].endswith(".plans")]
+    assert len(files) > 5
+    for path, package in files:
+        for name in imported_modules(path, package):
+            if name.startswith(f"{operators}."):
+                assert name.split(".")[3] in known, f"{path} imports {name}"
+
+
 def test_kernels_include_no_host_header(repository: Path) -> None:
     sources = sorted((repository / "kernels").glob("*.cu*"))
     assert sources

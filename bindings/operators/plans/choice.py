@@ -25,13 +25,15 @@ from . import pipelined, tensor_core, wgmma
 from .few_channels import few_channels_plan
 from .few_channels import predicted_microseconds as few_channels_microseconds
 from .few_channels_weight import few_channels_weight_plan
-from .fully_connected import KINDS, POINTWISE, fully_connected_plan
+from .fully_connected import fully_connected_plan
 from .general import direct_plan, general_plan, is_direct
 from .image_weight import image_weight_plan
 from .model import MOST_BLOCKS
 from .passes import (
+    FULLY_CONNECTED,
     NO_HALVES,
     PASSES,
+    POINTWISE,
     Halves,
     Product,
     Shape,
@@ -56,7 +58,7 @@ def plan_of(
     connected layer, (N, D), in its order (None for an absent one), on the device that this process
     works on. dtypes: a list like shapes, where arrays hold bf16 numbers. attributes: the call's
     others; those that change no plan are passed over. ValueError as its launch."""
-    layer = POINTWISE if operator in KINDS else _layer(**attributes)
+    layer = POINTWISE if operator in FULLY_CONNECTED else _layer(**attributes)
     halves = NO_HALVES
     if dtypes and precision != "float32":
         halves = Halves(*(dtypes[i] == HALF.name for i in PASSES[operator].order))
@@ -104,7 +106,7 @@ def plan_of_sides(
         raise ValueError(
             f"{operator}: precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}"
         )
-    if precision == "float32" and operator in KINDS:
+    if precision == "float32" and operator in FULLY_CONNECTED:
         return fully_connected_plan(operator, large[0], large[3], weight[0], device)
     kind = PASSES[operator].kind
     shape = geometry_of(operator, kind, large, weight, small, stride, pad, dilation, groups)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from ..shapes import Geometry
 from .general import slices_for, tile_for
 from .model import MOST_BLOCKS
-from .passes import Product
+from .passes import PASSES, POINTWISE, Product
 from .pipelined import can_be_pipelined, pipelined_plan
 from .plan import Plan
 
@@ -14,23 +14,13 @@ FILE = "fully_connected.cu"
 MOST_LINES = 2**31 - 65
 """The kernels count lines, columns and depth in 32 bits, rounded up to a tile."""
 
-KINDS = {
-    "fully_connected_forward": "forward",
-    "fully_connected_backward_data": "backward_data",
-    "fully_connected_backward_weight": "backward_weight",
-}
-"""Of pass, by operator, which is the kernel's name, too."""
-
-POINTWISE = ((1, 1), (0, 0), (1, 1), 1)
-"""stride, pad, dilation and groups of the convolution that such a layer is."""
-
 
 def fully_connected_plan(
     operator: str, batch: int, inputs: int, outputs: int, device: str | None
 ) -> Plan:
     """The plan of a pass of a layer (batch, inputs) -> (batch, outputs), with what the tables of
     tuning.py hold for `device`. ValueError for more than a launch can take."""
-    kind = KINDS[operator]
+    kind = PASSES[operator].kind
     product = {
         "forward": Product(batch, outputs, inputs, 1),
         "backward_data": Product(batch, inputs, outputs, 1),
@@ -53,5 +43,6 @@ def fully_connected_plan(
             f"batch or the layer"
         )
     sizes = (batch, inputs, outputs)
-    plain = Plan(FILE, operator, tile.defines, grid, tile.threads, sizes, slices)
+    entry = f"fully_connected_{kind}"
+    plain = Plan(FILE, entry, tile.defines, grid, tile.threads, sizes, slices)
     return fast._replace(unaligned=plain) if fast else plain

@@ -42,6 +42,10 @@ PASSES = {
     "fully_connected_backward_weight": Pass("backward_weight", (0, 2, 1)),
 }
 
+FULLY_CONNECTED = tuple(name for name in PASSES if name.startswith("fully_connected"))
+POINTWISE = ((1, 1), (0, 0), (1, 1), 1)
+"""stride, pad, dilation and groups of the convolution that a fully connected layer is."""
+
 
 class Halves(NamedTuple):
     """Which arrays of a pass hold bf16 numbers; sums and gradients of weights never do."""
@@ -103,7 +107,7 @@ def sides_of(operator: str, shapes: Sequence[Sequence[int] | None]) -> tuple[Sha
     """The shapes of large side, weight and small side, of those of an operator's arrays, (N, D) of
     a fully connected layer as (N, 1, 1, D). ValueError for None."""
     large, weight, small = (_given(operator, shapes, i) for i in PASSES[operator].order)
-    if operator.startswith("fully_connected"):
+    if operator in FULLY_CONNECTED:
         large, weight, small = ((s[0], 1, 1, *s[1:]) for s in (large, weight, small))
     return large, weight, small
 

@@ -120,6 +120,8 @@ class Dcgan(Gan):
             branches=True,
             output_gradients={gen.list_outputs()[0]: self.image_gradient},
             scratch_memory=memory,
+            # Read by the update that follows G's backward, and then not before the next one.
+            lend_gradients=True,
         )
         # D's gradients of two passes are summed: those of real images are the second.
         weights = networks.dcgan_discriminator(settings.ndf).list_arguments()

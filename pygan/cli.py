@@ -38,7 +38,7 @@ TRAINED = {
 """What ``pygan train`` trains with checkpoints: title, and epochs and batch size unless asked. The
 names are those of ``pygan.training.systems.SYSTEMS``, which is not imported for every command."""
 LEAN = ("lesson", "conditional", "colour-classifier")
-"""Those that take less memory where convolutions normalise what they read."""
+"""Those at whose peak of memory lie results of batch norms that convolutions alone read."""
 EXAMPLES = {
     "dcgan": ("dcgan", "DCGAN at 64x64 pixels on MNIST or CIFAR-10, as in MXNet's example"),
     "fully-connected": ("fully_connected_gan", "a GAN of fully connected layers, on digits"),
@@ -219,10 +219,10 @@ def add_run_options(
         parser.add_argument(
             "--lean",
             action="store_true",
-            help="convolutions normalise what they read wherever a kernel can, so that the results "
-            "of those batch norms are not kept: less memory for a little more time, which is not "
-            "measured on a GPU yet; unless asked for, only where no time should be lost (devices "
-            "cuda and cpu)",
+            help="convolutions normalise what they read wherever a kernel can, or backward makes "
+            "the results of batch norms again, so that those are not kept: less memory for a "
+            "little more time, which is not measured on a GPU yet; unless asked for, only where no "
+            "time should be lost (devices cuda and cpu)",
         )
     parser.add_argument(
         "--cooperative",

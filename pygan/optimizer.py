@@ -22,7 +22,8 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 class Optimizer:
     """Base: step count, learning rate and named flat state buffers.
 
-    `update()` applies the gradients of `executor.gradients` to the parameters that have one.
+    `update()` applies the gradients of `executor.gradients` to the parameters that have one. It
+    raises StateError where they were lent (`bind(lend_gradients=True)`) and written over since.
     """
 
     buffers: tuple[str, ...] = ()
@@ -39,11 +40,14 @@ class Optimizer:
         if not size:
             raise StateError("the executor has no parameter with a gradient to optimize")
         self._weights = executor.parameters[:size]
-        self._gradients = executor.gradients
         self._state = {name: device.zeros((size,), executor.dtype) for name in self.buffers}
         self._step = device.zeros((STEP_SLOTS,), np.int32)
         self._learning_rate = device.zeros((1,), executor.dtype)
         self.set_learning_rate(learning_rate)
+
+    @property
+    def _gradients(self) -> Any:
+        return self.executor.written_gradients
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Takes effect from the next update on."""

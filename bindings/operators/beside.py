@@ -22,9 +22,17 @@ FULL = 0.9
 """Part of the places, in all rounds of blocks, from which on what is left is not worth a branch."""
 
 
-def leaves_room(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> bool:
+BUSY = 2
+"""Blocks that keep a multiprocessor's schedulers busy: while one waits for a step, the other
+multiplies, by the model in plans/model.py."""
+
+
+def leaves_room(
+    name: str, *shapes: Sequence[int] | None, lean: bool = False, **attributes: Any
+) -> bool:
     """Whether the operator `name`, a convolution's gradient of its weights, leaves places of a
-    large GPU to what may run beside it.
+    large GPU to what may run beside it; lean: or at least instructions that its multiprocessors
+    could issue, of which two blocks of products each leave next to none.
 
     `shapes` are those of its arrays, and `attributes` its attributes, with `dtypes`, a list like
     shapes, where arrays hold bf16 numbers. Raises ValueError for a name that is no such gradient.
@@ -32,8 +40,13 @@ def leaves_room(name: str, *shapes: Sequence[int] | None, **attributes: Any) -> 
     if name not in BESIDE:
         raise ValueError(f"leaves_room: {name!r} is not one of {BESIDE}")
     plan = plan_of(name, shapes, **attributes)
-    blocks, places = prod(plan.grid), MULTIPROCESSORS * _resident(plan)
-    return blocks < FULL * places * ceil(blocks / places) if places else True
+    blocks, resident = prod(plan.grid), _resident(plan)
+    if not resident:
+        return True
+    if lean:
+        return blocks < FULL * min(BUSY, resident) * MULTIPROCESSORS
+    places = resident * MULTIPROCESSORS
+    return blocks < FULL * places * ceil(blocks / places)
 
 
 def _resident(plan: Plan) -> int:

@@ -21,6 +21,7 @@ from pygan.executor.requests import (
     checked_requests,
     names_of_inputs,
     require_gradients,
+    require_lendable,
     wanted_names,
 )
 from pygan.executor.scopes import LEAN, chosen
@@ -57,6 +58,11 @@ class Executor:
     and its backward, as those through a GAN's D do for G: what lives only within the forward, or
     only within the backward, lies in their block. A way that has anything there writes over what a
     forward of theirs has left for its backward.
+    lend_gradients: executors bound with the same `scratch_memory` after this one work in the memory
+    of `gradients` too. These are then there from a backward until the next pass of one of those:
+    whoever looks at them after a step that ends with this executor's update finds them. Every
+    grad_req of a parameter must be "write" or "null", and an optimizer refuses gradients that were
+    written over.
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution
@@ -64,8 +70,10 @@ class Executor:
     a model of the GPU gains by it (not in programs).
     lean: with fuse, a batch norm that one convolution alone reads leaves its normalising pass to it
     wherever a kernel can normalise on the way in, which leaves the normalised array out of memory;
-    without, where a model of the GPU loses no time by it. None: as the `lean_scope` says, and
-    without outside of any.
+    without, where a model of the GPU loses no time by it. Where none can, backward makes such an
+    array again, of 1 MB or more, from what the batch norm has read. And of branches, gradients of
+    weights that keep all multiprocessors busy run in line. Same bits (devices cuda and cpu; none of
+    it on numpy or in programs). None: as the `lean_scope` says, and without outside of any.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside
@@ -118,6 +126,7 @@ class Executor:
         output_gradients: Mapping[str, Any] | None = None,
         working_memory: WorkingMemory | None = None,
         scratch_memory: WorkingMemory | None = None,
+        lend_gradients: bool = False,
         fuse: bool = True,
         lean: bool | None = None,
         keep_forward: bool = False,
@@ -131,7 +140,8 @@ class Executor:
         settings = checked_settings(device, dtype, precision, storage)
         fuse, keep_forward = flag(fuse, "fuse"), flag(keep_forward, "keep_forward")
         branches, lean = flag(branches, "branches"), flag(chosen(lean, LEAN), "lean")
-        self._lending = Lending(working_memory, scratch_memory, keep_forward)
+        lends = flag(lend_gradients, "lend_gradients")
+        self._lending = Lending(working_memory, scratch_memory, keep_forward, lends)
         self.symbol = symbol
         self.device: Device = settings.device
         self.dtype = settings.dtype
@@ -159,6 +169,8 @@ class Executor:
             [name for name in self.requests if name not in self.input_names],
         )
         require_gradients(grad_req, graph.argument_gradients)
+        if lends:
+            require_lendable(self.requests, self.input_names, shared is not None)
         self._memory = Memory(
             graph,
             self.device,
@@ -172,6 +184,7 @@ class Executor:
         )
         listed = ", ".join(f"{name} {inferred.arguments[name]}" for name in self.input_names)
         self._memory.make(self, repr(symbol.name), listed)
+        self._lost: set[str] = set()
         self._name_arrays()
         self._threads = self.device.passes(self._memory.use.unplanned)
         self._passes = Passes(graph, self._memory, launches, branch, jobs_of)
@@ -201,6 +214,11 @@ class Executor:
             raise GraphError(f"shared= takes another executor, not a {type(shared).__name__}")
         if shared.device is not self.device or shared.dtype != self.dtype:
             raise GraphError("executors that share parameters must have one device and one dtype")
+        if shared._lending.lends and self._graph.argument_gradients.keys() - self.input_names:
+            raise GraphError(
+                "the executor to share with lends its gradients to others; bind this one with "
+                "grad_req='null', or that one with lend_gradients=False"
+            )
         return shared._memory
 
     def _name_arrays(self) -> None:
@@ -230,6 +248,22 @@ class Executor:
         """Takes another block for what lives within a pass, before the first one."""
         self._memory.move(arena)
         self._passes.bind()
+
+    def lose_gradients(self) -> None:
+        """Others write over the gradients that this executor has lent."""
+        self._lost.update(self.trainable())
+
+    @property
+    def written_gradients(self) -> Any:
+        """`gradients`, for an optimizer. Raises StateError where they were lent and others have
+        written over them since."""
+        if self._lost:
+            raise StateError(
+                f"the gradients of {len(self._lost)} parameters, {min(self._lost)!r} among them, "
+                "lie in memory that was lent to executors that have run since; update right after "
+                "the backward that writes all of them, or bind with lend_gradients=False"
+            )
+        return self.gradients
 
     @property
     def memory(self) -> MemoryUse:
@@ -329,6 +363,7 @@ class Executor:
         with self._threads:
             for call in calls:
                 call()
+        self._lost.difference_update(self.grad_dict if names is None else names)
 
     def _place_gradients(self, out_grads: Any | Sequence[Any] | None) -> tuple[int, ...]:
         heads = self._graph.heads

@@ -12,6 +12,7 @@ from pygan.executor.blocks import Block, Stretch
 from pygan.executor.planner import aligned
 from pygan.lowering import LoweredGraph
 from pygan.operators import Array
+from pygan.working_memory import Area
 
 
 class FlatBuffers:
@@ -87,6 +88,21 @@ class FlatBuffers:
     def parameters_within(self, buffer: Any) -> dict[Array, Any]:
         """Each parameter as a view of another buffer that is laid out as `parameters`."""
         return self._flats[0].within(buffer)
+
+    def areas_of_gradients(self) -> list[Area]:
+        """What gradients of their own memory cover without gaps, once it is made: the gaps, and
+        the gradients before them, are left out."""
+        found: list[Area] = []
+        _, stretch, _ = self._stretches
+        flat, itemsize = self._flats[1], np.dtype(self._dtype).itemsize
+        for array, place in zip(flat.arrays, flat.places, strict=True):
+            if array.nbytes != aligned(array.nbytes):
+                continue
+            start = offset = stretch.offset + place * itemsize
+            if found and found[-1].offset + found[-1].nbytes == offset:
+                start = found.pop().offset
+            found.append(Area(stretch.block.arena, start, offset + array.nbytes - start))
+        return found
 
     def places_of_gradients(self) -> list[slice]:
         """Where in `gradients`, and in `parameters`, each one lies that has a gradient, in the

@@ -16,6 +16,9 @@ from pygan.operators import Array, Call, Shape
 BESIDE = "convolution_backward_weight"
 """How the names of functions end that a device's `leaves_room` knows."""
 
+LEAST_AGAIN = 1 << 20
+"""Bytes of a result that make it worth another launch to have its memory."""
+
 
 class Launches:
     """A device's answers about the calls of one executor; `pygan.lowering.Advice` is among them.
@@ -78,13 +81,20 @@ class Launches:
             return False
         return gain > -inf if self._lean else gain >= 0
 
+    def makes_again(self, result: Array) -> bool:
+        """Whether a backward should make the result of a batch norm again: with lean, where that
+        saves enough. The twins' inference may round otherwise than their training."""
+        return self._lean and self.device.name != "numpy" and result.nbytes >= LEAST_AGAIN
+
     def leaves_room(self, call: Call) -> bool:
         """Whether what runs beside this gradient would gain by it."""
         if not call.function.endswith(BESIDE):
             return True
         shapes, attributes = self._described(call)
         try:
-            return self.device.ops.leaves_room(call.function, *shapes, **attributes)
+            return self.device.ops.leaves_room(
+                call.function, *shapes, lean=self._lean, **attributes
+            )
         except ValueError:  # as above
             return True
 

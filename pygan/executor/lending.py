@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pygan.errors import GraphError, StateError
 from pygan.executor.lifetimes import Lifetime
 from pygan.lowering import LoweredGraph
-from pygan.working_memory import WorkingMemory
+from pygan.working_memory import Area, WorkingMemory
 
 
 class Lending:
     """The block that an executor was bound with as `working_memory`, for whole passes, or as
     `scratch_memory`, for what lives within one way of them; or none.
 
-    Raises GraphError for another type, for both at once, and for `working_memory` with
-    `keep_forward`.
+    lends: whether the executor's gradients lend the others there their memory.
 
-    Attributes: `memory`, what lends, until `passing` has found nothing to lend; `for_whole_passes`,
-    whether it is `working_memory`.
+    Raises GraphError for another type, for both at once, for `working_memory` with `keep_forward`,
+    and for `lends` without `scratch_memory`.
+
+    Attributes: `memory`, what lends, until `passing` has found nothing to lend, nor to be lent;
+    `for_whole_passes`, whether it is `working_memory`; `lends`.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Lending:
         working_memory: WorkingMemory | None,
         scratch_memory: WorkingMemory | None,
         keep_forward: bool,
+        lends: bool = False,
     ) -> None:
         lent = {"working_memory": working_memory, "scratch_memory": scratch_memory}
         for name, memory in lent.items():
@@ -41,6 +44,11 @@ class Lending:
                 "keep_forward keeps what working_memory gives to the next executor: bind with one "
                 "of the two"
             )
+        if lends and scratch_memory is None:
+            raise GraphError(
+                "lend_gradients=True lends to the executors of scratch_memory: bind with both"
+            )
+        self.lends = lends
         self.memory = scratch_memory if working_memory is None else working_memory
         self.for_whole_passes = working_memory is not None
         self._in_forward = self._in_backward = True  # which ways of a pass write there
@@ -60,10 +68,20 @@ class Lending:
             in_forward = [life for life in lives if life.end < n]
             in_backward = [life for life in lives if n < life.start <= life.end < forever]
             passing = in_forward + in_backward
-            self._in_forward, self._in_backward = bool(in_forward), bool(in_backward)
-        if not passing:
+            self._in_forward = bool(in_forward)
+            self._in_backward = bool(in_backward) or self.lends
+        if not passing and not self.lends:
             self.memory = None
         return passing
+
+    @property
+    def areas(self) -> Sequence[Area]:
+        """What was lent beside the block by those bound before."""
+        return self._lender().areas
+
+    def lend(self, executor: Any, what: str, areas: Sequence[Area]) -> None:
+        """Lends memory of the executor's gradients, as `WorkingMemory.lend` takes it."""
+        self._lender().lend(executor, what, areas)
 
     def grown(self, nbytes: int) -> int:
         """Bytes that a block of `nbytes` has more than what has been lent to others."""

@@ -56,7 +56,10 @@ class Memory:
         lives = [Lifetime(array, -1, graph.forever) for array in self._inputs] + lives
         passing = set(lending.passing(graph, lives))
         self._own = Block(life for life in lives if life not in passing)
-        self._lent = Block(life for life in lives if life in passing) if passing else None
+        self._lent: Block | None = None
+        if passing:
+            lent = (life for life in lives if life in passing)
+            self._lent = Block(lent, self._own, lending.areas)
         self._copied_to = self._reserve_copies()
         self.use = self._used(self.buffers.reserve(self._own))
 
@@ -109,6 +112,8 @@ class Memory:
         if self._lent is not None:
             self._lent.arena = self._lending.block(executor, self._lent.nbytes, name, arena)
         self.buffers.make()
+        if self._lending.lends:
+            self._lending.lend(executor, name, self.buffers.areas_of_gradients())
         self.arrays.update(self.buffers.arrays())
         self._place()
         self._clear()

@@ -20,6 +20,7 @@ class ExecutorOptions(TypedDict, total=False):
     output_gradients: Mapping[str, Any] | None
     working_memory: WorkingMemory | None
     scratch_memory: WorkingMemory | None
+    lend_gradients: bool
     fuse: bool
     lean: bool | None
     keep_forward: bool

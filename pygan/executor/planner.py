@@ -36,9 +36,18 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def plan(requests: Sequence[Request]) -> Plan:
-    """Offsets such that no two requests that live at the same time share a byte."""
-    plans = (_placed(requests, order) for order in ORDERS)
+Placed = tuple[int, Request]
+"""A request that has its offset."""
+
+
+def plan(
+    requests: Sequence[Request], walls: Sequence[int] = (), placed: Sequence[Placed] = ()
+) -> Plan:
+    """Offsets such that no two requests that live at the same time share a byte.
+
+    walls: multiples of ALIGNMENT at which one piece of memory ends and another begins: nothing lies
+    on both sides. placed: others, that lie there already."""
+    plans = (_placed(requests, walls, placed, order) for order in ORDERS)
     return min(plans, key=lambda each: each.nbytes)
 
 
@@ -50,18 +59,26 @@ ORDERS: tuple[Callable[[Request], tuple[float, ...]], ...] = (
 )
 
 
-def _placed(requests: Sequence[Request], order: Callable[[Request], tuple[float, ...]]) -> Plan:
+def _placed(
+    requests: Sequence[Request],
+    walls: Sequence[int],
+    fixed: Sequence[Placed],
+    order: Callable[[Request], tuple[float, ...]],
+) -> Plan:
     """The plan where requests are placed in this order."""
     offsets = [0] * len(requests)
     placed: list[int] = []
     for index in sorted(range(len(requests)), key=lambda i: order(requests[i])):
         request = requests[index]
         size = aligned(request.nbytes)
-        neighbours = sorted(
-            (offsets[other], offsets[other] + aligned(requests[other].nbytes))
-            for other in placed
-            if requests[other].start <= request.end and request.start <= requests[other].end
+        lying = [*fixed, *((offsets[other], requests[other]) for other in placed)]
+        neighbours = [(wall, wall) for wall in walls]
+        neighbours += (
+            (offset, offset + aligned(other.nbytes))
+            for offset, other in lying
+            if other.start <= request.end and request.start <= other.end
         )
+        neighbours.sort()
         offset = 0
         for start, end in neighbours:
             if start - offset >= size:

@@ -61,6 +61,23 @@ def wanted_names(wanted: str | Iterable[str]) -> tuple[str, ...]:
     return names
 
 
+def require_lendable(
+    requests: Mapping[str, str], input_names: Collection[str], shared: bool
+) -> None:
+    """Raises GraphError where gradients of parameters are another executor's, or must outlive what
+    is done with their memory in between."""
+    if shared:
+        raise GraphError(
+            "lend_gradients=True needs gradients of its own, not those of a shared executor"
+        )
+    for name, request in requests.items():
+        if request == "add" and name not in input_names:
+            raise GraphError(
+                f"grad_req of {name!r} is 'add', but gradients that are lent are lost between two "
+                "passes: use 'write', or lend_gradients=False"
+            )
+
+
 def require_gradients(grad_req: str | Mapping[str, str], stated: Collection[str]) -> None:
     """Raises GraphError for a gradient that was asked for by name, if it is not among those that
     operators have `stated`."""

@@ -44,6 +44,9 @@ class Advice(Protocol):
         """Whether a batch norm of a shape, whose data comes in so many slices (1: whole), should
         leave its normalising pass to these calls, all that read its result."""
 
+    def makes_again(self, result: Array) -> bool:
+        """Whether a backward should make the result of a batch norm again, not keep it."""
+
     def leaves_room(self, call: Call) -> bool:
         """Whether what runs beside a call, the gradient of a weight or a bias, gains by it."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from pygan.lowering.activations import fuse_derivatives
+from pygan.lowering.again import made_again, with_results_again
 from pygan.lowering.batch_norms import Advice, leave_moments, leave_slices, normalise_late
 from pygan.lowering.branches import (
     forks_of,
@@ -62,10 +63,12 @@ class LoweredGraph:
         if half_dtype is not None:
             self.copies = store_halves(steps, half_dtype, parameters)
         self._gradients = gradients = Gradients(steps, requests)
+        self._again: dict[Array, Call] = {}
         if fuse and advice is not None:
             gradients.in_slices = leave_slices(steps, gradients.arrays, advice)
             normalise_late(steps, gradients.arrays, advice)
             leave_moments(steps, advice)
+            self._again = made_again(steps, advice)
         self.heads = gradients.heads(symbol)
         gradients.let_losses_run_ahead()
         self.steps: list[Step] = steps.in_order
@@ -101,7 +104,7 @@ class LoweredGraph:
         """
         calls = self._gradients.calls(self.heads, given, wanted)
         set_apart(calls, self._apart, self._alone)
-        return [weights_first(group) for group in calls]
+        return [with_results_again(weights_first(group), self._again) for group in calls]
 
     def whole_backward(self) -> list[list[Call]]:
         """The calls of the pass with every gradient handed in and wanted."""

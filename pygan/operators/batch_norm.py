@@ -99,6 +99,11 @@ class BatchNorm(Operator):
             operands = (None, *operands[1:], arrays.data_slices, arrays.data_bias)
         return [Call("batch_norm_forward_inference", operands, attributes)]
 
+    def make_again(self, arrays: Arrays, result: Array) -> Call:
+        """Writes what a training forward made into `result`, from its statistics: the same bits."""
+        operands = (*arrays.inputs, *arrays.residuals.values(), result)
+        return Call("batch_norm_forward_inference", operands, self._attributes())
+
     def _left_to_the_reader(self, arrays: Arrays, training: bool) -> Call:
         """Its statistics alone, and the data where that comes in slices."""
         data, gamma, beta = arrays.inputs

@@ -179,7 +179,9 @@ def left_moments(
     return 0
 
 
-def leaves_room(name: str, *shapes: tuple[int, ...] | None, **attributes: Any) -> bool:
+def leaves_room(
+    name: str, *shapes: tuple[int, ...] | None, lean: bool = False, **attributes: Any
+) -> bool:
     """Whether the function `name`, a convolution's gradient of its weights, leaves room to what may
     run beside it: as nothing does on this device, it never is said not to.
 

@@ -38,6 +38,19 @@ def test_a_plan_lies_between_the_most_alive_at_once_and_no_sharing(wanted: list[
     assert lower_bound(wanted) <= nbytes <= sum(aligned(request.nbytes) for request in wanted)
 
 
+@given(requests, st.lists(st.integers(0, 40).map(lambda n: n * ALIGNMENT), max_size=3))
+def test_nothing_lies_on_both_sides_of_a_wall(wanted: list[Request], walls: list[int]) -> None:
+    result = plan(wanted, walls)
+    for request, offset in zip(wanted, result.offsets, strict=True):
+        assert not any(offset < wall < offset + request.nbytes for wall in walls)
+    for index, (first, offset) in enumerate(zip(wanted, result.offsets, strict=True)):
+        for second, other in zip(wanted[:index], result.offsets[:index], strict=True):
+            together = first.start <= second.end and second.start <= first.end
+            assert not together or (
+                offset + first.nbytes <= other or other + second.nbytes <= offset
+            )
+
+
 def test_a_chain_needs_its_two_largest_neighbours() -> None:
     sizes = [4096, 1024, 8192, 2048, 512]
     chain = [Request(size, time, time + 1) for time, size in enumerate(sizes)]

@@ -109,8 +109,7 @@ def leaky(x: sym.Symbol, name: str) -> sym.Symbol:
 def convolution(
     x: sym.Symbol, filters: int, kernel: int, name: str, stride: int = 1, pad: int = 0
 ) -> sym.Symbol:
-    size = {"num_filter": filters, "kernel": kernel, "stride": stride, "pad": pad}
-    return sym.Convolution(x, **size, name=name)
+    return sym.Convolution(x, num_filter=filters, kernel=kernel, stride=stride, pad=pad, name=name)
 
 
 @dataclass(frozen=True)

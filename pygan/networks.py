@@ -248,8 +248,8 @@ class Autoencoder:
             if self.weight:
                 # The origin starts as 0: the penalty is weight * mean(code^2).
                 origin = sym.Variable("origin")
-                options = {"grad_scale": self.weight, "name": "penalty"}
-                heads.append(sym.MeanSquaredError(code, origin, **options))
+                penalty = sym.MeanSquaredError(code, origin, grad_scale=self.weight, name="penalty")
+                heads.append(penalty)
         images = self._images(code)
         error = sym.MeanSquaredError(images, sym.Variable("label"), name="reconstruction")
         return sym.group([error, *heads, images])

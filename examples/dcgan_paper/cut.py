@@ -19,7 +19,7 @@ BATCH = 50
 def dcgan_rest(settings: dict[str, Any]) -> sym.Symbol:
     """maps (N, 16, 16, 2 ngf) -> images (N, 64, 64, 3): the last two of DCGAN's generator."""
     x = sym.Variable("maps")
-    options = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
+    options: dict[str, Any] = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
     x = sym.TransposedConvolution(x, num_filter=settings["ngf"], name="g4", **options)
     x = sym.BatchNorm(x, eps=networks.DCGAN_EPS, name="gbn4")
     x = sym.Activation(x, kind="relu", name="gact4")
@@ -30,7 +30,7 @@ def dcgan_rest(settings: dict[str, Any]) -> sym.Symbol:
 def lesson_rest(settings: dict[str, Any]) -> sym.Symbol:
     """maps (N, 7, 7, 128) -> images (N, 28, 28, 1): the last two of the lesson's generators."""
     x = sym.Variable("maps")
-    options = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
+    options: dict[str, Any] = {"kernel": 4, "stride": 2, "pad": 1, "no_bias": True}
     x = sym.TransposedConvolution(x, num_filter=64, name="gen_deconv3", **options)
     x = sym.BatchNorm(x, eps=1e-3, name="gen_bn3")
     x = sym.Activation(x, kind="relu", name="gen_relu3")

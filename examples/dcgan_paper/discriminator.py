@@ -49,8 +49,7 @@ def layer_graphs(ndf: int) -> list[sym.Symbol]:
             name=f"d{layer}",
         )
         if layer > 1:
-            options = {"eps": networks.DCGAN_EPS, "use_global_stats": True, "name": f"dbn{layer}"}
-            x = sym.BatchNorm(x, **options)
+            x = sym.BatchNorm(x, eps=networks.DCGAN_EPS, use_global_stats=True, name=f"dbn{layer}")
         graphs.append(sym.LeakyReLU(x, slope=0.2, name=f"dact{layer}"))
     return graphs
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +222,35 @@ def test_a_variational_code_has_one_shape() -> None:
     assert prior.infer_shape(lnsd=(4, 2), mean=(4, 2)).outputs == {"prior_loss": (1,)}
     with pytest.raises(ShapeError, match=r"'prior': mean has shape \(4, 3\).*\(4, 2\)"):
         prior.infer_shape(lnsd=(4, 2), mean=(4, 3))
+
+
+def test_type_checkers_know_what_operators_take(repository: Path) -> None:
+    """operators.pyi has every operator's inputs, and its attributes with their defaults."""
+    shown = (repository / "pygan" / "symbol" / "operators.pyi").read_text(encoding="utf-8")
+    functions = {f.name: f.args for f in ast.parse(shown).body if isinstance(f, ast.FunctionDef)}
+    assert set(functions) == set(operators.OPERATORS)
+    for kind, operator in operators.OPERATORS.items():
+        told = functions[kind]
+        attributes = {item.name: item for item in fields(operator) if item.repr}
+        if kind == "Concat":  # takes any number of inputs, and counts them
+            del attributes["count"]
+            assert told.vararg is not None and not told.args
+        else:
+            given = {"kind": "relu", "kernel": 1, "num_filter": 1, "num_hidden": 1, "shape": (1,)}
+            needed = {n: given[n] for n, item in attributes.items() if item.default is MISSING}
+            if "no_bias" in attributes:
+                needed["no_bias"] = False
+            inputs = operator(**needed).argument_names()
+            assert [argument.arg for argument in told.args] == list(inputs)
+            for argument in inputs[len(inputs) - len(told.defaults) :]:
+                assert argument in ("weight", "bias", "gamma", "beta", *operator.label_inputs)
+        assert [item.arg for item in told.kwonlyargs] == [*attributes, "name"]
+        for argument, default in zip(told.kwonlyargs, told.kw_defaults, strict=True):
+            if argument.arg == "name":
+                continue
+            item = attributes[argument.arg]
+            assert (default is None) == (item.default is MISSING)
+            assert default is None or ast.literal_eval(default) == item.default
+            taken = str(item.type).replace("tuple[int, int]", "Sequence[int]")
+            taken = taken.replace("tuple[int, ...]", "Sequence[int]")
+            assert argument.annotation is not None and ast.unparse(argument.annotation) == taken

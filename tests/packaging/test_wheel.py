@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = {".py", ".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp"}
+SOURCES = {".py", ".pyi", ".cu", ".cuh", ".cpp", ".cc", ".h", ".hpp"}
 
 
 def package_folders(repository: Path) -> dict[str, str]:

@@ -210,7 +210,11 @@ class Context:
         try:
             return self.call(function, *arguments)
         except self.cuda.Error as error:
-            raise LaunchError(str(error)) from error
+            hint = (
+                "; while launches are recorded nothing waits for the device or copies from or to "
+                "the host: write inputs before, read results after"
+            )
+            raise LaunchError(f"{error}{hint if self.recording else ''}") from error
 
     def allocate(self, nbytes: int) -> Allocation:
         """Device memory that is freed with its last reference, in whichever thread that goes.

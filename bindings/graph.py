@@ -17,6 +17,10 @@ from .errors import DeviceUnavailable, LaunchError
 if TYPE_CHECKING:
     from .context import Context
 
+_HINTS = {
+    "CUDA_ERROR_STREAM_CAPTURE_UNJOINED": "; a branch that was entered must be joined before the "
+    "recording ends",
+}
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: finalizers may free memory while recording
 
 
@@ -36,11 +40,15 @@ class Graph:
     scalar arguments are fixed by the recording; contents of arrays are read anew in each replay.
     The arrays that were used must live as long as the graph; `work` is kept, and with it whatever
     it refers to. `nodes` is the number of kernels, fills and copies in it.
-    Raises DeviceUnavailable without cuda-bindings, LaunchError where the work cannot be recorded
-    (an exception of `work` itself comes through unchanged).
+    Raises DeviceUnavailable without cuda-bindings, LaunchError where the work cannot be recorded or
+    a recording is under way (an exception of `work` itself comes through unchanged).
     """
 
     def __init__(self, context: Context, work: Callable[[], Any]) -> None:
+        if not callable(work):
+            raise LaunchError(f"a recording takes a function that makes the launches, not {work!r}")
+        if context.recording:
+            raise LaunchError("a recording is under way, and cannot hold another")
         self._driver = _load()
         self.context = context
         self._work = work
@@ -76,7 +84,8 @@ class Graph:
     def _call(self, name: str, *arguments: Any) -> Any:
         code, *results = getattr(self._driver, name)(*arguments)
         if int(code):
-            raise LaunchError(f"{name}: {getattr(code, 'name', code)}")
+            why = getattr(code, "name", str(code))
+            raise LaunchError(f"{name}: {why}{_HINTS.get(why, '')}")
         return results if len(results) > 1 else results[0] if results else None
 
     def __del__(self) -> None:

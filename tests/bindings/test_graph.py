@@ -9,8 +9,8 @@ import pytest
 
 import pygan.device
 from pygan.bindings.array import DeviceArray
-from pygan.bindings.errors import DeviceUnavailable
-from pygan.bindings.graph import Graph
+from pygan.bindings.errors import DeviceUnavailable, LaunchError
+from pygan.bindings.graph import Branch, Graph
 from pygan.data.image_set import ImageSet
 from pygan.training.gan import GanSettings, LessonGan
 
@@ -66,6 +66,30 @@ def test_what_fails_while_recording_comes_through(context, increment) -> None:
     assert (np.asarray(x) == 1).all()
 
 
+def test_what_cannot_be_recorded_says_what_to_do(context, increment) -> None:
+    x = DeviceArray.from_numpy(context, np.zeros(10, np.float32))
+    branch = Branch(context)
+
+    def beside() -> None:
+        branch.enter()
+        x.fill(1)
+        branch.leave()
+
+    for work, message in (
+        (None, "takes a function that makes the launches, not None"),
+        (lambda: Graph(context, lambda: None), "under way, and cannot hold another"),
+        (lambda: np.asarray(x), "write inputs before, read results after"),
+        (lambda: x.__setitem__(..., np.ones(10)), "write inputs before, read results after"),
+        (context.synchronize, "write inputs before, read results after"),
+        (beside, "a branch that was entered must be joined"),
+    ):
+        with pytest.raises(LaunchError, match=message):
+            Graph(context, work)
+        assert not context.recording
+    increment(1, 128, x, 10, 1.0)
+    assert (np.asarray(x) == 1).all()
+
+
 def test_without_cuda_bindings_the_extra_is_named(context, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(DeviceUnavailable, match="extra `graphs`"):
@@ -83,6 +107,7 @@ def test_a_whole_training_step_can_be_recorded(context) -> None:
     )
     called, replayed = (LessonGan(device, images, GanSettings(batch_size=2)) for _ in range(2))
     for gan in (called, replayed):
+        gan.start_epoch(0)
         gan.step()
     graph = Graph(context, replayed.step)
     for _ in range(3):

@@ -61,7 +61,8 @@ def convolution_forward(
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan(operator, precision, x, w, y, stride, pad, dilation, groups)
     start = of_input(operator, normalisation, x, x_activation, x_slope)
-    has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
+    if bias is not None:
+        has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
     launch(
         operator,
@@ -186,7 +187,8 @@ def transposed_convolution_forward(
         y, workspace = slices_of(operator, y, bias, activation, accumulate)
     plan = _plan(operator, precision, y, w, x, stride, pad, dilation, groups)
     start = of_input(operator, normalisation, x, x_activation, x_slope)
-    has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
+    if bias is not None:
+        has_shape(operator, "bias", bias, y.shape[3:], f"the output {tuple(y.shape)}")
     end = of_output(operator, activation, slope)
     launch(
         operator,

@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .batch_norm import FILE as BATCH_NORM_FILE
-from .batch_norm import (
-    Plan,
-    _check,
-    _check_slices,
-    _kernel_for,
-    _width,
-    forward_training_workspace,
-    merging_plan,
-    split_plan,
-    tiles_of,
-    whole_plan,
-)
+from .batch_norm import forward_training_workspace, kernel_for
+from .batch_norm_checks import check_shapes, check_slices, tiles_of, width_for
 from .partial_sums import sum_partials
+from .plans.batch_norm import BatchNormPlan, merging_plan, split_plan, whole_plan
 from .storage import types
 from .validation import ALIGNMENT, THREADS, has_shape, has_workspace
 
@@ -51,19 +42,21 @@ def batch_norm_normalisation_training(
     small.
     """
     operator = "batch_norm_normalisation_training"
-    rows, channels = _check(operator, x, y=x, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias)
-    _check_slices(operator, slices, x, bias, half_sum, x)
+    rows, channels = check_shapes(
+        operator, x, y=x, gamma=gamma, beta=beta, mean=mean, var=var, bias=bias
+    )
+    check_slices(operator, slices, x, bias, half_sum, x)
     _check_normalisation(operator, normalisation, channels)
     if moments is not None:
         tiles = tiles_of(operator, moments, channels, slices)
-        plan = merging_plan(channels, _width(channels, moments))
+        plan = merging_plan(channels, width_for(channels, moments))
         kernel = _kernel(x, plan.width, "batch_norm_normalisation_of_tiles")
         arrays = (moments, gamma, beta, mean, var, normalisation)
         kernel(plan.columns, plan.block, *arrays, tiles, rows, channels, eps, int(fix_gamma))
         return
     has_workspace(operator, workspace, normalisation_workspace(x.shape, slices=slices is not None))
 
-    width = _width(channels, x, slices, workspace)
+    width = width_for(channels, x, slices, workspace)
     ends = (normalisation, rows, channels)
     whole = whole_plan(rows, channels, width, arrays=1)
     if whole is not None and slices is None:
@@ -100,8 +93,8 @@ def batch_norm_normalisation_inference(
         has_shape(operator, name, array, (channels,), f"gamma {tuple(gamma.shape)}")
     _check_normalisation(operator, normalisation, channels)
     if slices is not None:
-        _check(operator, x, y=x, gamma=gamma, bias=bias)
-        _check_slices(operator, slices, x, bias, half_sum, x)
+        check_shapes(operator, x, y=x, gamma=gamma, bias=bias)
+        check_slices(operator, slices, x, bias, half_sum, x)
         sum_partials(slices.reshape(slices.size), bias, x, slices.shape[0], accumulate=False)
     elif x is not None or bias is not None or half_sum:
         raise ValueError(f"{operator}: x, bias and half_sum come with slices, whose sum x gets")
@@ -130,7 +123,13 @@ def _kernel(x: Any, width: int, entry: str) -> Any:
 
 
 def _split_statistics(
-    plan: Plan, x: Any, slices: Any | None, bias: Any | None, partial: Any, rows: int, channels: int
+    plan: BatchNormPlan,
+    x: Any,
+    slices: Any | None,
+    bias: Any | None,
+    partial: Any,
+    rows: int,
+    channels: int,
 ) -> None:
     """partial gets the moments of each split; x the sum of slices, if there are any."""
     variant = {"ACTIVATION": "none", "VECTOR": plan.width} | types(INPUT=x, OUTPUT=x)
@@ -139,7 +138,7 @@ def _split_statistics(
         kernel = x.context.kernel(BATCH_NORM_FILE, "batch_norm_statistics", **variant)
         kernel(grid, plan.block, x, partial, *sizes)
     else:
-        launch = _kernel_for(x, slices, variant)
+        launch = kernel_for(x, slices, variant)
         arrays = (slices, bias, x, partial)
         launch("batch_norm_statistics", plan, grid, *arrays, slices.shape[0], *sizes)
 

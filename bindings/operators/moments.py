@@ -14,8 +14,13 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from . import batch_norm
-from .batch_norm import merging_plan, split_plan, tiles_plan, whole_plan
+from .plans.batch_norm import (
+    BatchNormPlan,
+    merging_plan,
+    split_plan,
+    tiles_plan,
+    whole_plan,
+)
 from .plans.choice import plan_of
 from .plans.model import (
     CACHED_BYTES,
@@ -111,7 +116,7 @@ def saved_microseconds(
     return saved - merging - cycles / CYCLES_PER_MICROSECOND
 
 
-def _shared_microseconds(plan: batch_norm.Plan, nbytes: int, rows: int) -> float:
+def _shared_microseconds(plan: BatchNormPlan, nbytes: int, rows: int) -> float:
     """For the blocks of a launch that has enough of them to read, or write, `nbytes` once."""
     in_rounds = -(-plan.rows_per_split // (plan.block[1] * ROWS_IN_FLIGHT)) * ROUND
     return max(in_rounds, nbytes / CACHED_BYTES)

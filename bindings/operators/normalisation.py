@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from math import inf, prod
 from typing import Any
 
-from .batch_norm import whole_plan
 from .plans import few_channels, few_channels_weight, pipelined, tensor_core
+from .plans.batch_norm import whole_plan
 from .plans.choice import plan_of
 from .plans.model import (
     CACHED_BYTES,

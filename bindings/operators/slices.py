@@ -14,7 +14,7 @@ from math import prod
 from typing import Any
 
 from ..context import shared_bytes
-from .batch_norm import WHOLE, Plan, split_plan, whole_plan
+from .plans.batch_norm import WHOLE, BatchNormPlan, split_plan, whole_plan
 from .plans.choice import plan_of
 from .plans.model import CACHED_BYTES, MULTIPROCESSORS, SECOND_STAGE
 from .plans.passes import PASSES, result_shape
@@ -112,12 +112,12 @@ def saved_microseconds(
     return stage + 2 * read - added - written
 
 
-def _rounds(plan: Plan, in_flight: int) -> int:
+def _rounds(plan: BatchNormPlan, in_flight: int) -> int:
     """Of loads, with so many rows of a thread under way."""
     return -(-plan.rows_per_split // (plan.block[1] * in_flight))
 
 
-def block_microseconds(plan: Plan, nbytes: int, in_flight: int) -> float:
+def block_microseconds(plan: BatchNormPlan, nbytes: int, in_flight: int) -> float:
     """For the blocks of one launch to read `nbytes` of rows, or to write them."""
     waves = -(-plan.columns // MULTIPROCESSORS)
     fetched = nbytes / plan.columns * max(1, SECTOR // (4 * plan.block[0] * plan.width))

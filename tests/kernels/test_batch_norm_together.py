@@ -11,7 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from pygan.bindings import cooperative
-from pygan.bindings.operators import batch_norm
+from pygan.bindings.operators import batch_norm, batch_norm_together
+from pygan.bindings.operators.plans import batch_norm as batch_norm_plans
 from support import (
     assert_same_bits,
     examples_for,
@@ -30,17 +31,17 @@ Launches = Counter[str]
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     """Rows of few numbers are split, over as many blocks as the CPU driver holds; the result counts
     the cooperative launches by their kernel."""
-    monkeypatch.setattr(batch_norm, "SPLIT_BLOCKS", 8)
-    monkeypatch.setattr(batch_norm, "WHOLE_FLOATS", 2048)
+    monkeypatch.setattr(batch_norm_plans, "SPLIT_BLOCKS", 8)
+    monkeypatch.setattr(batch_norm_plans, "WHOLE_FLOATS", 2048)
     counted: Launches = Counter()
-    found = batch_norm._together
+    found = batch_norm.together
 
     def together(context: Any, operator: str, *arguments: Any) -> Any:
         one = found(context, operator, *arguments)
         counted[operator] += one is not None
         return one
 
-    monkeypatch.setattr(batch_norm, "_together", together)
+    monkeypatch.setattr(batch_norm, "together", together)
     yield counted
 
 
@@ -123,21 +124,21 @@ def test_rows_that_fit_once(device: Any, monkeypatch: pytest.MonkeyPatch) -> Non
     if device.check:
         pytest.skip("the same accesses, and many of them")
     rows = 9000
-    plan = batch_norm.split_plan(rows, 4, 4)
-    most = device.context.limits.shared_bytes_opt_in // batch_norm.RESIDENT
+    plan = batch_norm_plans.split_plan(rows, 4, 4)
+    most = device.context.limits.shared_bytes_opt_in // batch_norm_together.RESIDENT
     monkeypatch.setattr(device.context.limits, "shared_bytes_opt_in", 3 * 4 * plan.numbers)
     assert 4 * plan.numbers < most
-    batch_norm._fitting.cache_clear()
+    batch_norm_together.fitting.cache_clear()
     kept = []
-    fitting = batch_norm._together
+    fitting = batch_norm.together
     monkeypatch.setattr(
-        batch_norm, "_together", lambda *a: kept.append((a[-1], found := fitting(*a))) or found
+        batch_norm, "together", lambda *a: kept.append((a[-1], found := fitting(*a))) or found
     )
     x = numbers(np.random.default_rng(3), rows, 4)
     results = [
         backward(device, x, "leaky_relu", False, cooperative) for cooperative in (True, False)
     ]
-    batch_norm._fitting.cache_clear()
+    batch_norm_together.fitting.cache_clear()
     assert [(arrays, one is not None) for arrays, one in kept] == [(2, False), (1, True)]
     for one, two in zip(*results, strict=True):
         assert_same_bits(one, two)
@@ -149,9 +150,9 @@ def test_what_does_not_fit_takes_two_launches(
     """More blocks than the device holds at once, however many processors it has."""
     counts = cooperative.prepare(device.context)
     assert counts is not None
-    monkeypatch.setattr(batch_norm, "SPLIT_BLOCKS", 2 * counts.size)
+    monkeypatch.setattr(batch_norm_plans, "SPLIT_BLOCKS", 2 * counts.size)
     x = numbers(np.random.default_rng(3), 3000, 16 * -(-counts.size // 8))
-    blocks = batch_norm.split_plan(*x.shape, 4)
+    blocks = batch_norm_plans.split_plan(*x.shape, 4)
     assert blocks.columns * blocks.splits >= counts.size
     one, two = (forward(device, x, "leaky_relu", together)[0] for together in (True, False))
     assert_same_bits(one, two)
@@ -164,7 +165,7 @@ def test_a_recording_without_preparation_has_two_launches(
     if (reason := device.cannot_record()) is not None:
         pytest.skip(reason)
     monkeypatch.setattr(device.context, "arrivals", None)
-    batch_norm._fitting.cache_clear()
+    batch_norm_together.fitting.cache_clear()
     x = upload(device, numbers(np.random.default_rng(1), 3000, 8))
     vectors = [upload(device, numbers(np.random.default_rng(2), 8)) for _ in range(4)]
     y = poisoned(device, 3000, 8)

@@ -270,6 +270,12 @@ class Executor:
         """What this executor takes, and what its device keeps beside it."""
         return replace(self._memory.use, kept=self.device.kept_bytes())
 
+    def at_the_peak(self) -> list[tuple[str, int]]:
+        """Names and bytes of what lies in memory when a forward and its backward need most of it,
+        largest first: inputs, activations, gradients of activations, workspaces of kernels; but no
+        parameters, their gradients or statistics."""
+        return [(array.label, array.nbytes) for array in self._memory.at_the_peak()]
+
     @property
     def programs(self) -> list[Any]:
         """The programs that passes have so far been bound to (see `cooperative`)."""

@@ -166,7 +166,22 @@ class Memory:
         self._lent.arena = arena
         self._place()
 
+    def at_the_peak(self) -> list[Array]:
+        """The arrays that live when most bytes of them do, largest first."""
+        lives = [*self._own.lives, *([] if self._lent is None else self._lent.lives)]
+
+        def alive(moment: float) -> list[Array]:
+            return [life.array for life in lives if life.start <= moment <= life.end]
+
+        moments = {life.start for life in lives}
+        most = max((alive(moment) for moment in sorted(moments)), key=_bytes_of)
+        return sorted(most, key=lambda array: -array.nbytes)
+
     def resolve(self, array: Array) -> Any:
         """The memory of an array, or of the one that it views, in its shape."""
         found = self.arrays.get(array)
         return self.arrays[array.root].reshape(array.shape) if found is None else found
+
+
+def _bytes_of(arrays: Sequence[Array]) -> int:
+    return sum(aligned(array.nbytes) for array in arrays)

@@ -393,3 +393,18 @@ def test_what_the_sanitizers_run_is_there(repository: Path, monkeypatch) -> None
         file, _, test = named.partition("::")
         text = (repository / "tests" / "kernels" / file).read_text()
         assert f"def {test or 'test_'}" in text, named
+
+
+def test_planned_memory(run_script, context) -> None:
+    """Sums of what is listed; less of it with lean, in the same columns."""
+    asked = ("--network", "dcgan", "--batch", "2", "--precision", "float32", "--peak")
+    done = run_script("memory.py", *asked, "--device", context.name)
+    assert done.returncode == 0, done.stderr
+    table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]
+    columns, _, *rows = table
+    assert columns[-1] == "sum" and [name[-4:] for name, *_ in rows] == ["at32", "lean"]
+    for _, *figures in rows:
+        *parts, whole = map(float, figures)
+        assert whole == pytest.approx(sum(parts), abs=0.05 * (len(parts) + 1))
+    assert float(rows[1][-1]) < float(rows[0][-1])
+    assert "dact1_output" in done.stdout  # D's first layer, which its backward reads last

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pygan import networks
 from pygan.device import ALIGNMENT
 from pygan.executor.planner import Request, aligned, lower_bound, plan
+from pygan.working_memory import WorkingMemory
 
 requests = st.lists(
     st.builds(
@@ -55,3 +59,17 @@ def test_a_chain_needs_its_two_largest_neighbours() -> None:
     sizes = [4096, 1024, 8192, 2048, 512]
     chain = [Request(size, time, time + 1) for time, size in enumerate(sizes)]
     assert plan(chain).nbytes == lower_bound(chain) == 8192 + 2048
+
+
+def test_the_peak_is_what_no_plan_can_be_below(numpy_device: Any) -> None:
+    executor = networks.dcgan_discriminator(4).bind(numpy_device, {"data": (2, 64, 64, 3)})
+    arrays = executor.at_the_peak()
+    sizes = [nbytes for _, nbytes in arrays]
+    assert sizes == sorted(sizes, reverse=True) and "data" in dict(arrays)
+    block = executor._memory._own
+    assert sum(map(aligned, sizes)) == lower_bound(block.requests) <= block.planned
+    # In two blocks, too, though they are made apart.
+    lent = networks.dcgan_discriminator(4).bind(
+        numpy_device, {"data": (2, 64, 64, 3)}, working_memory=WorkingMemory()
+    )
+    assert sorted(nbytes for _, nbytes in lent.at_the_peak()) == sorted(sizes)

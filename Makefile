@@ -52,7 +52,8 @@ types: $(VENV)/.lint ## check the types of Python files (lint does it too)
 	@mkdir -p $(VENV)/types/pygan
 	@for package in bindings examples kernels; do \
 	    ln -sfn "$(CURDIR)/$$package" $(VENV)/types/pygan/$$package; done
-	@failed=0; $(BIN)/mypy > $(VENV)/types/findings || failed=1; \
+	@failed=0; { $(BIN)/mypy || failed=1; $(BIN)/mypy benchmarks/*.py || failed=1; } \
+	    > $(VENV)/types/findings; \
 	sed 's|^$(VENV)/types/pygan/||' $(VENV)/types/findings; exit $$failed
 
 report: $(VENV)/.base $(VENV)/.nvcc ## compile every kernel for every generation of GPUs; show registers and spills

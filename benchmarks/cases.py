@@ -137,6 +137,12 @@ class Case:
         sizes = [n // 2 if index in self.halves else n for index, n in enumerate(sizes)]
         return sum(sizes) + sum(sizes[index] for index in self.updated) - self.unread
 
+    def given(self, index: int) -> np.ndarray:
+        """An array that the function cannot do without."""
+        array = self.arrays[index]
+        assert array is not None
+        return array
+
     @property
     def shapes(self) -> tuple[tuple[int, ...] | None, ...]:
         return tuple(None if array is None else array.shape for array in self.arrays)
@@ -262,7 +268,7 @@ def _three_passes(
 def _normalising(make: _Builder, passes: list[Case]) -> Iterator[Case]:
     """A layer's forward and weight gradient with the batch norm before it on the way in."""
     for case in (passes[0], passes[2]):
-        channels = case.shapes[0][-1]
+        channels = case.given(0).shape[-1]
         mean, inverse, gamma, beta = (make.uniform(channels) for _ in range(4))
         normalisation = np.stack([mean, inverse, gamma, beta], axis=1)
         yield replace(

@@ -159,7 +159,10 @@ def draw_step(record: dict[str, Any], path: Path) -> None:
         rate = f"{ceilings['float32_product_gflops']:.4g} GFLOP/s"
         text = f"its products at the measured {rate}: {_rate(floor)} ms"
         axes.axvline(floor, color="black", linewidth=1, linestyle="--", label=text)
-        below = {"loc": "upper left", "bbox_to_anchor": (0, -0.14 - 0.25 / len(names))}
+        below: dict[str, Any] = {
+            "loc": "upper left",
+            "bbox_to_anchor": (0, -0.14 - 0.25 / len(names)),
+        }
         axes.legend(fontsize=8, frameon=False, **below)
     axes.set(xlabel="ms per training step, median with 10th and 90th percentile")
     axes.set_xlim(0, 1.6 * right)

@@ -145,8 +145,8 @@ def parts(device: str, quick: bool, out: Path, limit: float) -> list[Part]:
         command += ["--report-api-errors", "no"] if tool == "memcheck" else []
         command += [*pytest, *(str(tests / "kernels" / name) for name in SANITIZED)]
         most = min(limit, SANITIZER_LIMIT)
-        needs = {"only_cuda": True, "needs": _lacks_sanitizer}
-        made.append(Part(tool, tool, command, most, **needs, latest=LATEST))
+        needs = _lacks_sanitizer
+        made.append(Part(tool, tool, command, most, only_cuda=True, needs=needs, latest=LATEST))
     tune = [python, "tune.py", "--device", device, "--json", str(out / "tune.json")]
     tune += ["--table", str(out / "tuning.json"), "--budget", str(0.8 * limit)]
     tune += ["--quick", "--network", "lesson", "--only", "D4"] if quick else []

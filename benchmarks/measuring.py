@@ -199,7 +199,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) else str(value)
+    is_one = is_dataclass(value) and not isinstance(value, type)
+    return asdict(value) if is_one else str(value)
 
 
 def print_table(title: str, titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -81,6 +81,7 @@ class TorchPeer:
         device = TorchDevice(torch, self.on_gpu)
         with device.stream():
             make = _maker(case)
+            assert make is not None  # or `takes` had refused it
             pairs = [make(self, case) for _ in range(how.copies)]
             works = [work for work, _ in pairs]
             share = self._check(case, pairs[0][1](works[0]()), expected)
@@ -175,16 +176,16 @@ def _convolution(peer: TorchPeer, case: Case) -> Work:
     call = functional.conv_transpose2d if transposed else functional.conv2d
     attributes = {"stride": case.attributes["stride"], "padding": case.attributes["pad"]}
     kind = case.function.partition("convolution_")[2]
-    first, second = peer.tensor(case.arrays[0]), peer.tensor(case.arrays[1])
+    first, second = peer.tensor(case.given(0)), peer.tensor(case.given(1))
     if kind == "forward":
-        bias = None if case.arrays[2] is None else peer.tensor(case.arrays[2])
+        bias = None if case.arrays[2] is None else peer.tensor(case.given(2))
 
         def forward() -> Any:
             with peer.torch.no_grad():
                 return call(first, second, bias, **attributes)
 
         return forward, _nhwc
-    wanted = peer.tensor(np.zeros_like(case.arrays[2]), gradient=True)
+    wanted = peer.tensor(np.zeros_like(case.given(2)), gradient=True)
     if kind == "backward_data":  # dy, w -> dx
         return _gradient(peer, call(wanted, second, **attributes), wanted, first)
     return _gradient(peer, call(first, wanted, **attributes), wanted, second)  # x, dy -> dw
@@ -192,10 +193,10 @@ def _convolution(peer: TorchPeer, case: Case) -> Work:
 
 def _fully_connected(peer: TorchPeer, case: Case) -> Work:
     torch = peer.torch
-    a, b = peer.tensor(case.arrays[0]), peer.tensor(case.arrays[1])
+    a, b = peer.tensor(case.given(0)), peer.tensor(case.given(1))
     kind = case.function.partition("connected_")[2]
     if kind == "forward":
-        bias = peer.tensor(case.arrays[2])
+        bias = peer.tensor(case.given(2))
         return (lambda: torch.nn.functional.linear(a, b, bias)), _nhwc
     if kind == "backward_data":
         return (lambda: a @ b), _nhwc
@@ -220,16 +221,16 @@ def _batch_norm(peer: TorchPeer, case: Case) -> Work:
     act = _activate(peer, case.attributes["activation"], case.attributes["slope"])
     eps = case.attributes["eps"]
     backward = case.function == "batch_norm_backward"
-    x = peer.tensor(case.arrays[0], gradient=backward)
-    gamma, beta = peer.vector(case.arrays[1]), peer.vector(case.arrays[2])
+    x = peer.tensor(case.given(0), gradient=backward)
+    gamma, beta = peer.vector(case.given(1)), peer.vector(case.given(2))
     if case.function == "batch_norm_forward_inference":
-        mean, var = peer.vector(case.arrays[3]), peer.vector(case.arrays[4])
+        mean, var = peer.vector(case.given(3)), peer.vector(case.given(4))
         return (lambda: act(call(x, mean, var, gamma, beta, eps=eps))), _nhwc
     if not backward:
         return (lambda: act(call(x, None, None, gamma, beta, training=True, eps=eps))), _nhwc
     inputs = (x, gamma.requires_grad_(), beta.requires_grad_())
     y = act(call(*inputs[:1], None, None, *inputs[1:], training=True, eps=eps))
-    dy = peer.tensor(case.arrays[5])
+    dy = peer.tensor(case.given(5))
 
     def work() -> Any:
         return peer.torch.autograd.grad(y, inputs, dy, retain_graph=True)[0]
@@ -240,10 +241,10 @@ def _batch_norm(peer: TorchPeer, case: Case) -> Work:
 def _activation(peer: TorchPeer, case: Case) -> Work:
     act = _activate(peer, case.attributes["kind"], case.attributes["slope"])
     if case.function == "activation_forward":
-        x = peer.tensor(case.arrays[0])
+        x = peer.tensor(case.given(0))
         return (lambda: act(x)), _nhwc
-    x = peer.tensor(case.arrays[0], gradient=True)
-    return _gradient(peer, act(x), x, peer.tensor(case.arrays[2]))
+    x = peer.tensor(case.given(0), gradient=True)
+    return _gradient(peer, act(x), x, peer.tensor(case.given(2)))
 
 
 def _pooling(peer: TorchPeer, case: Case) -> Work:
@@ -251,31 +252,31 @@ def _pooling(peer: TorchPeer, case: Case) -> Work:
     pool = functional.max_pool2d if case.attributes["kind"] == "max" else functional.avg_pool2d
     attributes = (case.attributes["kernel"], case.attributes["stride"], case.attributes["pad"])
     if case.function == "pooling_forward":
-        x = peer.tensor(case.arrays[0])
+        x = peer.tensor(case.given(0))
         return (lambda: pool(x, *attributes)), _nhwc
-    x = peer.tensor(case.arrays[0], gradient=True)
-    return _gradient(peer, pool(x, *attributes), x, peer.tensor(case.arrays[1]))
+    x = peer.tensor(case.given(0), gradient=True)
+    return _gradient(peer, pool(x, *attributes), x, peer.tensor(case.given(1)))
 
 
 def _bias(peer: TorchPeer, case: Case) -> Work:
-    dy = peer.tensor(case.arrays[0])
+    dy = peer.tensor(case.given(0))
     return (lambda: dy.sum((0, 2, 3))), _nhwc
 
 
 def _two(peer: TorchPeer, case: Case) -> Work:
-    a, b = peer.tensor(case.arrays[0]), peer.tensor(case.arrays[1])
+    a, b = peer.tensor(case.given(0)), peer.tensor(case.given(1))
     if case.function == "add_forward":
         return (lambda: a + b), _nhwc
     return (lambda: a * b), _nhwc
 
 
 def _exp(peer: TorchPeer, case: Case) -> Work:
-    a = peer.tensor(case.arrays[0])
+    a = peer.tensor(case.given(0))
     return (lambda: peer.torch.exp(a)), _nhwc
 
 
 def _softmax(peer: TorchPeer, case: Case) -> Work:
-    x = peer.tensor(case.arrays[0])
+    x = peer.tensor(case.given(0))
     return (lambda: peer.torch.softmax(x, -1)), _nhwc
 
 
@@ -283,19 +284,19 @@ def _adam(peer: TorchPeer, case: Case) -> Work:
     """PyTorch's fused form on one flat tensor. Its epsilon is scaled by the bias correction, which
     the variances of the case, 0.1 and more, hide."""
     torch = peer.torch
-    w, g, m, v = (torch.from_numpy(array.copy()).to(peer.place) for array in case.arrays[:4])
+    w, g, m, v = (torch.from_numpy(case.given(i).copy()).to(peer.place) for i in range(4))
     w.requires_grad_()
     w.grad = g
     options = {key: case.attributes[key] for key in ("beta1", "beta2", "eps")}
     optimizer = torch.optim.Adam(
         [w],
-        lr=float(case.arrays[5][0]),
+        lr=float(case.given(5)[0]),
         betas=(options["beta1"], options["beta2"]),
         eps=options["eps"],
         fused=True,
         capturable=peer.on_gpu,
     )
-    step = torch.tensor(float(case.arrays[4][0]), device=peer.place)
+    step = torch.tensor(float(case.given(4)[0]), device=peer.place)
     optimizer.state[w] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
 
     def work() -> Any:
@@ -349,7 +350,7 @@ class CublasPeer:
         works = [self._bind(case, expected[0].shape) for _ in range(how.copies)]
         wanted = expected[0]
         if case.function == "fully_connected_forward":
-            wanted = wanted - case.arrays[2]
+            wanted = wanted - case.given(2)
         share = difference(f"cuBLAS: {case.function}", works[0](), wanted, TOLERANCES["fp32"])
         timing = measure(self._device, works, samples=how.samples, seconds=how.seconds)
         yield self.name, timing, share

@@ -26,6 +26,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ class Run:
     def _add_peers(self, session: Any, variants: Sequence[Any]) -> None:
         how = How(self.options, session.place)
         for variant in variants:
-            self._try(variant.name, lambda v=variant: session.time(v, how.samples, how.seconds))
+            self._try(variant.name, partial(session.time, variant, how.samples, how.seconds))
 
     def _try(self, name: str, measured: Callable[[], dict[str, Any]]) -> None:
         """A peer's failure is not pygan's: it is named, and the others go on."""

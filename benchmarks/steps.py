@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,10 @@ def _make_lesson(device: Any, images: Any, batch: int, quick: bool, losses_kept:
 def _make_dcgan(device: Any, images: Any, batch: int, quick: bool, losses_kept: int) -> Any:
     from pygan.examples.dcgan import Dcgan, Settings
 
-    filters = {"ngf": 4, "ndf": 4} if quick else {}
-    return Dcgan(device, images, Settings(batch_size=batch, seed=SEED, **filters), losses_kept)
+    settings = Settings(batch_size=batch, seed=SEED)
+    if quick:
+        settings = replace(settings, ngf=4, ndf=4)
+    return Dcgan(device, images, settings, losses_kept)
 
 
 def _load_digits(quick: bool) -> Any:
@@ -137,18 +139,19 @@ def start_of(steps: Steps, device: Any, images: Any, batch: int, quick: bool) ->
     """Makes the first steps on the numpy device."""
     gan = steps.make(device, images, batch, quick, COMPARED_STEPS)
     gan.start_epoch(0)
-    weights = [
+    generator, discriminator = (
         {name: np.array(network.arg_dict[name]) for name in network.parameter_names}
         for network in (gan.generator, gan.discriminator)
-    ]
+    )
     noises, reals = [], []
     for _ in range(COMPARED_STEPS):
         gan.step()
         noises.append(np.array(gan.generator.arg_dict[steps.noise_name]))
         reals.append(np.empty((batch, *images.images.shape[1:]), np.float32))
         gan.data.latest_batch(reals[-1])
-    flops = _flops(steps.shapes, batch, *weights)
-    return Start(*weights, noises, reals, losses_of(gan), gan.pixel_range, flops)
+    flops = _flops(steps.shapes, batch, generator, discriminator)
+    losses = losses_of(gan)
+    return Start(generator, discriminator, noises, reals, losses, gan.pixel_range, flops)
 
 
 def _flops(
@@ -160,13 +163,13 @@ def _flops(
     the generator's first layer's gradient of its input counted too (a few percent, below 1 %).
     """
     passes = 0.0
-    for weights, layers, size, count in (
-        (generator, shapes.generator, 2, 3),
-        (discriminator, shapes.discriminator, 4, 3 + 2 * 2 + 1),
+    for weights, sizes, count in (
+        (generator, [layer[2] for layer in shapes.generator], 3),
+        (discriminator, [layer[4] for layer in shapes.discriminator], 3 + 2 * 2 + 1),
     ):
         kernels = [array for name, array in weights.items() if name.endswith("_weight")]
-        for kernel, layer in zip(kernels, layers, strict=True):
-            passes += count * kernel.size * layer[size] ** 2
+        for kernel, size in zip(kernels, sizes, strict=True):
+            passes += count * kernel.size * size**2
     return 2.0 * batch * passes
 
 

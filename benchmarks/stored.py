@@ -37,7 +37,7 @@ def stored(case: Case) -> Case | None:
     from pygan.reference.precision import rounded
 
     arrays = [
-        rounded(array, "bf16") if index in halves else array
+        rounded(array, "bf16") if array is not None and index in halves else array
         for index, array in enumerate(case.arrays)
     ]
     attributes = dict(case.attributes)
@@ -68,7 +68,7 @@ def _halves(case: Case) -> tuple[int, ...]:
 def _of_convolution(case: Case, way: str) -> tuple[int, ...]:
     """Both operands and the result of a pass; beside an image its other side alone."""
     data = {"forward": (0, 3), "backward_data": (2, 0), "backward_weight": (0, 1)}[way]
-    entered, left = (case.arrays[index].shape for index in data)
+    entered, left = (case.given(index).shape for index in data)
     transposed = case.function.startswith("transposed_")
     large, small = (left, entered) if transposed else (entered, left)
     if small[-1] % CHANNELS:

@@ -438,8 +438,9 @@ class Run:
 
     def write_json(self) -> None:
         if self.options.json:
-            content = {"machine": self._about, "device": self.name, "wrong": self.wrong}
-            content |= {"not_measured": self.waiting, "measured": self._measured}
+            content: dict[str, Any] = {"machine": self._about, "device": self.name}
+            content |= {"wrong": self.wrong, "not_measured": self.waiting}
+            content |= {"measured": self._measured}
             write_json(self.options.json, content)
 
     def print(self) -> None:

@@ -1,4 +1,4 @@
-"""`make types`: every package is checked, under the name that it is installed by."""
+"""`make types`: benchmarks and every package are checked, these by the names they install as."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def tree(repository: Path, tmp_path: Path) -> Path:
         for place in (tmp_path / folder, tmp_path / folder / "inner"):
             place.mkdir()
             (place / "__init__.py").touch()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "script.py").write_text("import beside\n")
+    (tmp_path / "benchmarks" / "beside.py").touch()
     mypy = tmp_path / ".venv" / "bin" / "mypy"
     mypy.parent.mkdir(parents=True)
     mypy.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mypy "$@"\n')
@@ -67,6 +70,7 @@ def test_an_error_is_found_in_every_package(repository: Path, tree: Path) -> Non
         "from pygan.kernels.inner.planted import number\n\ntext: str = number\n"
     )
     (tree / "bindings" / "untyped.py").write_text("def untyped(x):\n    return x\n")
+    (tree / "benchmarks" / "beside.py").write_text('number: int = "a text"\n')
     run = make_types(tree)
     assert run.returncode != 0
     said = run.stdout + run.stderr
@@ -76,6 +80,8 @@ def test_an_error_is_found_in_every_package(repository: Path, tree: Path) -> Non
     assert re.search(r"^pygan/across\.py:3: error: Incompatible types", said, re.M), said
     assert re.search(r"^bindings/untyped\.py:1: error: .*\[no-untyped-def\]", said, re.M), said
     assert f"Found {2 * len(folders) + 2} errors" in said
+    assert re.search(r"^benchmarks/beside\.py:1: error: Incompatible types", said, re.M), said
+    assert "Found 1 error in 1 file (checked 2 source files)" in said
 
 
 @needs_mypy

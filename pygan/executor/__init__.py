@@ -3,10 +3,11 @@
 Everything is decided at bind time: the calls, the memory of every array, the workspace. A step
 then runs prepared calls on fixed memory and allocates nothing on the device.
 
-`executor` has the class, `scopes` its defaults for all that is bound inside. Beneath them:
-`settings` and `requests` check what a user asks for, `given` the arrays that a user hands over;
-`launches` says how a device launches calls; `lifetimes`, `planner`, `blocks`, `memory` and
-`lending` give every array its place; `passes` and `programs` prepare the calls.
+`executor` has the class, `options` its keywords for those that hand them on, `scopes` its defaults
+for all that is bound inside. Beneath them: `settings` and `requests` check what a user asks for,
+`given` the arrays that a user hands over; `launches` says how a device launches calls; `lifetimes`,
+`planner`, `blocks`, `memory` and `lending` give every array its place; `passes` and `programs`
+prepare the calls.
 """
 
 from pygan.executor.executor import Executor

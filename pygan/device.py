@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
 NAMES = ("numpy", "cpu", "cuda")
+PAGE = 4096  # bytes; the smallest of any system
 SHARED_BYTES = 32 << 20  # arrays beyond the caches, whose passes take threads as long as it pays
 
 
@@ -83,6 +84,9 @@ class NumpyArena:
         block = np.empty(self.nbytes + ALIGNMENT, np.uint8)
         start = -block.ctypes.data % ALIGNMENT
         self._bytes = block[start : start + self.nbytes]
+        # Systems promise more memory than they have; a page written to counts as taken, so that the
+        # next arena is refused where there is no room, and the process not killed in a pass.
+        self._bytes[::PAGE] = 0
 
     def view(self, byte_offset: int, shape: int | Sequence[int], dtype: Any) -> np.ndarray:
         """A C-contiguous array of `shape` and `dtype` at `byte_offset`; not initialised.

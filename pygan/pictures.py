@@ -153,6 +153,9 @@ def save_learning_curves(
     upper.set_ylabel("cross-entropy (nats, a tenth)")
     upper.set_yscale("log")
     lower.plot(list(accuracies), [100 * v for v in accuracies.values()], "o-", color=COLOURS[2])
+    if not accuracies:
+        lower.set_ylim(0, 100)
+        lower.text(0.5, 0.5, "no epoch is done yet", transform=lower.transAxes, ha="center")
     lower.set_ylabel("test accuracy (%)")
     lower.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
     for axes in (upper, lower):

@@ -124,6 +124,8 @@ class Run:
         self.storage = _number_format("storage", options.storage, saved)
         self.lean = _is_on("lean", options.lean, saved)
         self.cooperative = _is_on("cooperative", options.cooperative, saved)
+        if self.storage == "bf16" and self.precision != "bf16":
+            raise PyganError("--storage bf16 goes with --precision bf16 alone; ask for both")
         if self.lean and self.cooperative:
             raise PyganError("--lean saves nothing with --cooperative; leave one of them out")
         self.max_batches = options.max_batches
@@ -145,8 +147,8 @@ class Run:
         self.epochs = options.epochs or saved.get("epochs", self.system.epochs_of(self.per_epoch))
         if self.epochs != (options.epochs or saved.get("epochs", self.system.epochs)):
             progress.say(
-                f"epochs: {self.epochs}, as one is {self.per_epoch} batches; --epochs asks for "
-                "another number"
+                f"epochs: {self.epochs}, as one is {self.per_epoch} "
+                f"batch{'es' if self.per_epoch > 1 else ''}; --epochs asks for another number"
             )
         self.length = options.length or (None if options.epochs else saved.get("length"))
         self.total = self.length or self.epochs * self.per_epoch

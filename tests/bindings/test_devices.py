@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,22 @@ def test_arenas_look_the_same_everywhere(device) -> None:
         arena.view(128, 1, np.float32)
     with pytest.raises(ValueError, match="do not fit into an arena of 2048"):
         arena.view(1024, 257, np.float32)
+
+
+def test_an_arena_of_the_host_takes_its_memory_when_it_is_made() -> None:
+    """What is promised and not taken is given to the next one too, and a pass is killed for it."""
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.M)
+        assert found
+        return 1024 * int(found.group(1))
+
+    nbytes = 64 << 20
+    before = resident()
+    arena = pygan.device.get("numpy").arena(nbytes)
+    assert resident() - before > 0.9 * nbytes
+    assert arena.nbytes == nbytes
 
 
 def test_memory_and_description(device) -> None:

@@ -332,6 +332,11 @@ def test_a_run_keeps_the_storage_it_began_with(trainer, tmp_path, unbroken):
     assert_same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_storage_needs_its_precision(trainer, tmp_path):
+    with pytest.raises(PyganError, match="--storage bf16 goes with --precision bf16 alone"):
+        trainer(tmp_path / "run", max_batches=1, storage="bf16")
+
+
 def test_runs_from_before_there_was_a_choice_go_on_in_float32(trainer, tmp_path):
     trainer(tmp_path, max_batches=1)
     path = tmp_path / "checkpoint.safetensors"

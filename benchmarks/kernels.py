@@ -62,17 +62,17 @@ class Bound:
         ]
         for index in case.written:
             _poison(self.arrays[index], index in case.halves)
-        self.attributes = dict(case.attributes)
+        attributes = dict(case.attributes)
         described = dict(case.attributes)
         if case.halves:
             described["dtypes"] = [None if a is None else a.dtype.name for a in self.arrays]
         needed = device.ops.workspace_size(case.function, *case.shapes, **described)
         if needed:
-            self.attributes["workspace"] = device.empty(needed)
-        self.function = getattr(device.ops, case.function)
+            attributes["workspace"] = device.empty(needed)
+        self._call = device.ops.bind(case.function, *self.arrays, **attributes)  # as executors do
 
     def __call__(self) -> None:
-        self.function(*self.arrays, **self.attributes)
+        self._call()
         if self.device.name == "numpy":  # which rounds where other devices store
             for index in set(self.case.written).intersection(self.case.halves):
                 self.device.ops.to_bf16(self.arrays[index], self.arrays[index])

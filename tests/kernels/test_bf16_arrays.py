@@ -163,7 +163,7 @@ def image_tiles(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(choice, "few_channels", slow)
     monkeypatch.setattr(
-        image_weight, "predicted_microseconds", lambda tiles, *_, **__: abs(tiles.slices - 3)
+        tensor_core, "predicted_microseconds", lambda tiles, *_, **__: abs(tiles.slices - 3)
     )
     plan_of_sides.cache_clear()
     yield

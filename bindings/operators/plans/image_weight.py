@@ -4,13 +4,13 @@ a side of bf16 numbers, on tensor cores."""
 from __future__ import annotations
 
 from ..shapes import Geometry
+from . import tensor_core
 from .model import slice_counts
 from .passes import product_of
 from .plan import Plan, Tiles
-from .tensor_core import LEAST_DEPTH, Tile, predicted_microseconds, shared_bytes
 
 FILE = "convolution_image_weight.cu"
-TILE = Tile(64, 64, 32, 3, 3, {"bf16": 400})
+TILE = tensor_core.Tile(64, 64, 32, 3, 3, {"bf16": 400})
 """Its only one: dy in bf16, and an image of floats."""
 
 
@@ -18,10 +18,11 @@ def image_weight_plan(shape: Geometry, most: float) -> Plan | None:
     """The kernel's plan, where it is predicted to take less than `most` microseconds."""
     kind = "backward_weight"
     product = product_of(kind, shape)
+    sizes = {"operand_bytes": 3}  # the mean of both
     predicted = {
-        slices: predicted_microseconds(Tiles(TILE, slices), "bf16", product, operand_bytes=3)
-        for slices in slice_counts(product, product.depth // LEAST_DEPTH)
-    }  # operands of 3 bytes: the mean of both
+        slices: tensor_core.predicted_microseconds(Tiles(TILE, slices), "bf16", product, **sizes)
+        for slices in slice_counts(product, product.depth // tensor_core.LEAST_DEPTH)
+    }
     slices = min(predicted, key=lambda count: predicted[count])
     if predicted[slices] >= most:
         return None
@@ -33,5 +34,5 @@ def image_weight_plan(shape: Geometry, most: float) -> Plan | None:
         TILE.threads,
         (*shape.arguments(), slices),
         slices,
-        shared_bytes(kind, TILE, halves=True),
+        tensor_core.shared_bytes(kind, TILE, halves=True),
     )

@@ -150,12 +150,14 @@ def save_learning_curves(
     upper, lower = figure.subplots(2, 1, sharex=True)
     epochs = np.asarray(batches) / batches_per_epoch
     _draw(upper, epochs, {"training batches": losses}, max(1, len(epochs) // 100), COLOURS[:1])
-    upper.set_ylabel("cross-entropy (nats, a tenth)")
+    upper.set_ylabel("cross-entropy / 10 (nats)")
     upper.set_yscale("log")
     lower.plot(list(accuracies), [100 * v for v in accuracies.values()], "o-", color=COLOURS[2])
     if not accuracies:
         lower.set_ylim(0, 100)
-        lower.text(0.5, 0.5, "no epoch is done yet", transform=lower.transAxes, ha="center")
+        lower.text(
+            0.5, 0.5, "measured at the end of each epoch", transform=lower.transAxes, ha="center"
+        )
     lower.set_ylabel("test accuracy (%)")
     lower.set_xlabel(f"epoch ({batches_per_epoch:,} batches each)")
     for axes in (upper, lower):

@@ -98,7 +98,8 @@ def from_torch(executor: Executor, state: Mapping[str, Any]) -> None:
 
 def _numbers(name: str, values: Any) -> np.ndarray:
     try:
-        array = np.asarray(values)
+        # A module's own parameters are read for their numbers alone.
+        array = np.asarray(values.detach() if hasattr(values, "detach") else values)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors of a GPU
         raise CheckpointError(f"{name} of the state cannot be read: {error}") from None
     if array.dtype.kind not in "biuf":

@@ -62,11 +62,11 @@ def _require_own(device: Any, array: Any, what: str) -> None:
 
 
 def copied(value: Any, shape: Shape, dtype: str, name: str) -> Any:
-    """`value` as it is copied into an array `name` of that shape: an array of the host as a
-    C-contiguous one of `dtype`, any other as it is.
+    """`value` as it is copied into an array `name` of that shape: an array of a device as it is,
+    what numpy can read as a C-contiguous one of `dtype`.
 
     Raises ShapeError for another shape, GraphError for what holds no real numbers."""
-    if not hasattr(value, "shape"):
+    if not hasattr(value, "context"):  # of no device: the host's, or what numpy can read
         try:
             value = np.asarray(value)
         except ValueError:  # lists within it differ in length
@@ -74,6 +74,8 @@ def copied(value: Any, shape: Shape, dtype: str, name: str) -> Any:
                 f"{name!r} has shape {shape}, but what was given is no array: its lists differ "
                 "in length"
             ) from None
+        except (TypeError, RuntimeError) as error:  # tensors of a GPU, or of numbers numpy has not
+            raise GraphError(f"{name!r} takes what numpy can read as an array: {error}") from None
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
         raise GraphError(f"{name!r} takes real numbers, but {value.dtype} was given")
     if tuple(value.shape) != shape:

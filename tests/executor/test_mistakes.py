@@ -132,6 +132,44 @@ def trained() -> Any:
     return executor
 
 
+class Tensor:
+    """An array of another library: numpy reads it, or is told why not."""
+
+    def __init__(self, numbers: Any, why_not: str = "") -> None:
+        self.numbers, self.why_not = np.asarray(numbers), why_not
+        self.shape = self.numbers.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.why_not:
+            raise RuntimeError(self.why_not)
+        return self.numbers.astype(dtype or self.numbers.dtype)
+
+    def detach(self) -> Tensor:
+        return Tensor(self.numbers)
+
+
+def test_arrays_of_other_libraries_are_read_by_numpy(device: Any) -> None:
+    executor = X.bind(device, {"x": (2, 3)}, "null")
+    numbers = np.arange(6.0).reshape(2, 3)
+    assert np.array_equal(executor.forward(x=Tensor(numbers))[0], numbers)
+    with pytest.raises(GraphError, match="'x' takes real numbers, but complex128 was given"):
+        executor.forward(x=Tensor(1j * numbers))
+    with pytest.raises(GraphError, match="'x' takes what numpy can read as an array: use cpu"):
+        executor.forward(x=Tensor(numbers, "use cpu()"))
+    with pytest.raises(ShapeError, match=r"\(2, 3\), but an array of \(3, 2\)"):
+        executor.forward(x=Tensor(numbers.T))
+
+
+def test_parameters_of_a_module_are_read_for_their_numbers() -> None:
+    executor = bound().symbol.bind("numpy", SHAPES)
+    state = {name: array + 2 for name, array in exchange.to_torch(executor).items()}
+    state["bn.weight"] = np.ones(8)
+    wrapped = {name: Tensor(array, "detach() first") for name, array in state.items()}
+    exchange.from_torch(executor, wrapped)
+    found = exchange.to_torch(executor)
+    assert all(np.array_equal(found[name], state[name]) for name in state)
+
+
 def test_wanted_may_be_what_is_gone_through_once() -> None:
     executor = trained()
     executor.backward(wanted=(name for name in ["c_weight"]))

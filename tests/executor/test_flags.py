@@ -21,7 +21,7 @@ SHAPES = {"x": (2, 4, 4, 3)}
 TAKERS: dict[str, Callable[[Any], Any]] = {
     **{
         name: lambda value, name=name: bound(**{name: value})
-        for name in ("fuse", "lean", "keep_forward", "branches", "cooperative")
+        for name in ("fuse", "lean", "keep_forward", "branches", "cooperative", "lend_gradients")
     },
     "lean (scope)": lean_scope,
     "cooperative (scope)": cooperative_scope,
@@ -63,7 +63,7 @@ def test_what_is_no_bool_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", TAKERS)
 def test_bools_of_numpy_are_bools(name: str) -> None:
-    if name not in ("check", "cooperative"):  # what device numpy has not
+    if name not in ("check", "cooperative", "lend_gradients"):  # which need more than a bool
         TAKERS[name](np.bool_(True))
     TAKERS[name](np.bool_(False))
 

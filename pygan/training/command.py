@@ -9,7 +9,8 @@ from pathlib import Path
 from pygan import device as devices
 from pygan.progress import make_progress
 from pygan.training.folder import CHECKPOINT
-from pygan.training.run import RunOptions, train
+from pygan.training.run import train
+from pygan.training.run_options import RunOptions
 from pygan.training.systems import System
 
 

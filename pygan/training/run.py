@@ -9,8 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,12 @@ from pygan import checkpoint
 from pygan.data import ImageSet
 from pygan.errors import CheckpointError, PyganError, TrainingError
 from pygan.executor import cooperative_scope, lean_scope, precision_scope, storage_scope
-from pygan.flags import flag
 from pygan.progress import CompilingSaid, Progress, Status
 from pygan.training import averaging, recording, sampling
 from pygan.training.folder import RunFolder
 from pygan.training.log import JsonLog
+from pygan.training.pace import Pace
+from pygan.training.run_options import RunOptions, kept_format, kept_settings, kept_switch
 from pygan.training.stopping import StopRequest
 from pygan.training.systems import SYSTEMS, System
 
@@ -34,43 +34,6 @@ if TYPE_CHECKING:
     from pygan.device import Device
 
 BATCHES_PER_PICTURE = 100
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user asks of a run; None leaves it to the checkpoint that is resumed, or a default.
-
-    system: a name in ``pygan.training.systems.SYSTEMS``, or a System. data: see
-    ``pygan.data.load_digits``. asked: further settings of the system by name, None where not asked.
-    epochs: in all, resumed ones included. length: batches in all, in place of epochs. max_batches:
-    stop after so many batches in all, whatever the others say, to go on another time. graph:
-    whether steps are recorded, see ``pygan.training.recording.choose``. precision: of the products
-    of a step, storage: of its activations, lean: without the results of batch norms, and
-    cooperative: small layers in one launch, see ``pygan.executor.Executor``. part: one of several
-    runs of a command, which goes on with it and with what follows.
-    """
-
-    out: str
-    system: str | System = "lesson"
-    data: str | None = None
-    epochs: int | None = None
-    length: int | None = None
-    batch_size: int | None = None
-    seed: int | None = None
-    max_batches: int | None = None
-    resume: bool = False
-    overwrite: bool = False
-    graph: str = "auto"
-    precision: str | None = None
-    storage: str | None = None
-    lean: bool = False
-    cooperative: bool = False
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    part: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("resume", "overwrite", "lean", "cooperative", "part"):
-            object.__setattr__(self, name, flag(getattr(self, name), name))
 
 
 @dataclass(frozen=True)
@@ -119,11 +82,11 @@ class Run:
         if options.resume:
             state, saved = checkpoint.load(folder.checkpoint)
             _require_network(folder, saved, self.system.network)
-        self.settings = _settings(options, saved, self.system.settings)
-        self.precision = _number_format("precision", options.precision, saved)
-        self.storage = _number_format("storage", options.storage, saved)
-        self.lean = _is_on("lean", options.lean, saved)
-        self.cooperative = _is_on("cooperative", options.cooperative, saved)
+        self.settings = kept_settings(options, saved, self.system.settings)
+        self.precision = kept_format("precision", options.precision, saved)
+        self.storage = kept_format("storage", options.storage, saved)
+        self.lean = kept_switch("lean", options.lean, saved)
+        self.cooperative = kept_switch("cooperative", options.cooperative, saved)
         if self.storage == "bf16" and self.precision != "bf16":
             raise PyganError("--storage bf16 goes with --precision bf16 alone; ask for both")
         if self.lean and self.cooperative:
@@ -381,32 +344,6 @@ class Run:
         )
 
 
-class Pace:
-    """Speed, measured between reads of the losses: only then has the device done the batches."""
-
-    def __init__(self, batches: int) -> None:
-        self._batches = batches
-        self._time = self._lap = time.monotonic()
-        self._seconds_per_batch: float | None = None
-
-    def read(self, batches: int) -> None:
-        now = time.monotonic()
-        if batches > self._batches:
-            latest = (now - self._time) / (batches - self._batches)
-            before = self._seconds_per_batch
-            self._seconds_per_batch = latest if before is None else 0.8 * before + 0.2 * latest
-        self._batches, self._time = batches, now
-
-    def images_per_second(self, settings: Any) -> float:
-        return settings.batch_size / self._seconds_per_batch if self._seconds_per_batch else 0.0
-
-    def lap(self) -> float:
-        """Seconds since the last lap, or the start."""
-        now = time.monotonic()
-        seconds, self._lap = now - self._lap, now
-        return seconds
-
-
 def _program() -> str:
     """How the user called this program, so that a command printed for them works as it is."""
     called = sys.argv[0]
@@ -423,41 +360,3 @@ def _require_network(folder: RunFolder, saved: dict[str, Any], network: str) -> 
             f"{folder.checkpoint}: a checkpoint of the network {saved.get('network')!r}, "
             f"this command trains {network!r}"
         )
-
-
-def _settings(options: RunOptions, saved: dict[str, Any], kind: type[Any]) -> Any:
-    """The settings of a run; a resumed run keeps its own, and asking for others is an error."""
-    named = {"batch_size": options.batch_size, "seed": options.seed, **options.asked}
-    asked = {name: value for name, value in named.items() if value is not None}
-    if not saved:
-        return kind(**asked)
-    settings = kind(**saved["settings"])
-    for name, value in asked.items():
-        if value != getattr(settings, name):
-            raise _differs(name, value, getattr(settings, name))
-    return settings
-
-
-def _number_format(name: str, asked: str | None, saved: dict[str, Any]) -> str:
-    """As `_settings`; runs saved before there was a choice are float32."""
-    if not saved:
-        return asked or "float32"
-    kept = saved.get(name, "float32")
-    if asked not in (None, kept):
-        raise _differs(name, asked, kept)
-    return kept
-
-
-def _is_on(name: str, asked: bool, saved: dict[str, Any]) -> bool:
-    """As `_number_format`, for what is off unless asked for."""
-    kept = saved.get(name, False) if saved else asked
-    if asked and not kept:
-        raise _differs(name, "on", "off")
-    return kept
-
-
-def _differs(name: str, asked: Any, saved: Any) -> PyganError:
-    return PyganError(
-        f"--{name.replace('_', '-')} {asked} differs from {saved} of the run to resume; leave it "
-        "out, or start a run in another folder"
-    )

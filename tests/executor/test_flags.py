@@ -14,7 +14,7 @@ from pygan.errors import GraphError
 from pygan.executor import cooperative_scope, lean_scope
 from pygan.training.conditional import bind_conditional_generator
 from pygan.training.gan import bind_generator
-from pygan.training.run import RunOptions
+from pygan.training.run_options import RunOptions
 
 X = sym.Variable("x")
 SHAPES = {"x": (2, 4, 4, 3)}

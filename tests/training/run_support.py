@@ -12,7 +12,8 @@ import numpy as np
 from pygan import checkpoint, device
 from pygan.progress import PlainProgress
 from pygan.training.log import read_log
-from pygan.training.run import RunOptions, train
+from pygan.training.run import train
+from pygan.training.run_options import RunOptions
 
 IMAGES = 40
 BATCH_SIZE = 4

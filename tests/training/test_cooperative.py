@@ -16,7 +16,8 @@ from pygan.errors import PyganError
 from pygan.executor import cooperative_scope
 from pygan.progress import PlainProgress
 from pygan.training.gan import GanSettings, LessonGan
-from pygan.training.run import RunOptions, train
+from pygan.training.run import train
+from pygan.training.run_options import RunOptions
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from pygan.errors import PyganError
 from pygan.examples.dcgan import make_system
 from pygan.executor import Executor, lean_scope
 from pygan.progress import PlainProgress
-from pygan.training.run import RunOptions, train
+from pygan.training.run import train
+from pygan.training.run_options import RunOptions
 from pygan.training.systems import SYSTEMS
 
 

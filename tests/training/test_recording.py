@@ -21,7 +21,8 @@ from pygan.training.autoencoder import Vae2
 from pygan.training.classifier import Classifier, ClassifierSettings
 from pygan.training.conditional import ConditionalGan
 from pygan.training.gan import Gan, GanSettings, LessonGan
-from pygan.training.run import RunOptions, train
+from pygan.training.run import train
+from pygan.training.run_options import RunOptions
 from pygan.training.supervised import SupervisedSettings
 
 DEVICE = os.environ.get("PYGAN_TEST_DEVICES", "cpu").split(",")[0].partition("-")[0]

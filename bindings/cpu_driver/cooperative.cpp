@@ -73,7 +73,6 @@ void Team::meet(Worker& worker, unsigned block, const void* caller) {
 
 // The lock is not held: this leaves the kernel by a jump.
 void Team::fail(Worker& worker, unsigned block, const void* caller) {
-    std::string text = describe_block(*worker.launch, block) + " waits at the grid-wide barrier, ";
     bool tells = false;
     unsigned left = 0;
     {
@@ -83,9 +82,11 @@ void Team::fail(Worker& worker, unsigned block, const void* caller) {
             while (states_[left] != State::kLeft) ++left;
         }
     }
-    if (!tells) fail_from_kernel(worker, CUDA_ERROR_LAUNCH_FAILED, text + "but the launch failed");
-    text = "divergent barrier: " + text + "which " + describe_block(*worker.launch, left) +
-           " will never reach (it has left the kernel)";
+    if (!tells) leave_kernel(worker);
+    const std::string text = "divergent barrier: " + describe_block(*worker.launch, block) +
+                             " waits at the grid-wide barrier, which " +
+                             describe_block(*worker.launch, left) +
+                             " will never reach (it has left the kernel)";
     if (check_hooks && check_hooks->block_resume) check_hooks->block_resume(worker);
     fail_waiting(worker, "divergent_barrier", worker.block.current, caller, text);
 }

@@ -534,6 +534,11 @@ void fail_from_kernel(Worker& worker, int code, const std::string& text) {
     worker.in_kernel = false;
     if (launch.error.compare_exchange_strong(expected, code))
         launch.error_text = std::string("kernel ") + launch.kernel->name + ": " + text;
+    leave_kernel(worker);
+}
+
+void leave_kernel(Worker& worker) {
+    worker.in_kernel = false;
     siglongjmp(worker.fault, 1);
 }
 

@@ -96,6 +96,9 @@ bool run_block(Worker& worker, Index index);
 // Ends the launch from inside a kernel and goes back to the OS thread's own stack.
 [[noreturn]] void fail_from_kernel(Worker& worker, int code, const std::string& text);
 
+// The same for a block that ends because another one fails, which says why.
+[[noreturn]] void leave_kernel(Worker& worker);
+
 // Ends the launch for a wait that cannot come to an end, or must not be begun; `kind` and `caller`
 // are for check mode.
 [[noreturn]] void fail_waiting(Worker& worker, const char* kind, unsigned thread,

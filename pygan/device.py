@@ -27,6 +27,8 @@ from .errors import PyganError
 from .flags import flag
 
 if TYPE_CHECKING:
+    from pygan.bindings.graph import Graph
+
     from .device_operators import DeviceOperators
 
 ALIGNMENT = 256  # bytes; what a CUDA allocation guarantees, so arena offsets keep to it everywhere
@@ -68,6 +70,7 @@ class Device(Protocol):
     def memory_info(self) -> tuple[int, int] | None: ...
     def cannot_record(self) -> str | None: ...
     def record(self, work: Callable[[], Any]) -> Any: ...
+    def note(self, event: Callable[[], None]) -> None: ...
     def cannot_cooperate(self) -> str | None: ...
     def branch(self) -> Any: ...
     def passes(self, nbytes: int) -> AbstractContextManager[None]: ...
@@ -162,6 +165,10 @@ class NumpyDevice:
             f"{self.cannot_record()}; call the passes themselves, or use device 'cpu'"
         )
 
+    def note(self, event: Callable[[], None]) -> None:
+        """What the host keeps in mind of a pass: runs `event`."""
+        event()
+
     def cannot_cooperate(self) -> str | None:
         """Why calls cannot run as programs here."""
         return "device numpy launches nothing that a program could stand for"
@@ -200,6 +207,19 @@ class _NoBranch:
     leave = join = enter
 
 
+class _Recorded:
+    """A recording, and what the host is to know when it is replayed."""
+
+    def __init__(self, graph: Graph, noted: Sequence[Callable[[], None]]) -> None:
+        self._graph, self._noted = graph, noted
+        self.nodes = graph.nodes
+
+    def launch(self) -> None:
+        for event in self._noted:
+            event()
+        self._graph.launch()
+
+
 class KernelDevice:
     """The CUDA kernels: on a GPU (`cuda`) or on the CPU driver (`cpu`, optionally checked)."""
 
@@ -209,6 +229,7 @@ class KernelDevice:
         self.name = name
         self.check = check
         self.context = Context.get(name, check=check)
+        self._noted: list[Callable[[], None]] | None = None  # in the recording under way
 
     @property
     def description(self) -> str:
@@ -262,13 +283,25 @@ class KernelDevice:
         return why_not()
 
     def record(self, work: Callable[[], Any]) -> Any:
-        """The launches that `work` makes, not yet run; `launch()` of the result replays them.
+        """The launches that `work` makes, not yet run; `launch()` of the result replays them, and
+        what executors keep in mind of their passes with them. `nodes` says how many there are.
 
         Raises LaunchError where `work` waits for the device, or copies from or to the host.
         """
         from pygan.bindings.graph import Graph
 
-        return Graph(self.context, work)
+        around, self._noted = self._noted, []
+        try:
+            return _Recorded(Graph(self.context, work), tuple(self._noted))
+        finally:
+            self._noted = around
+
+    def note(self, event: Callable[[], None]) -> None:
+        """What the host keeps in mind of a pass: runs `event` now, and with every replay of the
+        recording under way. An error that it raises then keeps the replay from being launched."""
+        event()
+        if self._noted is not None:
+            self._noted.append(event)
 
     def cannot_cooperate(self) -> str | None:
         """Why calls cannot run as programs (cooperative launches) here, or None where they can."""

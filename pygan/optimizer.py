@@ -36,7 +36,7 @@ class Optimizer:
         self.executor = executor
         self.settings = settings
         device = executor.device
-        size = int(executor.gradients.size)
+        size = executor.trainable_size
         if not size:
             raise StateError("the executor has no parameter with a gradient to optimize")
         self._weights = executor.parameters[:size]
@@ -47,7 +47,7 @@ class Optimizer:
 
     @property
     def _gradients(self) -> Any:
-        return self.executor.written_gradients
+        return self.executor.gradients
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Takes effect from the next update on."""

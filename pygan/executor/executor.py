@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pygan.device import Device
 from pygan.errors import GraphError, ShapeError, StateError
 from pygan.executor.given import adopted, copied
 from pygan.executor.launches import Launches
-from pygan.executor.lending import Lending
+from pygan.executor.lending import Lending, LentArrays, require_kept
 from pygan.executor.memory import Memory
 from pygan.executor.memory_use import MemoryUse
 from pygan.executor.passes import Passes
@@ -60,9 +61,10 @@ class Executor:
     forward of theirs has left for its backward.
     lend_gradients: executors bound with the same `scratch_memory` after this one work in the memory
     of `gradients` too. These are then there from a backward until the next pass of one of those:
-    whoever looks at them after a step that ends with this executor's update finds them. Every
-    grad_req of a parameter must be "write" or "null", and an optimizer refuses gradients that were
-    written over.
+    whoever looks at them after a step that ends with this executor's update finds them, and later
+    `gradients`, `grad_dict` and optimizers refuse those that were written over (an array that was
+    taken out of `grad_dict` before cannot tell). Every grad_req of a parameter must be "write" or
+    "null".
     fuse: whether batch norms and convolutions take the activation that follows into their kernels,
     and a convolution's data gradient the derivative of the activation before it, where nothing else
     reads what lies between; and whether batch norms add the slices of sums that a convolution
@@ -184,7 +186,7 @@ class Executor:
         )
         listed = ", ".join(f"{name} {inferred.arguments[name]}" for name in self.input_names)
         self._memory.make(self, repr(symbol.name), listed)
-        self._lost: set[str] = set()
+        self._lost: set[str] = set()  # of the parameters whose gradients others have written over
         self._name_arrays()
         self._threads = self.device.passes(self._memory.use.unplanned)
         self._passes = Passes(graph, self._memory, launches, branch, jobs_of)
@@ -232,16 +234,18 @@ class Executor:
         auxiliary = {name: resolve(array) for name, array in graph.auxiliary.items()}
         self.arg_dict = NamedArrays("arg_dict", arguments)
         self.grad_dict = NamedArrays("grad_dict", gradients)
+        if self._lending.lends:
+            self.grad_dict = LentArrays("grad_dict", gradients, self._lost)
         self.aux_dict = NamedArrays("aux_dict", auxiliary)
         self.outputs = [resolve(head.array) for head in graph.heads]
         landings = [head.landing for head in graph.heads]
         self.head_gradients: list[Any] = [None if a is None else resolve(a) for a in landings]
+        self._lent_names = gradients.keys() - self.input_names
         named = dict(zip(self.symbol.list_outputs(), self.outputs, strict=True))
         self.output_dict = NamedArrays("output_dict", named)
         self.random_state = resolve(graph.random_state)
         buffers = self._memory.buffers
         self.parameters: Any = buffers.parameters
-        self.gradients: Any = buffers.gradients
         self.auxiliary: Any = buffers.auxiliary
 
     def move(self, arena: Any) -> None:
@@ -251,19 +255,20 @@ class Executor:
 
     def lose_gradients(self) -> None:
         """Others write over the gradients that this executor has lent."""
-        self._lost.update(self.trainable())
+        self._lost.update(self._lent_names)
 
     @property
-    def written_gradients(self) -> Any:
-        """`gradients`, for an optimizer. Raises StateError where they were lent and others have
-        written over them since."""
-        if self._lost:
-            raise StateError(
-                f"the gradients of {len(self._lost)} parameters, {min(self._lost)!r} among them, "
-                "lie in memory that was lent to executors that have run since; update right after "
-                "the backward that writes all of them, or bind with lend_gradients=False"
-            )
-        return self.gradients
+    def gradients(self) -> Any:
+        """The flat buffer of the parameters' gradients. Raises StateError where they were lent and
+        others have written over them since."""
+        if self._lending.lends:
+            self.device.note(partial(require_kept, self._lost))
+        return self._memory.buffers.gradients
+
+    @property
+    def trainable_size(self) -> int:
+        """Elements of `gradients`, which are there whether others work in them or not."""
+        return int(self._memory.buffers.gradients.size)
 
     @property
     def memory(self) -> MemoryUse:
@@ -309,11 +314,13 @@ class Executor:
         for name, value in inputs.items():
             self._set(name, value)
         self._state = "a forward pass failed"
-        self._lending.begin_forward(self)
+        note = self.device.note
+        note(partial(self._lending.begin_forward, self))
         with self._threads:
             for call in self._passes.training if is_train else self._passes.inference:
                 call()
-        self._state = "" if is_train else "the last forward ran with is_train=False"
+        left = "" if is_train else "the last forward ran with is_train=False"
+        note(partial(setattr, self, "_state", left))
         return self.outputs
 
     def _set(self, name: str, value: Any) -> None:
@@ -361,15 +368,19 @@ class Executor:
         if not self.grad_dict:
             raise StateError("backward has nothing to do: every grad_req is 'null'")
         names = None if wanted is None else wanted_names(wanted)
-        self._lending.begin_backward(self)
+        note = self.device.note
+        note(partial(self._lending.begin_backward, self))
         given = self._place_gradients(out_grads)
         calls = self._passes.backward(given, names)
         if not self.keep_forward:
-            self._state = "backward has run since (bind with keep_forward=True to run it again)"
+            left = "backward has run since (bind with keep_forward=True to run it again)"
+            note(partial(setattr, self, "_state", left))
         with self._threads:
             for call in calls:
                 call()
-        self._lost.difference_update(self.grad_dict if names is None else names)
+        if self._lending.lends:
+            written = list(self.grad_dict) if names is None else names
+            note(partial(self._lost.difference_update, written))
 
     def _place_gradients(self, out_grads: Any | Sequence[Any] | None) -> tuple[int, ...]:
         heads = self._graph.heads
@@ -397,9 +408,14 @@ class Executor:
         return tuple(given)
 
     def zero_gradients(self) -> None:
-        """Sets every gradient to 0, parameters' and inputs' (for grad_req "add")."""
-        if self.gradients.size:
-            self.device.ops.fill(self.gradients, value=0.0)
+        """Sets every gradient to 0, parameters' and inputs' (for grad_req "add"). Those that are
+        lent are written as a backward writes them: a pass under way there cannot go on."""
+        gradients = self._memory.buffers.gradients
+        if gradients.size:
+            if self._lending.lends:
+                self.device.note(partial(self._lending.begin_backward, self))
+                self.device.note(self._lost.clear)
+            self.device.ops.fill(gradients, value=0.0)
         for name in self.input_names:
             if name in self.grad_dict:
                 self.device.ops.fill(self.grad_dict[name], value=0.0)

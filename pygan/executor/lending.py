@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    ItemsView,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from typing import Any
 
 from pygan.errors import GraphError, StateError
 from pygan.executor.lifetimes import Lifetime
 from pygan.lowering import LoweredGraph
+from pygan.named_arrays import NamedArrays
 from pygan.working_memory import Area, WorkingMemory
 
 
@@ -113,3 +123,45 @@ class Lending:
         """To be called before a backward writes."""
         if self.memory is not None and not self.for_whole_passes:
             self.memory.take(executor, writes=self._in_backward)
+
+
+def require_kept(lost: Collection[str], names: Collection[str] | None = None) -> None:
+    """Raises StateError for parameters (None: all) whose gradients were lent, and are `lost`."""
+    found = sorted(lost if names is None else set(names).intersection(lost))
+    if found:
+        raise StateError(
+            f"the gradients of {len(found)} parameters, {found[0]!r} among them, lie in memory "
+            "that was lent to executors that have run since; read and update right after the "
+            "backward that writes all of them, or bind with lend_gradients=False"
+        )
+
+
+class LentArrays(NamedArrays):
+    """Gradients by name, StateError for those that others have written over: `lost`, a set that
+    grows and shrinks."""
+
+    def __init__(self, name: str, arrays: Mapping[str, Any], lost: Collection[str]) -> None:
+        super().__init__(name, arrays)
+        self._lost = lost
+
+    def __getitem__(self, key: str) -> Any:
+        require_kept(self._lost, [key])
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:  # its own: dict(self) copies a plain one's items unasked
+        return super().__iter__()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        require_kept(self._lost, [key])
+        return super().get(key, default)
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]
+        require_kept(self._lost)
+        return super().values()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        require_kept(self._lost)
+        return super().items()
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())

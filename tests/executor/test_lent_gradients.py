@@ -194,6 +194,89 @@ def test_an_optimizer_refuses_what_was_written_over(device: Any) -> None:
     assert not np.array_equal(generator.parameters, before)
 
 
+def test_nobody_reads_what_was_written_over(device: Any) -> None:
+    generator, on_real, _ = adversaries(device, WorkingMemory(), lend=True)
+    whole = [np.ones(generator.outputs[0].shape, np.float32)]
+    generator.forward(is_train=True)
+    generator.backward(whole)
+    expected = np.array(generator.gradients)
+    on_real.forward()
+    reads = (
+        lambda: generator.gradients,
+        lambda: generator.grad_dict["g5_weight"],
+        lambda: generator.grad_dict.get("g5_weight"),
+        lambda: list(generator.grad_dict.values()),
+        lambda: list(generator.grad_dict.items()),
+        lambda: dict(generator.grad_dict),
+        lambda: {**generator.grad_dict},
+        lambda: generator.grad_dict.copy(),
+    )
+    for read in reads:
+        with pytest.raises(StateError, match="memory that was lent to executors that have run"):
+            read()
+    assert "g5_weight" in generator.grad_dict and generator.grad_dict.get("g") is None
+    optimizer.SGD(generator)  # which reads nothing yet
+    generator.forward(is_train=True)
+    generator.backward(whole, wanted="g5_weight")
+    assert np.isfinite(np.array(generator.grad_dict["g5_weight"])).all()
+    with pytest.raises(StateError, match="gradients of 1 parameters, 'g1_weight' among them"):
+        _ = generator.grad_dict["g1_weight"]
+    generator.forward(is_train=True)
+    generator.backward(whole)
+    assert np.array_equal(np.array(generator.gradients), expected)
+
+
+def test_zeros_are_no_pass_under_way(device: Any) -> None:
+    """Written where D keeps what its backward reads."""
+    generator, on_real, _ = adversaries(device, WorkingMemory(), lend=True)
+    on_real.forward(is_train=True)
+    generator.zero_gradients()
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        on_real.backward()
+    assert not np.array(generator.gradients).any()
+
+
+def test_replays_count_as_passes(device: Any) -> None:
+    if (reason := device.cannot_record()) is not None:
+        pytest.skip(reason)
+    generator, on_real, on_fake = adversaries(device, WorkingMemory(), lend=True)
+    adam = optimizer.Adam(generator, learning_rate=0.01)
+
+    def generate() -> None:
+        generator.forward(is_train=True)
+        device.ops.fill(generator.head_gradients[0], value=0.5)
+        generator.backward([generator.head_gradients[0]])
+
+    def discriminate() -> None:
+        on_real.forward(is_train=True)
+        on_real.backward()
+
+    generate()
+    adam.update()
+    discriminate()
+    generated = device.record(generate)
+    updated = device.record(adam.update)
+    discriminated = device.record(discriminate)
+    generated.launch()
+    expected = np.array(generator.gradients)
+    before = np.array(generator.parameters)
+    discriminated.launch()
+    for refuse in (updated.launch, adam.update):
+        with refused(generator):
+            refuse()
+    assert np.array_equal(np.array(generator.parameters), before)
+    generated.launch()
+    assert np.array_equal(np.array(generator.gradients), expected)
+    on_fake.forward(is_train=True)
+    discriminated.launch()
+    with pytest.raises(StateError, match="another executor with the same working_memory"):
+        on_fake.backward()
+    on_real.forward(is_train=True)
+    discriminated.launch()
+    with pytest.raises(StateError, match="backward has run since"):
+        on_real.backward()
+
+
 def test_what_cannot_lend(numpy_device: Any) -> None:
     graph, memory = networks.dcgan_generator(4, 3), WorkingMemory()
 

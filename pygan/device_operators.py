@@ -79,6 +79,7 @@ def _looking(
     that a call costs little more than finding them."""
     names = [parameter.name for parameter in parameters]
     required = sum(parameter.required for parameter in parameters)
+    optional = frozenset(names[required:])
     passed: set[tuple[type, ...]] = set()
 
     def look(arrays: tuple[Any, ...], attributes: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def _looking(
     @wraps(function)
     def call(*arrays: Any, **attributes: Any) -> Any:
         types = (*map(type, arrays),)
-        if types not in passed:
+        if types not in passed or (optional and not optional.isdisjoint(attributes)):
             look(arrays, attributes)
             if len(types) >= required:  # else some came by name
                 passed.add(types)

@@ -69,6 +69,16 @@ def test_arrays_by_name_are_looked_at_too(device: Any) -> None:
         device.ops.add_forward(a, a)
 
 
+def test_arrays_that_may_be_left_out_are_looked_at_in_every_call(device: Any) -> None:
+    x, y = device.from_numpy(np.ones((1, 2, 2, 4), np.float32)), device.zeros((1, 2, 2, 4))
+    w = device.zeros((4, 1, 1, 4))
+    sizes = {"stride": (1, 1), "pad": (0, 0), "dilation": (1, 1), "groups": 1}
+    device.ops.convolution_forward(x, w, None, y, **sizes)
+    for wrong in (Elsewhere(), [[1.0]]):
+        with pytest.raises(ArrayError, match="convolution_forward: moments is"):
+            device.ops.convolution_forward(x, w, None, y, moments=wrong, **sizes)
+
+
 def test_what_may_be_none_is_none(device: Any) -> None:
     x, w, y = (device.from_numpy(np.ones(shape, np.float32)) for shape in ((2, 3), (4, 3), (2, 4)))
     size = device.ops.workspace_size("fully_connected_forward", (2, 3), (4, 3), None, (2, 4))

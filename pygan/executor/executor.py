@@ -74,8 +74,9 @@ class Executor:
     wherever a kernel can normalise on the way in, which leaves the normalised array out of memory;
     without, where a model of the GPU loses no time by it. Where none can, backward makes such an
     array again, of 1 MB or more, from what the batch norm has read: the same bits. And of branches,
-    gradients of weights that keep all multiprocessors busy run in line. None of it on numpy or in
-    programs. None: as the `lean_scope` says, and without outside of any.
+    gradients of weights that keep all multiprocessors busy run in line. Sums of statistics may be
+    grouped otherwise, which differs by roundings. None of it on numpy or in programs. None: as the
+    `lean_scope` says, and without outside of any.
     keep_forward: keep what backward reads until the next forward, so that backward can run more
     than once, at the cost of memory.
     branches: where a pass is recorded as a CUDA graph, gradients of weights and biases run beside

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -240,3 +240,14 @@ def default_devices() -> list[str]:
     from pygan.bindings.context import gpu_answers
 
     return ["numpy", "cuda" if gpu_answers() else "cpu"]
+
+
+def run_script(main: Callable[[], int]) -> NoReturn:
+    """Ends the process with ``main()``'s status, or with the text of pygan's error (a device that
+    cannot be used, data that are missing), which says what to do where a traceback would not."""
+    from pygan.errors import PyganError
+
+    try:
+        sys.exit(main())
+    except PyganError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")

@@ -10,11 +10,11 @@ is run. Beside it lie the data set, the losses kept and the counters of optimize
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from measuring import run_script
 from steps import STEPS
 
 MB = 1e6
@@ -111,4 +111,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -41,6 +41,7 @@ from measuring import (
     machine,
     measure,
     print_table,
+    run_script,
     write_json,
 )
 from roofline import measure_roofline
@@ -345,4 +346,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -88,14 +88,3 @@ def _placed(
         placed.append(index)
     ends = (o + aligned(r.nbytes) for o, r in zip(offsets, requests, strict=True))
     return Plan(tuple(offsets), max(ends, default=0))
-
-
-def lower_bound(requests: Sequence[Request]) -> int:
-    """The most bytes that live at any one time: no plan can need fewer."""
-    return max(
-        (
-            sum(aligned(r.nbytes) for r in requests if r.start <= moment.start <= r.end)
-            for moment in requests
-        ),
-        default=0,
-    )

@@ -408,3 +408,9 @@ def test_planned_memory(run_script, context) -> None:
         assert whole == pytest.approx(sum(parts), abs=0.05 * (len(parts) + 1))
     assert float(rows[1][-1]) < float(rows[0][-1])
     assert "dact1_output" in done.stdout  # D's first layer, which its backward reads last
+
+
+def test_what_a_user_can_mend_is_told_without_a_traceback(run_script) -> None:
+    done = run_script("memory.py", "--device", "abacus")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("memory.py: ") and "'abacus'" in done.stderr
